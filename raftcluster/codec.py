@@ -1,0 +1,75 @@
+"""msgpack, strictly: the only file that imports it.
+
+What is decoded comes from disks and networks, so decoding is bounded (size, nesting, container lengths), refuses
+extension types and non-UTF-8 text, and raises :class:`FrameError` for anything else than one whole value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import msgpack
+
+from raftcluster import limits
+from raftcluster.errors import FrameError
+
+Value = Any  # None | bool | int | float | str | bytes | list | dict
+
+
+def pack(value: Value) -> bytes:
+    """One value as msgpack bytes. Deterministic for equal values whose dicts were filled in the same order."""
+    return msgpack.packb(value, use_bin_type=True)  # type: ignore[no-any-return]
+
+
+def unpack(data: bytes | bytearray | memoryview, *, limit_bytes: int = limits.FRAME_BYTES) -> Value:
+    """The one value that `data` holds.
+
+    Raises `FrameError` when it is longer than `limit_bytes`, malformed, nested too deeply, holds an extension type, or
+    has bytes left over.
+    """
+    if len(data) > limit_bytes:
+        raise FrameError(f"{len(data)} bytes where at most {limit_bytes} are allowed", subject="frame")
+    try:
+        value = msgpack.unpackb(data, raw=False, strict_map_key=False, ext_hook=_no_extension)
+    except FrameError:
+        raise
+    except (ValueError, TypeError, RecursionError, OverflowError, msgpack.UnpackException) as error:
+        raise FrameError(f"malformed value: {error!r}", subject="frame") from error
+    return value
+
+
+def check_nesting(value: Value, depth: int = limits.NESTING) -> None:
+    """Raise `FrameError` when `value` nests deeper than `depth` or holds a float that is no number (NaN, infinity)."""
+    level: list[Value] = [value]
+    for _ in range(depth + 1):
+        deeper: list[Value] = []
+        for item in level:
+            if isinstance(item, dict):
+                deeper.extend(item.keys())
+                deeper.extend(item.values())
+            elif isinstance(item, list):
+                deeper.extend(item)
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise FrameError("a float that is no number", subject="frame")
+        if not deeper:
+            return
+        level = deeper
+    raise FrameError(f"nested deeper than {depth}", subject="frame")
+
+
+def array_header(length: int) -> bytes:
+    """The bytes that begin an array of `length` values, so that packed values can be joined without packing again."""
+    packer = msgpack.Packer(use_bin_type=True, autoreset=True)
+    return packer.pack_array_header(length)  # type: ignore[no-any-return]
+
+
+def join(packed: Iterable[bytes]) -> bytes:
+    """An array of values that are packed already."""
+    items = list(packed)
+    return array_header(len(items)) + b"".join(items)
+
+
+def _no_extension(code: int, data: bytes) -> None:
+    raise FrameError(f"extension type {code} is not used here", subject="frame")

@@ -1,0 +1,119 @@
+"""Errors, split by what the caller may conclude.
+
+Three errors answer the question a caller of a replicated operation has -- *was it applied?*
+
+* :class:`Unavailable`    -- it was **not** applied; asking again is safe.
+* :class:`OutcomeUnknown` -- it **may** have been applied; ask again with the same request id, or read.
+* :class:`Rejected`       -- it **never** will be; asking again in the same way is pointless.
+
+Everything that can go wrong before there is an operation (a directory, a port, a certificate, a disk) is a
+:class:`Refusal`: a `Rejected` of the environment. Every error names the thing (`subject`) and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class RaftclusterError(Exception):
+    """Base of every error that this library raises on purpose.
+
+    `exit_code` is what the CLI exits with (docs/exit-codes.md); `code` is stable, for programs.
+    """
+
+    code = "error"
+    exit_code = 1
+
+    def __init__(self, message: str, *, subject: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.subject = subject
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.remedy})" if self.remedy else self.message
+
+
+class Unavailable(RaftclusterError):
+    """Not applied. Safe to ask again, here or at another node."""
+
+    code = "unavailable"
+    exit_code = 5
+
+
+class OutcomeUnknown(RaftclusterError):
+    """May have been applied. Asking again with the same request id is safe; with a new one it is not."""
+
+    code = "outcome-unknown"
+    exit_code = 6
+
+
+class Rejected(RaftclusterError):
+    """Never applied, and never will be in this form."""
+
+    code = "rejected"
+    exit_code = 4
+
+
+class Refusal(Rejected):
+    """The environment does not allow it: nothing was started, nothing was changed."""
+
+    code = "refused"
+
+
+class NotRunning(Refusal):
+    """No node answers at the control socket."""
+
+    code = "not-running"
+    exit_code = 7
+
+
+class StorageRefusal(Refusal):
+    """A data directory that cannot be used."""
+
+    code = "storage"
+    exit_code = 8
+
+
+class DataVersion(StorageRefusal):
+    """The data directory was written by another, incompatible version."""
+
+    code = "data-version"
+
+
+class StorageFull(StorageRefusal):
+    """The disk or the map is full. Reads go on; the node takes no part in votes and writes until there is space."""
+
+    code = "storage-full"
+
+
+class StorageFailed(StorageRefusal):
+    """A write or an fsync failed. Latched: the node has stopped for good and must be restarted."""
+
+    code = "storage-failed"
+
+
+class AddressInUse(Refusal):
+    """The address to listen at is taken or not ours."""
+
+    code = "address-in-use"
+    exit_code = 9
+
+
+class MissingPrivilege(Refusal):
+    """The operating system does not permit it to this user."""
+
+    code = "missing-privilege"
+    exit_code = 10
+
+
+class LinkRefused(Refusal):
+    """A peer, or we, refused a connection: wrong cluster, unknown certificate, removed member, other version."""
+
+    code = "link-refused"
+    exit_code = 11
+
+
+class FrameError(Refusal):
+    """Bytes that are no frame: oversized, torn, malformed. The connection that carried them is closed."""
+
+    code = "frame"
+    exit_code = 11

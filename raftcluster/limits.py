@@ -1,0 +1,74 @@
+"""Every bound of the system, each with its reason; their relations are asserted at the end.
+
+Times are in seconds, sizes in bytes, unless the name says otherwise (units last).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+# --- batches: one log entry holds all that arrived since the last one (the engine's cost is per entry)
+ENTRY_BYTES: Final = 512 * KIB  # an entry is closed here; bounds the time of one apply and of one append
+ENTRY_OPERATIONS: Final = 4096  # the same bound for small operations
+OPERATION_BYTES: Final = 256 * KIB  # larger documents are chunked above the engine
+APPEND_BYTES: Final = 1 * MIB  # entries per append_entries message (`appendEntriesBatchSizeBytes`)
+ENTRIES_IN_FLIGHT: Final = 2  # uncommitted batches: the second is being written while the first travels
+
+# --- frames
+FRAME_BYTES: Final = 4 * MIB  # the largest frame on an authenticated link; holds any append message
+HELLO_BYTES: Final = 16 * KIB  # before authorisation a peer can make us hold no more than this
+NESTING: Final = 32  # depth of a decoded value; deeper is nonsense or an attack
+
+# --- queues
+PENDING_OPERATIONS: Final = 65_536  # operations of this node's callers; beyond it `Unavailable` at once
+LEADER_QUEUE_OPERATIONS: Final = 262_144  # operations waiting for a batch at the leader
+LINK_QUEUE_BYTES: Final = 16 * MIB  # unsent bytes per peer; beyond it messages are dropped, as a slow network would
+HANDSHAKES: Final = 32  # handshakes under way at once
+HANDSHAKE_SECONDS: Final = 5.0  # a handshake that takes longer is closed
+FRAME_SECONDS: Final = 30.0  # a frame once begun must end within this
+
+# --- time
+HEARTBEAT_SECONDS: Final = 0.050
+ELECTION_MIN_SECONDS: Final = 0.300
+ELECTION_MAX_SECONDS: Final = 0.600
+CHECK_QUORUM_SECONDS: Final = 0.600
+TICK_SECONDS: Final = 0.025  # the longest sleep of the tick thread
+CALL_SECONDS: Final = 2.0  # default deadline of a call
+RESEND_SECONDS: Final = 0.5  # a forwarded operation without a result is sent again (it is deduplicated)
+CLOCK_SLEW: Final = 0.05  # cluster time runs at most 5 % fast or slow
+CLOCK_ALARM_SECONDS: Final = 5.0  # a node this far off the median of wall clocks alarms and hands leadership over
+
+# --- tables
+CHECKPOINT_SECONDS: Final = 0.5  # a change is in the tables environment within a second
+CHECKPOINT_KEYS: Final = 20_000  # or earlier, when the overlay holds this many keys
+OVERLAY_KEYS: Final = 400_000  # beyond it nothing is applied until a checkpoint is done: memory is bounded
+RING_OPERATIONS: Final = 65_536  # results kept for deduplication (about 14 MB), evicted in log order
+LOG_KEEP_ENTRIES: Final = 256  # entries kept behind the last checkpoint, so that a short absence needs no snapshot
+LOG_KEEP_BYTES: Final = 32 * MIB
+KEY_BYTES: Final = 511  # LMDB's own limit
+SCAN_ROWS: Final = 1_000  # a page of a scan
+SNAPSHOT_CHUNK_BYTES: Final = 512 * KIB
+LOG_MAP_BYTES: Final = 4 * GIB  # address space, not memory: the log is cut behind each checkpoint
+TABLES_MAP_BYTES: Final = 64 * GIB  # address space for 10 M triplets and more
+
+# --- cluster
+VOTERS: Final = 9
+NAME_BYTES: Final = 253  # a DNS name
+ADDRESS_BYTES: Final = 6_144  # sender or recipient as a policy client may send it; longer is rejected
+POLICY_LINE_BYTES: Final = 8_192  # one attribute of a policy request
+POLICY_ATTRIBUTES: Final = 100
+POLICY_CONNECTIONS: Final = 1_000
+POLICY_IDLE_SECONDS: Final = 600.0  # Postfix keeps its connections; a client that never ends its request does not
+CONFIG_KEY_BYTES: Final = 240
+CONFIG_VALUE_BYTES: Final = 64 * KIB
+HISTORY_REVISIONS: Final = 1_000  # kept per configuration key
+WATCH_CHANGES: Final = 10_000  # buffered per watcher; a slower one is told that it must start again
+
+assert OPERATION_BYTES < ENTRY_BYTES < APPEND_BYTES, "an operation fits an entry, an entry an append"
+assert 2 * APPEND_BYTES < FRAME_BYTES < LINK_QUEUE_BYTES, "a frame holds an append whose last entry was the largest"
+assert 2 * HEARTBEAT_SECONDS < ELECTION_MIN_SECONDS < ELECTION_MAX_SECONDS <= CHECK_QUORUM_SECONDS
+assert CHECKPOINT_KEYS * 2 < OVERLAY_KEYS
