@@ -1,0 +1,156 @@
+"""What the cluster's tables hold: members, invitations, generations, facts. Values only; no IO, no clock.
+
+Everything here is replicated and therefore public to every member: there is no private key and no token secret in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Final, Literal, Self
+
+from raftcluster.codec import Value, pack, unpack
+from raftcluster.errors import FrameError, Rejected
+
+Role = Literal["learner", "voter", "removed"]
+Phase = Literal["collect", "trust", "switch", "active", "retired"]
+"""collect: certificate requests come in; trust: minted, everyone learns to trust it; switch: everyone presents it;
+active: the one in force; retired: superseded, only its root is kept."""
+
+SCHEMA: Final = 1
+"""Version of all built-in tables together; nodes with another one do not form one cluster."""
+
+
+class Record:
+    """A row: packed as the list of its fields, in order."""
+
+    def pack(self) -> bytes:
+        """The row as it is stored."""
+        return pack(self.values())
+
+    def values(self) -> list[Value]:
+        """The fields, as a message carries them."""
+        return [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        """The row that `pack` made. Raises `FrameError` when it is none."""
+        return cls.of(unpack(data))
+
+    @classmethod
+    def of(cls, values: Value) -> Self:
+        """The row with these fields. Raises `FrameError` when their number is not right."""
+        if not isinstance(values, list) or len(values) != len(fields(cls)):  # type: ignore[arg-type]
+            raise FrameError(f"not a {cls.__name__.lower()}", subject=cls.__name__.lower())
+        return cls(*values)
+
+
+@dataclass(frozen=True, slots=True)
+class Member(Record):
+    """One node, from the entry that let it in; removed ones stay as a record."""
+
+    node_id: str
+    """UUID. The identity: in the certificate's SAN; name and address are data."""
+    name: str
+    host: str
+    port: int
+    role: Role
+    pins: Sequence[bytes]
+    """Fingerprints of the keys it may show: the active generation's and, once minted, the next one's. Empty: it may not
+    link."""
+    generation: int
+    """The newest generation that it holds a certificate of; 0 before its first."""
+    product: str
+    joined_at: int
+    """Cluster time, milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation(Record):
+    """What is known of a token. Its secret is not."""
+
+    token_id: str
+    public_key: bytes
+    """Verifies the joiner's proof; derived from the secret, which is not replicated."""
+    name: str
+    expires: int
+    """Cluster time, milliseconds."""
+    used_by: bytes | None
+    """Hash of the certificate request that consumed it."""
+    revoked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Generation(Record):
+    """One certificate hierarchy and how far the cluster has got with it."""
+
+    number: int
+    phase: Phase
+    txid: str
+    joiners: Sequence[str]
+    requests: Mapping[str, bytes]
+    """node id -> certificate request (PEM); only while it is collected and until it retires."""
+    root: bytes
+    """PEM; empty until minted."""
+    certificates: Mapping[str, bytes]
+    trusted: Sequence[str]
+    switched: Sequence[str]
+    begun: int
+    minted: int
+    retired: int
+    """Cluster time in milliseconds of each step, 0 when it is still to come. `retired`: when its predecessor was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts(Record):
+    """What makes this cluster this cluster. Never changes after genesis."""
+
+    cluster_id: str
+    name: str
+    lab: bool
+    product: str
+    schema: int
+    realm: str
+    founder: str
+    """Node id of the first member: the genesis configuration of the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destruction(Record):
+    """The committed decision to dismantle the cluster."""
+
+    event_id: str
+    reason: str
+    at: int
+    """Cluster time, milliseconds."""
+    recorded: Sequence[str]
+    """Nodes whose event record is on their disk."""
+
+
+def product_name(product: str) -> str:
+    """`mail-gateway` of `mail-gateway/4.2`: versions of one product may form a cluster, different products may not."""
+    return product.partition("/")[0]
+
+
+def differences(facts: Facts, product: str, schema: int, realm: str) -> list[str]:
+    """What keeps a node with these properties out of the cluster; empty when nothing does."""
+    found = []
+    wanted = product_name(facts.product)
+    if product_name(product) != wanted:
+        found.append(
+            f"product: the cluster runs {facts.product!r}, this node {product!r}; any version of {wanted!r} may join"
+        )
+    if schema != facts.schema:
+        found.append(f"schema: the cluster's tables have version {facts.schema}, this node's {schema}")
+    if realm != facts.realm:
+        found.append(
+            f"trust realm: the cluster belongs to {facts.realm!r}, this node to {realm!r}; one cluster, one realm"
+        )
+    return found
+
+
+def rejected(code: str, message: str, *, subject: str = "", remedy: str = "") -> Rejected:
+    """A refusal with a stable code of its own."""
+    error = Rejected(message, subject=subject, remedy=remedy)
+    error.code = code
+    return error

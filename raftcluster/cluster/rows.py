@@ -1,0 +1,93 @@
+"""Writing the cluster's tables: checks and puts that all commands share. Pure; called from `apply` only."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Final
+
+from raftcluster import limits
+from raftcluster.cluster.records import Generation, Invitation, Member, rejected
+from raftcluster.cluster.view import GENERATION, MEMBERS, TOKENS, members, pending
+from raftcluster.codec import Value
+from raftcluster.machine import ReadTables, Tables
+
+TEXT_BYTES: Final = 1_024
+REQUEST_BYTES: Final = 8_192
+CERTIFICATE_BYTES: Final = 8_192
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+
+
+def of_kind(value: Value, kind: object) -> bool:
+    """`isinstance`, but a bool is no int, and texts are bounded: their UTF-8 may be a key or a row."""
+    if isinstance(value, bool):
+        return kind is bool
+    if isinstance(value, str) and len(value.encode("utf-8", "surrogatepass")) > TEXT_BYTES:
+        return False
+    return isinstance(value, kind)  # type: ignore[arg-type]
+
+
+def expect(values: Value, kinds: tuple[type, ...]) -> list[Value]:
+    """`values`, when it is a list of these kinds; else `Rejected`."""
+    if not isinstance(values, list) or len(values) != len(kinds) or not all(map(of_kind, values, kinds)):
+        raise rejected("malformed", "malformed arguments")
+    return values
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no host name in lower case."""
+    if len(name) > limits.NAME_BYTES or not _NAME.fullmatch(name):
+        raise rejected("bad-name", f"{name[:80]!r} is no host name in lower case", subject=name[:80])
+
+
+def check_address(host: str, port: int) -> None:
+    """Refuse what cannot be dialled."""
+    if not 1 <= len(host) <= limits.NAME_BYTES or not host.isascii() or not host.isprintable() or " " in host:
+        raise rejected("bad-address", f"{host[:80]!r} is no host", subject=host[:80])
+    if not 1 <= port <= 65_535:
+        raise rejected("bad-address", f"{port} is no port", subject=host)
+
+
+def check_member(tables: Tables, node_id: str) -> Member:
+    """The live member with this id, or `Rejected`."""
+    row = tables.get(MEMBERS, node_id.encode()) if 1 <= len(node_id) <= 64 else None
+    member = None if row is None else Member.unpack(row)
+    if member is None or member.role == "removed":
+        raise rejected("no-member", f"{node_id} is no member", subject=node_id)
+    return member
+
+
+def under_way(tables: Tables, number: int) -> Generation:
+    """The generation under way, when it is this one; else `Rejected`."""
+    current = pending(tables)
+    if current is None or current.number != number:
+        raise rejected("not-under-way", f"generation {number} is not under way", subject=str(number))
+    return current
+
+
+def live_members(tables: ReadTables) -> list[Member]:
+    """Learners and voters, in the order of their ids."""
+    return [member for member in members(tables).values() if member.role != "removed"]
+
+
+def advance(tables: Tables, current: Generation) -> None:
+    """Store the record; from trust to switch when nobody is missing any more."""
+    if current.phase == "trust" and all(member.node_id in current.trusted for member in live_members(tables)):
+        current = replace(current, phase="switch")
+    put_generation(tables, current)
+
+
+def put_member(tables: Tables, member: Member) -> None:
+    """Store a member."""
+    tables.put(MEMBERS, member.node_id.encode(), member.pack())
+
+
+def put_invitation(tables: Tables, token: Invitation) -> None:
+    """Store an invitation."""
+    tables.put(TOKENS, token.token_id.encode(), token.pack())
+
+
+def put_generation(tables: Tables, current: Generation) -> None:
+    """Store a generation's record."""
+    tables.put(GENERATION, current.number.to_bytes(4, "big"), current.pack())
