@@ -1,0 +1,122 @@
+"""The greylist's settings: defaults, and what must hold within and between them.
+
+A `Settings` that exists is valid: making one raises `Rejected`, naming both values where two do not fit together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Final, Literal, NamedTuple
+
+from raftcluster.codec import Value
+from raftcluster.errors import Rejected
+
+MINUTE: Final = 60
+HOUR: Final = 60 * MINUTE
+DAY: Final = 24 * HOUR
+
+DELAY_MIN: Final = 1
+DELAY_MIN_PRODUCTION: Final = MINUTE  # below it spam that retries at once passes; only a lab cluster may
+LIFE_MAX: Final = 10 * 365 * DAY
+TEXT_BYTES: Final = 200  # with "DEFER_IF_PERMIT 4.2.0 " and the seconds it still fits one SMTP reply line
+
+
+class Waits(NamedTuple):
+    """The three times that decide, in milliseconds of cluster time."""
+
+    delay: int
+    window: int
+    life: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Times in seconds. The defaults' reasons: many servers retry after 200 to 285 s and then only hours later, so the
+    delay is shorter than that; a server that retries for less than two days would be broken by any outage.
+    """
+
+    delay: float = 180
+    """A sender that retries earlier is deferred again."""
+    window: float = 48 * HOUR
+    """A sender that retries later than this after the first attempt begins anew."""
+    life: float = 36 * DAY
+    """A triplet that has passed is known for so long since it was last seen (a null sender: since it passed)."""
+    network4: int = 24
+    """IPv4 clients with this many leading bits in common are one client."""
+    network6: int = 64
+    """The same for IPv6."""
+    on_unavailable: Literal["pass", "defer"] = "pass"
+    """The answer, marked as degraded, when the cluster does not decide within the deadline."""
+    text: str = "Greylisted, retry in %s s"
+    """What a deferred client is told; `%s` becomes the seconds left."""
+    privacy: bool = False
+    """Keep only the triplets' hashes: nobody can list who wrote to whom, and `explain` needs the addresses."""
+    lab: bool = False
+    """A cluster for tests: a delay below a minute is allowed. Only settable before the first check."""
+
+    def __post_init__(self) -> None:
+        for name in ("delay", "window", "life"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value <= LIFE_MAX:
+                raise _rejected(name, f"takes seconds above 0, at most {LIFE_MAX}, not {value!r}")
+        for name, bits in (("network4", 32), ("network6", 128)):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= bits:
+                raise _rejected(name, f"takes a prefix length from 1 to {bits}, not {value!r}")
+        for name in ("privacy", "lab"):
+            if type(getattr(self, name)) is not bool:
+                raise _rejected(name, f"takes true or false, not {getattr(self, name)!r}")
+        if self.on_unavailable not in ("pass", "defer"):
+            raise _rejected("on_unavailable", f"takes pass or defer, not {self.on_unavailable!r}")
+        _check_text(self.text)
+        if self.delay < DELAY_MIN:
+            raise _rejected("delay", f"of {self.delay} s is less than {DELAY_MIN} s")
+        if self.delay < DELAY_MIN_PRODUCTION and not self.lab:
+            raise _rejected(
+                "delay", f"of {self.delay} s is less than {DELAY_MIN_PRODUCTION} s and this is no lab cluster"
+            )
+        if self.window <= self.delay:
+            raise _rejected("window", f"of {self.window} s is not greater than the delay of {self.delay} s")
+        if self.life <= self.window:
+            raise _rejected("life", f"of {self.life} s is not greater than the window of {self.window} s")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Value]) -> Settings:
+        """The defaults but for `values`. Raises `Rejected`."""
+        if values:
+            check_names(values)
+        return cls(**values)
+
+    def values(self) -> dict[str, Value]:
+        """All of them by name, in the order of their definition."""
+        return asdict(self)
+
+    def waits(self) -> Waits:
+        """The times that decide, rounded to milliseconds."""
+        return Waits(round(self.delay * 1000), round(self.window * 1000), round(self.life * 1000))
+
+
+NAMES: Final = tuple(field.name for field in fields(Settings))
+
+
+def check_names(changes: Value) -> None:
+    """Raise `Rejected` when `changes` is empty or names a setting that there is not."""
+    if not isinstance(changes, Mapping) or not changes:
+        raise Rejected("no setting was named", subject="greylist settings", remedy=f"there are {', '.join(NAMES)}")
+    for name in changes:
+        if name not in NAMES:
+            raise Rejected(
+                f"there is no greylist setting {name!r}", subject=str(name), remedy=f"there are {', '.join(NAMES)}"
+            )
+
+
+def _check_text(text: Value) -> None:
+    if type(text) is not str or not 0 < len(text) <= TEXT_BYTES or not all(" " <= sign <= "~" for sign in text):
+        raise _rejected("text", f"takes one line of 1 to {TEXT_BYTES} printable ASCII characters")
+    if text.count("%") != 1 or "%s" not in text:
+        raise _rejected("text", "takes exactly one % sign: the %s that becomes the seconds left")
+
+
+def _rejected(name: str, problem: str) -> Rejected:
+    return Rejected(f"greylist {name} {problem}", subject=name)
