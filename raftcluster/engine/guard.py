@@ -1,0 +1,523 @@
+"""The guard: what stands between the engine and its peers so that pysyncobj 0.3.17 becomes a safe Raft.
+
+The engine believes that it talks to a transport; it talks to a :class:`Guard`, which rewrites, delays, trims and refuses
+messages in both directions. Hazards H1-H21 and rules 1-16 are listed in docs/divergences.md; each rewriting below names
+the one it mends. Nothing here does IO: messages go out through `send`, time comes from `now`.
+
+Every guard has a name and can be switched off (`disabled`), for one purpose: a test that a named schedule then fails.
+
+Messages are dicts. The engine's own: `append_entries`, `next_node_idx`, `request_vote`, `response_vote`, `timeout_now`.
+The guard's: `term` (a deposed leader is told), `pre_vote`, `pre_vote_grant`, `read_probe`, `read_ack`. Everything else
+belongs to the replica and passes by the engine.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from raftcluster.engine.cluster_time import ClusterTime, Known
+from raftcluster.engine.journal import Journal
+from raftcluster.storage.ports import Entry
+
+Message = dict[str, Any]
+NEVER = float("-inf")
+
+GUARDS = {
+    "ack_term": "H3: an acknowledgement of another term does not count",
+    "trim": "H2: the matching prefix of an append is not written again, reply and commit are clamped to what was verified",
+    "barrier": "H15: one reset of nextIndex per round trip",
+    "reset_hint": "H15: a reset asks for commit + 1, never for less",
+    "snapshot_clamp": "H1, H4, H5: an offer of a snapshot neither commits, acknowledges nor discards anything",
+    "vote_check": "H18: votes are counted once, and only of voters",
+    "tell_term": "H17: whoever speaks for an old term is told the new one",
+    "sticky": "H17: no vote while a leader is heard",
+    "pre_vote": "H17: a term is raised only by whoever could win it",
+    "only_voters": "H18: only a voter campaigns",
+    "one_change": "H8: one change of the voters at a time",
+    "no_op_first": "H8: no change before an entry of this term is committed",
+    "caught_up": "H8: a voter is added once its log has caught up",
+    "self_clamp": "rule 6: acknowledgements count up to this leader's own durable index",
+    "late_ack": "rule 6: what was clamped counts once it is durable here",
+    "ack_gate": "rule 4: an acknowledgement beyond the durable index waits for its ticket",
+    "ack_copy": "rule 4: a copy clamped to the durable index leaves at once",
+    "vote_request_gate": "rule 3: a request for votes waits for the ticket that covers it",
+    "vote_grant_gate": "rule 3: a vote waits for the ticket that covers it",
+    "drop_held": "rule 10: what waits for a ticket is dropped with its link",
+    "patience": "rule 8: an election waits as long as disks take here",
+    "single": "rule 7: a cluster of one waits for its own disk",
+    "applied": "H13: the applied index starts at the checkpoint's",
+    "recover": "rule 15: tables win",
+    "checkpoint_durable": "rule 16: a checkpoint is never ahead of the durable log",
+    "late_time": "rule 18: within a term the time heard does not fall behind its slowest possible course",
+    "time_floor": "rule 17: a stamp is never below the last one in the log",
+}
+"""Every guard, and what it mends."""
+
+
+class Seam(Protocol):
+    """What the guard needs of the engine; the seam file implements it with the engine's private names."""
+
+    me: str
+    journal: Journal
+
+    @property
+    def term(self) -> int: ...
+    @property
+    def commit_index(self) -> int: ...
+    @property
+    def is_leader(self) -> bool: ...
+    @property
+    def is_candidate(self) -> bool: ...
+    @property
+    def leader(self) -> str | None: ...
+    @property
+    def others(self) -> frozenset[str]:
+        """The voters by the engine's configuration, without this node."""
+
+    def hand(self, peer: str, message: Message) -> None:
+        """Give a message to the engine."""
+
+    def next_index(self, peer: str) -> int | None: ...
+    def set_next_index(self, peer: str, index: int) -> None: ...
+    def match_index(self, peer: str) -> int | None: ...
+    def raise_match(self, peer: str, index: int) -> None: ...
+    def campaign(self) -> None:
+        """Let the next tick start an election."""
+
+
+@dataclass(slots=True)
+class _Answering:
+    """While the engine handles one append: what its answer may claim."""
+
+    sequence: int
+    verified: int | None = None
+    """The last index that this append proved equal to the leader's log; None while nothing was."""
+
+
+@dataclass(slots=True)
+class _Read:
+    term: int
+    index: int
+    acks: set[str]
+    done: Callable[[int | None], None]
+
+
+class Guard:
+    """One node's guard. Thread: tick thread only."""
+
+    def __init__(
+        self,
+        seam: Seam,
+        send: Callable[[str, Message], bool],
+        now: Callable[[], float],
+        time: ClusterTime,
+        *,
+        sticky_seconds: float,
+        disabled: Collection[str] = (),
+    ) -> None:
+        unknown = set(disabled) - set(GUARDS)
+        assert not unknown, f"no such guard: {unknown}"
+        self._seam, self._send, self._now, self._clock = seam, send, now, time
+        self._sticky_seconds = sticky_seconds
+        self._disabled = frozenset(disabled)
+        self.linked: set[str] = set()
+        """Peers with a link, members or not: connections are independent of the configuration."""
+        self.leader_heard = NEVER
+        self.transfer_term = -1
+        """The term whose leader asked this node to campaign at once; -1 when none did."""
+        self._sequence: dict[str, int] = {}
+        self._barrier: dict[str, int] = {}
+        self._votes: set[tuple[str, int]] = set()
+        self._answering: _Answering | None = None
+        self._held: deque[tuple[int, str, Message]] = deque()
+        self._late: dict[str, tuple[int, int]] = {}
+        """peer -> (term, next index) acknowledged beyond this leader's durable index."""
+        self._pre_vote_round = 0
+        self._pre_votes: set[str] = set()
+        self._reads: dict[int, _Read] = {}
+        self._read_number = 0
+        self.full = False
+        """The disk is full: this node hears heartbeats and takes no entries, so that what waits in memory is bounded."""
+        self._blocked: dict[str, int] = {}
+        """peer -> first index that its full queue did not take in this round of appends."""
+
+    def on(self, name: str) -> bool:
+        return name not in self._disabled
+
+    # ---- links
+
+    def link_up(self, peer: str) -> None:
+        self.linked.add(peer)
+
+    def link_down(self, peer: str) -> None:
+        self.linked.discard(peer)
+        if self.on("drop_held"):
+            self._held = deque(h for h in self._held if h[1] != peer)
+
+    # ---- outgoing: the engine's messages
+
+    def outgoing(self, peer: str, message: Message) -> None:
+        """The engine sends. It may leave now, later (after a ticket), changed, or not at all."""
+        seam, kind = self._seam, message["type"]
+        if kind == "append_entries":
+            if "transmission" in message:
+                raise AssertionError("an entry beyond APPEND_BYTES reached the engine")  # H20: operations are bounded
+            if peer in self._blocked:
+                return
+            self._sequence[peer] = sequence = self._sequence.get(peer, 0) + 1
+            message = dict(message, seq=sequence)
+            if message.pop("serialized", None) is not None:
+                message["offer"] = list(seam.journal[1][1:3])  # H4-H7: an offer, never data
+        elif kind == "next_node_idx":
+            message = self._answer(message)
+        elif kind == "request_vote":
+            self._votes.clear()
+            if self.transfer_term == message["term"] - 1:
+                message = dict(message, transfer=True)
+        elif kind not in ("response_vote", "timeout_now"):
+            raise AssertionError(f"the engine sent {kind}: forwarding is the replica's")  # H11, H21
+        self._gated(peer, message)
+
+    def _answer(self, message: Message) -> Message:
+        """Clamp what the engine's acknowledgement claims to what this append has verified (H2, H4, H15)."""
+        message = dict(message, term=self._seam.term)
+        answering = self._answering
+        if answering is None:
+            return message
+        message["seq"] = answering.sequence
+        if message["success"]:
+            if answering.verified is not None:
+                message["next_node_idx"] = min(message["next_node_idx"], answering.verified + 1)
+        elif message["reset"] and self.on("reset_hint"):
+            message["next_node_idx"] = min(message["next_node_idx"], self._seam.commit_index + 1)
+        return message
+
+    def _gated(self, peer: str, message: Message) -> None:
+        """Hold what claims more than is durable (rules 3 and 4); everything else leaves now (rule 9)."""
+        if peer not in self.linked:
+            return
+        journal, kind, gate = self._seam.journal, message["type"], 0
+        if kind == "request_vote":
+            gate = journal.ticket if self.on("vote_request_gate") else 0
+        elif kind == "response_vote":
+            gate = journal.ticket if self.on("vote_grant_gate") else 0
+        elif kind == "next_node_idx" and message["success"] and message["next_node_idx"] - 1 > journal.durable_index:
+            if self.on("ack_gate"):
+                gate = journal.ticket
+                if self.on("ack_copy"):
+                    self._leave(peer, dict(message, next_node_idx=journal.durable_index + 1))
+        if gate > journal.done:
+            self._held.append((gate, peer, message))
+        else:
+            self._leave(peer, message)
+
+    def _leave(self, peer: str, message: Message) -> None:
+        """Stamp what is read at the last moment (rule 21), and send."""
+        kind = message["type"]
+        if kind == "append_entries":
+            time = self._clock.now()
+            if time is not None:
+                message = dict(message, time=time)
+        elif kind == "next_node_idx":
+            known = self._clock.known()
+            message = dict(message, wall=self._clock.wall(), time=None if known is None else list(known))
+        if not self._send(peer, message) and kind == "append_entries" and message.get("entries"):
+            self._blocked[peer] = message["entries"][0][1]
+
+    def round_done(self) -> None:
+        """The engine has sent its appends: what a full queue refused will be read again (no flow control of its own)."""
+        for peer, index in self._blocked.items():
+            self._seam.set_next_index(peer, index)
+        self._blocked.clear()
+
+    def durable(self) -> None:
+        """A ticket became durable: release what waited for it, count what was clamped."""
+        self._count_late()
+        done = self._seam.journal.done
+        held, self._held = self._held, deque()
+        for gate, peer, message in held:
+            if gate > done:
+                self._held.append((gate, peer, message))
+            elif peer in self.linked:
+                self._leave(peer, message)
+
+    def _count_late(self) -> None:
+        seam = self._seam
+        if not seam.is_leader or not self.on("late_ack"):
+            self._late.clear()
+            return
+        durable = seam.journal.durable_index
+        for peer, (term, index) in list(self._late.items()):
+            if term != seam.term or seam.match_index(peer) is None:
+                del self._late[peer]
+                continue
+            seam.raise_match(peer, min(index - 1, durable))
+            if index - 1 <= durable:
+                del self._late[peer]
+
+    # ---- incoming
+
+    def incoming(self, peer: str, message: Message) -> Message | None:
+        """A peer's message. Returns an offer of a snapshot that the replica should fetch, else None."""
+        if peer not in self.linked:
+            return None
+        seam, kind = self._seam, message["type"]
+        if kind == "append_entries":
+            return self._append(peer, message)
+        if kind == "next_node_idx":
+            self._acknowledged(peer, message)
+        elif kind == "request_vote":
+            self._vote_requested(peer, message)
+        elif kind == "response_vote":
+            if self.on("vote_check"):
+                if peer not in seam.others or (peer, message["term"]) in self._votes:
+                    return None
+                self._votes.add((peer, message["term"]))
+            seam.hand(peer, message)
+        elif kind == "timeout_now":
+            if message["term"] == seam.term and peer in seam.others and peer == seam.leader:
+                self.transfer_term = seam.term
+                seam.hand(peer, message)
+        elif kind == "term":
+            if message["term"] > seam.term:  # step down, without any chance to grant a vote
+                seam.hand(
+                    peer, {"type": "request_vote", "term": message["term"], "last_log_term": -1, "last_log_index": 0}
+                )
+        elif kind == "pre_vote":
+            self._pre_vote_asked(peer, message)
+        elif kind == "pre_vote_grant":
+            self._pre_vote_granted(peer, message)
+        elif kind == "read_probe":
+            if message["term"] == seam.term and seam.leader == peer:
+                self._send(peer, {"type": "read_ack", "term": message["term"], "number": message["number"]})
+        elif kind == "read_ack":
+            read = self._reads.get(message["number"])
+            if read is not None and message["term"] == seam.term and peer in seam.others:
+                read.acks.add(peer)
+        return None
+
+    def _tell_term(self, peer: str) -> None:
+        if self.on("tell_term"):
+            self._send(peer, {"type": "term", "term": self._seam.term})
+
+    def _append(self, peer: str, message: Message) -> Message | None:
+        seam = self._seam
+        if message["term"] < seam.term:
+            self._tell_term(peer)
+            return None
+        self.leader_heard = self._now()
+        time = message.get("time")
+        if time is not None and not (seam.is_leader and message["term"] == seam.term):
+            self._clock.heard(message["term"], float(time))
+        answering = _Answering(int(message.get("seq", 0)))
+        if "offer" in message:
+            index, term = message["offer"]
+            if not self.on("snapshot_clamp"):
+                answering.verified = index
+                self._hand_append(peer, message, seam.journal.last, [], message["commit_index"], answering)
+                return {"index": index, "term": term}
+            self._nothing_new(peer, message, answering, seam.commit_index)
+            return {"index": index, "term": term} if index > seam.commit_index else None
+        self._entries(peer, message, answering)
+        return None
+
+    def _entries(self, peer: str, message: Message, answering: _Answering) -> None:
+        """Hand over only what the log does not hold yet (H2), and remember up to where it is proven equal."""
+        seam, journal = self._seam, self._seam.journal
+        entries: list[Entry] = [(bytes(c), int(i), int(t)) for c, i, t in message["entries"]]
+        previous, previous_term, commit = message["prevLogIdx"], message["prevLogTerm"], message["commit_index"]
+        if previous is None:
+            return  # the leader has cut its log behind us: an offer follows
+        if self.full and entries:
+            self._nothing_new(peer, message, answering, seam.commit_index)
+            return
+        if not self.on("trim"):
+            answering.verified = previous + len(entries)
+            self._hand_append(peer, message, (b"", previous, previous_term), entries, commit, answering)
+            return
+        if previous < journal.first_index:  # we have cut behind `previous`: that prefix is committed here
+            skip = journal.first_index - previous
+            if previous + len(entries) <= journal.first_index:
+                self._nothing_new(peer, message, answering, seam.commit_index)
+                return
+            entries = entries[skip:]
+            _, previous, previous_term = journal[0]
+        held = journal.get(previous)
+        if held is None or held[2] != previous_term:  # the engine answers with a reset, `_answer` mends the hint
+            self._hand_append(peer, message, (b"", previous, previous_term), entries, commit, answering)
+            return
+        known = 0
+        while known < len(entries):
+            mine = journal.get(entries[known][1])
+            if mine is None or mine[2] != entries[known][2]:
+                break
+            known += 1
+        if known == len(entries):
+            end = previous + len(entries)
+            self._nothing_new(peer, message, answering, end)
+            return
+        assert entries[known][1] > seam.commit_index, f"refusing to overwrite committed entry {entries[known][1]}"
+        if known:
+            _, previous, previous_term = entries[known - 1]
+        entries = entries[known:]
+        answering.verified = entries[-1][1]
+        self._hand_append(
+            peer, message, (b"", previous, previous_term), entries, min(commit, answering.verified), answering
+        )
+
+    def _nothing_new(self, peer: str, message: Message, answering: _Answering, verified: int) -> None:
+        """A heartbeat that touches nothing; reply and commit are clamped to `verified`."""
+        answering.verified = verified
+        commit = min(message["commit_index"], verified)
+        self._hand_append(peer, message, self._seam.journal.last, [], commit, answering)
+
+    def _hand_append(
+        self, peer: str, message: Message, previous: Entry, entries: list[Entry], commit: int, answering: _Answering
+    ) -> None:
+        self._answering = answering
+        try:
+            self._seam.hand(
+                peer,
+                {
+                    "type": "append_entries",
+                    "term": message["term"],
+                    "commit_index": commit,
+                    "entries": entries,
+                    "prevLogIdx": previous[1],
+                    "prevLogTerm": previous[2],
+                },
+            )
+        finally:
+            self._answering = None
+
+    def _acknowledged(self, peer: str, message: Message) -> None:
+        seam = self._seam
+        if not seam.is_leader or (message.get("term") != seam.term and self.on("ack_term")):
+            return
+        wall = message.get("wall")
+        if wall is not None:
+            known = message.get("time")
+            self._clock.answered(
+                peer, seam.term, float(wall), None if known is None else Known(float(known[0]), int(known[1]))
+            )
+        index, durable = message["next_node_idx"], seam.journal.durable_index
+        last = seam.journal.last[1]
+        if index - 1 > last:
+            return  # nobody can hold entries of this term that its leader has not written
+        if message["success"] and index - 1 > durable and self.on("self_clamp"):
+            term, seen = self._late.get(peer, (seam.term, 0))
+            self._late[peer] = (seam.term, max(index, seen if term == seam.term else 0))
+            message = dict(message, next_node_idx=durable + 1)
+        if message["reset"] and self.on("barrier"):
+            if message.get("seq", 0) <= self._barrier.get(peer, 0):
+                if not message["success"]:
+                    message = dict(message, reset=False)  # still a sign of life
+            else:
+                self._barrier[peer] = self._sequence.get(peer, 0)
+        before = seam.next_index(peer)
+        if before is None:
+            return
+        seam.hand(peer, message)
+        after = seam.next_index(peer)
+        if not message["reset"] and after is not None and after < before:
+            seam.set_next_index(peer, before)  # H2: a late acknowledgement does not move nextIndex back
+
+    # ---- elections
+
+    def resign(self) -> None:
+        """At a leader that cannot write: ask whoever has most to campaign at once, whether or not it has all."""
+        seam = self._seam
+        have = [
+            (max(seam.match_index(p) or 0, self._late.get(p, (0, 1))[1] - 1), p)
+            for p in seam.others
+            if p in self.linked
+        ]
+        if have:
+            self._send(max(have)[1], {"type": "timeout_now", "term": seam.term})
+
+    def _sticky(self) -> bool:
+        """Whether a leader is alive as far as this node knows (Raft dissertation, section 4.2.3)."""
+        if not self.on("sticky"):
+            return False
+        return self._seam.is_leader or self._now() - self.leader_heard < self._sticky_seconds
+
+    def _vote_requested(self, peer: str, message: Message) -> None:
+        seam = self._seam
+        if not message.get("transfer") and self._sticky():
+            return
+        if message["term"] < seam.term:
+            self._tell_term(peer)
+            return
+        seam.hand(peer, message)
+
+    def ask_pre_votes(self) -> bool:
+        """Begin a round of pre-votes (dissertation, section 9.6). True when this node wins it alone."""
+        seam = self._seam
+        self._pre_vote_round += 1
+        self._pre_votes = set()
+        _, index, term = seam.journal.last
+        for peer in sorted(seam.others):
+            if peer in self.linked:
+                self._send(
+                    peer,
+                    {
+                        "type": "pre_vote",
+                        "term": seam.term + 1,
+                        "index": index,
+                        "last_term": term,
+                        "round": self._pre_vote_round,
+                    },
+                )
+        return self._pre_vote_won()
+
+    def _pre_vote_won(self) -> bool:
+        return (len(self._pre_votes) + 1) * 2 > len(self._seam.others) + 1
+
+    def _pre_vote_asked(self, peer: str, message: Message) -> None:
+        seam = self._seam
+        if message["term"] <= seam.term:
+            self._tell_term(peer)
+            return
+        _, index, term = seam.journal.last
+        if (message["last_term"], message["index"]) >= (term, index) and not self._sticky():
+            self._send(peer, {"type": "pre_vote_grant", "round": message["round"], "term": message["term"]})
+
+    def _pre_vote_granted(self, peer: str, message: Message) -> None:
+        seam = self._seam
+        if message["round"] != self._pre_vote_round or message["term"] != seam.term + 1 or seam.is_leader:
+            return
+        if peer not in seam.others or self._now() - self.leader_heard < self._sticky_seconds:
+            return
+        self._pre_votes.add(peer)
+        if self._pre_vote_won():
+            seam.campaign()
+
+    # ---- linearizable reads (dissertation, section 6.4)
+
+    def read_index(self, done: Callable[[int | None], None]) -> None:
+        """Call `done` with an index that a linearizable read must have applied, or with None: not the leader (any more)."""
+        seam = self._seam
+        committed = seam.journal.get(seam.commit_index)
+        if not seam.is_leader or committed is None or committed[2] != seam.term:
+            done(None)
+            return
+        self._read_number += 1
+        self._reads[self._read_number] = _Read(seam.term, seam.commit_index, set(), done)
+        for peer in sorted(seam.others):
+            if peer in self.linked:
+                self._send(peer, {"type": "read_probe", "term": seam.term, "number": self._read_number})
+
+    def settle_reads(self) -> None:
+        """Answer the reads that a quorum has confirmed, and those that will never be."""
+        seam = self._seam
+        for number in list(self._reads):
+            read = self._reads[number]
+            if not seam.is_leader or read.term != seam.term:
+                del self._reads[number]
+                read.done(None)
+            elif (len(read.acks) + 1) * 2 > len(seam.others) + 1:
+                del self._reads[number]
+                read.done(read.index)

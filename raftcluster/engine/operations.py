@@ -1,0 +1,160 @@
+"""Operations, the entries that hold them, and the ring of recent results that makes an operation happen once.
+
+An *operation* is one command to one state machine, with an id that stays the same however often it is sent. An *entry*
+is everything that arrived, anywhere in the cluster, since the last entry, under one stamp of cluster time::
+
+    entry      = 0x00, stamp (8 bytes, big endian, milliseconds), msgpack [operation, ...]
+    operation  = msgpack bytes of [machine, id, born, command]
+
+Operations stay packed inside: the leader joins what it was sent without reading it, and one that is nonsense spoils
+nothing but itself.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+from raftcluster import limits
+from raftcluster.codec import Value, pack, unpack
+from raftcluster.errors import FrameError, OutcomeUnknown, RaftclusterError, Rejected
+from raftcluster.machine import ReadTables, Tables
+
+REGULAR = b"\x00"
+NO_OP = b"\x01"
+STAMP_BYTES = 8
+
+DONE, REJECTED, FAILED, UNKNOWN = 0, 1, 2, 3
+"""First element of a result: carried out; refused by the machine; the machine failed; too old to tell."""
+
+Result = list[Any]
+"""[DONE, value] | [REJECTED, code, message, subject, remedy] | [FAILED, exception name] | [UNKNOWN]"""
+
+
+class Operation(NamedTuple):
+    machine: str
+    id: bytes
+    """16 bytes."""
+    born: int
+    """The index that the asking node had applied when it first asked. Invariant: an operation whose `born` is below the
+    ring's floor is not carried out, because an earlier copy of it may have been, and been forgotten since."""
+    command: Value
+
+
+def encode_operation(operation: Operation) -> bytes:
+    return pack(list(operation))
+
+
+def decode_operation(packed: bytes) -> Operation | None:
+    """None for anything that is no operation; deterministic, so that every node skips the same ones."""
+    try:
+        value = unpack(packed, limit_bytes=limits.ENTRY_BYTES)
+    except FrameError:
+        return None
+    if not isinstance(value, list) or len(value) != 4:
+        return None
+    machine, ident, born, command = value
+    if isinstance(machine, str) and isinstance(ident, bytes) and len(ident) == 16 and type(born) is int:
+        return Operation(machine, ident, born, command)
+    return None
+
+
+def encode_entry(stamp: int, operations: list[bytes]) -> bytes:
+    """Without the type byte, which the engine puts before."""
+    return stamp.to_bytes(STAMP_BYTES, "big") + pack(operations)
+
+
+def entry_stamp(command: bytes) -> int | None:
+    """The stamp of an entry, None when it carries none (no-op, membership, nonsense)."""
+    if command[:1] != REGULAR or len(command) < 1 + STAMP_BYTES:
+        return None
+    return int.from_bytes(command[1 : 1 + STAMP_BYTES], "big")
+
+
+def entry_operations(command: bytes) -> list[bytes]:
+    """The packed operations of a stamped entry; those that are no bytes, and entries that are none, count as empty."""
+    try:
+        value = unpack(command[1 + STAMP_BYTES :])
+    except FrameError:
+        return []
+    return [item for item in value if isinstance(item, bytes)] if isinstance(value, list) else []
+
+
+def error_of(result: Result) -> RaftclusterError | None:
+    """What a result tells its caller; None when it holds a value."""
+    kind = result[0]
+    if kind == DONE:
+        return None
+    if kind == REJECTED:
+        _, code, message, subject, remedy = result
+        error = Rejected(message, subject=subject, remedy=remedy)
+        error.code = code
+        return error
+    if kind == FAILED:
+        return Rejected(
+            f"the state machine failed: {result[1]}", subject="state machine", remedy="this is a defect of the machine"
+        )
+    return OutcomeUnknown(
+        "the request is older than the results that are kept", subject="request", remedy="read, then decide"
+    )
+
+
+def rejection(error: Rejected) -> Result:
+    return [REJECTED, error.code, error.message, error.subject, error.remedy]
+
+
+class Ring:
+    """The results of the last operations, evicted in log order; part of the tables, so of snapshots and hashes too.
+
+    One row per entry (key: log index), not per operation: a check costs the ring one eighth of a page write, not one.
+    """
+
+    MACHINE = "engine"
+    TABLE = "ring"
+
+    def __init__(self, capacity: int = limits.RING_OPERATIONS) -> None:
+        self._capacity = capacity
+        self._results: dict[bytes, Result] = {}
+        self._rows: deque[tuple[int, list[bytes]]] = deque()
+        self.floor = 0
+        """Lowest log index whose results are all still here; part of the row's key, so the same on every node."""
+
+    def load(self, tables: ReadTables) -> None:
+        """Fill from the tables."""
+        self._results.clear()
+        self._rows.clear()
+        self.floor = 0
+        start = b""
+        while rows := tables.scan(self.TABLE, start, None, limits.SCAN_ROWS):
+            for key, row in rows:
+                if key == b"floor":
+                    self.floor = int(unpack(row))
+                    continue
+                results = unpack(row)
+                self._rows.append((int.from_bytes(key, "big"), [ident for ident, _ in results]))
+                self._results.update((ident, result) for ident, result in results)
+            start = rows[-1][0] + b"\0"
+
+    def get(self, ident: bytes) -> Result | None:
+        return self._results.get(ident)
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def remember(self, ident: bytes, result: Result) -> None:
+        """Within an entry; `close` writes the row."""
+        self._results[ident] = result
+
+    def close(self, index: int, new: list[tuple[bytes, Result]], tables: Tables) -> None:
+        """The entry at `index` has been applied: keep its results, evict the oldest beyond the capacity."""
+        if not new:
+            return
+        tables.put(self.TABLE, index.to_bytes(8, "big"), pack(new))
+        self._rows.append((index, [ident for ident, _ in new]))
+        while len(self._results) > self._capacity and len(self._rows) > 1:
+            oldest, idents = self._rows.popleft()
+            for ident in idents:
+                self._results.pop(ident, None)
+            tables.delete(self.TABLE, oldest.to_bytes(8, "big"))
+            self.floor = oldest + 1
+            tables.put(self.TABLE, b"floor", pack(self.floor))

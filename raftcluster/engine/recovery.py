@@ -1,0 +1,64 @@
+"""Two stores, one truth: what a node continues from after a restart (rule 15).
+
+The tables win. The log is kept only if it holds the checkpoint's entry, with the checkpoint's term; otherwise it becomes
+that entry and its predecessor. Term and vote are the log store's and are always kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raftcluster.codec import pack, unpack
+from raftcluster.engine.operations import NO_OP
+from raftcluster.storage.ports import Entry, LogImage, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """Where a checkpoint stands in the log: one unit with its tables (rule 11)."""
+
+    index: int
+    term: int
+    command: bytes
+    """The entry at `index`; a log that begins here can send it on."""
+    previous_term: int
+    """The term of the entry before, which is never sent."""
+    voters: tuple[str, ...]
+    """The configuration at `index`."""
+    stamp: int
+    """The greatest stamp up to `index`, in milliseconds of cluster time."""
+
+    def entries(self) -> list[Entry]:
+        """The log that begins at this checkpoint: the engine needs the entry before as well."""
+        return [(NO_OP, self.index - 1, self.previous_term), (self.command, self.index, self.term)]
+
+    def encode(self) -> bytes:
+        return pack([self.index, self.term, self.command, self.previous_term, list(self.voters), self.stamp])
+
+    @classmethod
+    def decode(cls, data: bytes) -> Anchor:
+        index, term, command, previous_term, voters, stamp = unpack(data)
+        return cls(index, term, command, previous_term, tuple(voters), stamp)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    entries: list[Entry]
+    commit: int
+    repair: list[Record]
+    """What the log store must be told so that it agrees."""
+
+
+def recover(image: LogImage, anchor: Anchor | None, *, tables_win: bool = True) -> Recovered:
+    """The log and commit index to continue from."""
+    entries: list[Entry] = list(image.entries)
+    repair: list[Record] = []
+    if anchor is not None and tables_win:
+        position = anchor.index - entries[0][1] if entries else -1
+        if not (0 < position < len(entries) and entries[position][2] == anchor.term):
+            entries = anchor.entries()
+            repair = [("reset",), *(("append", command, index, term) for command, index, term in entries)]
+    commit = max(image.commit, 1 if anchor is None else anchor.index)
+    if entries:
+        commit = min(commit, entries[-1][1])  # H14: never above the end of the log
+    return Recovered(entries, commit, repair)

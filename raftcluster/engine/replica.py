@@ -1,0 +1,678 @@
+"""One node without threads, sockets or disks: engine, guard, cluster time, batches, tables and checkpoints together.
+
+Duties of whoever drives it (a node's tick thread, or a simulator):
+
+1. call everything from one thread, and `step` whenever something happened and at least every `TICK_SECONDS`;
+2. pass links and messages in (`link_up`, `link_down`, `deliver`), one ordered link per peer; what an old link still holds
+   is dropped when a new one replaces it;
+3. run what is given to `ports.post` soon, on that thread, in order: storage answers come that way from other threads;
+4. carry out `ports.fetch`: bring the peer's snapshot into `store.install`, and call `snapshot_done`;
+5. when `step` or `deliver` raises, stop for good: nothing more may leave this node (fail-stop).
+
+The way of one operation: `submit` -> unsent -> (leader) batch queue, or (follower) one `forward` frame per step ->
+`_feed` makes one entry of all that waits -> the engine commits -> `_apply_entry` decides on the tables -> whoever waits
+on this node for that id gets the result. Results never travel; what is lost is sent again under the same id.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from raftcluster import limits
+from raftcluster.codec import pack
+from raftcluster.engine import membership, operations, recovery, wire
+from raftcluster.engine.cluster_time import ClusterTime
+from raftcluster.engine.guard import Guard, Message
+from raftcluster.engine.journal import Journal
+from raftcluster.engine.operations import Operation, Result, Ring
+from raftcluster.engine.seam import Engine
+from raftcluster.errors import RaftclusterError, Rejected, StorageFull, StorageRefusal, Unavailable
+from raftcluster.machine import ReadTables, StateMachine, Tables
+from raftcluster.storage.overlay import Overlay
+from raftcluster.storage.ports import Entry, Log, TableStore
+
+log = logging.getLogger("raftcluster.engine")
+
+Answer = Callable[[Result | None, RaftclusterError | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a replica needs of the world. None of these may block."""
+
+    send: Callable[[str, Message], bool]
+    """Queue a message on the peer's link; False when there is no link or its queue is full."""
+    post: Callable[[Callable[[], None]], None]
+    """Run this on the driving thread soon. Callable from any thread."""
+    fetch: Callable[[str], None]
+    """Bring `peer`'s snapshot here; `snapshot_done` follows, whatever happens."""
+    now: Callable[[], float]
+    """Monotonic seconds, as the engine reads them."""
+    boot: Callable[[], float]
+    """CLOCK_BOOTTIME in milliseconds."""
+    wall: Callable[[], float]
+    """This host's wall clock in milliseconds."""
+    random: Random
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a replica waits, in seconds. Defaults and reasons: `limits`."""
+
+    heartbeat: float = limits.HEARTBEAT_SECONDS
+    election_min: float = limits.ELECTION_MIN_SECONDS
+    election_max: float = limits.ELECTION_MAX_SECONDS
+    check_quorum: float = limits.CHECK_QUORUM_SECONDS
+    checkpoint: float = limits.CHECKPOINT_SECONDS
+    resend: float = limits.RESEND_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much a replica holds. Defaults and reasons: `limits`."""
+
+    entry_bytes: int = limits.ENTRY_BYTES
+    entry_operations: int = limits.ENTRY_OPERATIONS
+    append_bytes: int = limits.APPEND_BYTES
+    in_flight: int = limits.ENTRIES_IN_FLIGHT
+    pending: int = limits.PENDING_OPERATIONS
+    queue: int = limits.LEADER_QUEUE_OPERATIONS
+    checkpoint_keys: int = limits.CHECKPOINT_KEYS
+    overlay_keys: int = limits.OVERLAY_KEYS
+    ring: int = limits.RING_OPERATIONS
+    keep_entries: int = limits.LOG_KEEP_ENTRIES
+    keep_bytes: int = limits.LOG_KEEP_BYTES
+
+
+@dataclass(slots=True)
+class _Pending:
+    """An operation of this node's callers that has no result yet."""
+
+    packed: bytes
+    answers: list[Answer]
+    sent_at: float | None = None
+    """When a copy of it last left this queue; None before that, when giving up means *not applied*."""
+
+
+@dataclass(slots=True)
+class _Query:
+    read: Callable[[], None]
+    fail: Callable[[RaftclusterError], None]
+    index: int = 0
+
+
+@dataclass(slots=True)
+class Observer:
+    """Hooks for reconcilers and checkers; called on the driving thread, must only note or signal."""
+
+    applied: Callable[[Entry, Collection[str]], None] = lambda entry, machines: None
+    """After an entry was applied: the entry, and the names of the machines that had a command in it."""
+    role: Callable[[], None] = lambda: None
+    """This node became or ceased to be leader, or heard of another one."""
+    health: Callable[[str, str], None] = lambda health, detail: None
+    """Storage health changed."""
+
+
+class Replica:
+    """See the module's text. `machines` are applied in the order given; names are unique."""
+
+    def __init__(
+        self,
+        me: str,
+        founders: Iterable[str],
+        machines: Sequence[StateMachine],
+        disk: Log,
+        store: TableStore,
+        ports: Ports,
+        *,
+        timing: Timing | None = None,
+        bounds: Bounds | None = None,
+        observer: Observer | None = None,
+        disabled: Collection[str] = (),
+    ) -> None:
+        self.me, self.ports, self.store = me, ports, store
+        self.timing, self.bounds = timing or Timing(), bounds or Bounds()
+        self.observer = observer or Observer()
+        self._disabled = frozenset(disabled)
+        self.overlay = Overlay(store)
+        self._machines: dict[str, tuple[StateMachine, Tables]] = {
+            m.name: (m, self.overlay.view(m.name, m.tables)) for m in machines
+        }
+        assert len(self._machines) == len(machines) and Ring.MACHINE not in self._machines, "machine names are unique"
+        self._ring = Ring(self.bounds.ring)
+        self._ring_tables = self.overlay.view(Ring.MACHINE, [Ring.TABLE])
+        self._ring.load(self._ring_tables)
+
+        stored = store.anchor()
+        anchor = None if stored is None else recovery.Anchor.decode(stored[1])
+        image = disk.load()
+        found = recovery.recover(image, anchor, tables_win="recover" not in self._disabled)
+        self.stamp = 0 if anchor is None else anchor.stamp
+        """Greatest stamp applied, in milliseconds of cluster time. Invariant: never decreases."""
+        self.journal = Journal(
+            disk,
+            ports.now,
+            entries=found.entries,
+            term=image.term,
+            vote=image.vote,
+            commit=found.commit,
+            base_index=1 if anchor is None else anchor.index,
+            base_voters=founders if anchor is None else anchor.voters,
+            repair=found.repair,
+        )
+        applied = 1 if anchor is None or "applied" in self._disabled else anchor.index
+        self.clock = ClusterTime(ports.boot, ports.wall, self._disabled)
+        self.engine = Engine(
+            me,
+            self.journal.voters(),
+            self.journal,
+            applied=applied,
+            now=ports.now,
+            random=ports.random,
+            feed=self._feed,
+            apply=self._apply_entry,
+            may_apply=lambda: not self._fetching and self.overlay.keys < self.bounds.overlay_keys,
+            on_role=self._role_changed,
+            heartbeat_seconds=self.timing.heartbeat,
+            election_seconds=(self.timing.election_min, self.timing.election_max),
+            check_quorum_seconds=self.timing.check_quorum,
+            append_bytes=self.bounds.append_bytes,
+        )
+        self.guard = Guard(
+            self.engine,
+            ports.send,
+            ports.now,
+            self.clock,
+            sticky_seconds=self.timing.election_min,
+            disabled=self._disabled,
+        )
+        self.engine.guarded_by(self.guard)
+
+        self._pending: dict[bytes, _Pending] = {}
+        self._unsent: deque[bytes] = deque()
+        self._queue: deque[bytes] = deque()
+        """At the leader: packed operations for the next entries."""
+        self._last_leader: tuple[str | None, int] = (None, 0)
+        self._leader_linked = False
+        self._resend_at = 0.0
+        self._last_stamp = 0
+        self._stamp_term = -1
+        self._checkpointing = False
+        self._checkpoint_at = ports.now()
+        self._fetching = False
+        """A snapshot is on its way into the store. Nothing is applied and no reading view moves meanwhile: the view may
+        otherwise be ahead of what memory has applied, and a command would be carried out on a state that has it."""
+        self._written: recovery.Anchor | None = None
+        """A checkpoint that became durable during a fetch."""
+        self._handover: tuple[str | None, float] | None = None
+        """(target, deadline) while leadership is being transferred: nothing is appended meanwhile."""
+        self._handed_over = False
+        self._queries: list[_Query] = []
+        self._remote_reads: dict[int, _Query] = {}
+        self._read_number = 0
+        self._fresh_time: float | None = None
+        self.health: str = "ok"
+        self._changes: list[tuple[int, int, Callable[[bool], None]]] = []
+        """(index, term, answer) of changes of the voters that this node has appended."""
+
+        disk.on_durable = lambda ticket: ports.post(lambda: self._durable(ticket))
+        disk.on_health = lambda health, detail: ports.post(lambda: self._health_changed(health, detail))
+        store.on_health = disk.on_health
+        self.journal.flush()
+
+    # ---- links and messages
+
+    def link_up(self, peer: str) -> None:
+        self.guard.link_up(peer)
+        self.engine.link_up(peer)
+
+    def link_down(self, peer: str) -> None:
+        if peer in self.guard.linked:
+            self.guard.link_down(peer)
+            self.engine.link_down(peer)
+
+    def deliver(self, peer: str, message: Message) -> None:
+        """A message of `peer`. Raises `FrameError` for one that is malformed: the caller closes that link."""
+        kind = wire.check(message)
+        if kind == "forward":
+            self._forwarded(message["operations"])
+        elif kind == "read_index":
+            number = message["number"]
+            self.guard.read_index(lambda index: self._tell_read_index(peer, number, index))
+        elif kind == "read_at":
+            self._read_at(message["number"], message["index"])
+        else:
+            offer = self.guard.incoming(peer, message)
+            if offer is not None:
+                self._offered(peer, offer["index"])
+            if kind == "append_entries" and message["term"] == self.engine.term:
+                time = message.get("time")
+                if time is not None and message["commit_index"] <= self.engine.applied:
+                    self._fresh_time = max(self._fresh_time or 0.0, float(time))
+
+    # ---- the step
+
+    def step(self) -> None:
+        """Do all that can be done now. Raises `StorageFailed` and whatever else must stop the node."""
+        self._watch_leader()
+        self._route()
+        try:
+            self.engine.doTick(0.0)
+        except StorageFull:
+            pass  # a cluster of one on a full disk: its election waits with its records; the alarm was raised
+        self._watch_leader()
+        self._route()
+        self._step_handover()
+        self._settle_changes()
+        self._serve_queries()
+        self._checkpoint()
+        self.journal.flush()
+
+    def _durable(self, ticket: int) -> None:
+        self.journal.note_durable(ticket)
+        self.guard.durable()
+
+    def _health_changed(self, health: str, detail: str) -> None:
+        self.health = health
+        self.guard.full = health != "ok"
+        self.observer.health(health, detail)
+        if health == "full" and self.engine.is_leader:
+            self.guard.resign()
+
+    def _role_changed(self) -> None:
+        self._queue.clear()  # whoever asked sends again to the next leader
+        self.observer.role()
+
+    def _watch_leader(self) -> None:
+        """Operations sent to a leader that is gone, or over a link that is, are sent again; so are old ones."""
+        leader = (self.engine.leader, self.engine.term)
+        linked = leader[0] == self.me or leader[0] in self.guard.linked
+        now = self.ports.now()
+        if leader != self._last_leader or linked != self._leader_linked:
+            changed = leader != self._last_leader
+            self._last_leader, self._leader_linked = leader, linked
+            self._unsent = deque(self._pending)
+            if changed:
+                self.observer.role()
+        elif now >= self._resend_at and leader[0] != self.me:
+            late = now - self.timing.resend
+            unsent = set(self._unsent)
+            self._unsent.extend(
+                i for i, p in self._pending.items() if p.sent_at is not None and p.sent_at < late and i not in unsent
+            )
+        if now >= self._resend_at:
+            self._resend_at = now + self.timing.resend
+
+    # ---- operations
+
+    def submit(self, operation: Operation, answer: Answer) -> None:
+        """Carry out `operation`; `answer(result, None)` or `answer(None, Unavailable)` follows, maybe at once.
+
+        Never raises. The same id again joins the one that is under way, or gets the result that is kept.
+        """
+        ident = operation.id
+        if (pending := self._pending.get(ident)) is not None:
+            pending.answers.append(answer)
+        elif (result := self._ring.get(ident)) is not None:
+            answer(result, None)
+        elif len(self._pending) >= self.bounds.pending:
+            answer(
+                None,
+                Unavailable(
+                    f"{len(self._pending)} operations are waiting on this node", subject=self.me, remedy="ask again"
+                ),
+            )
+        else:
+            packed = operations.encode_operation(operation)
+            if len(packed) > limits.OPERATION_BYTES:
+                size = f"{len(packed)} bytes where at most {limits.OPERATION_BYTES} are allowed"
+                answer([operations.REJECTED, "too-large", size, operation.machine, "send less"], None)
+                return
+            self._pending[ident] = _Pending(packed, [answer])
+            self._unsent.append(ident)
+
+    def give_up(self, ident: bytes) -> bool:
+        """The caller's deadline has passed. True when no copy ever left this node's queue: it is not applied."""
+        pending = self._pending.pop(ident, None)
+        return pending is not None and pending.sent_at is None
+
+    def _route(self) -> None:
+        """Send what is unsent: into the own queue, or to the leader in one frame."""
+        if not self._unsent or self._last_leader[0] is None or not self._leader_linked:
+            return
+        batch: list[bytes] = []
+        taken: list[_Pending] = []
+        size = 0
+        while self._unsent and size < self.bounds.append_bytes:
+            pending = self._pending.get(self._unsent.popleft())
+            if pending is not None:
+                batch.append(pending.packed)
+                taken.append(pending)
+                size += len(pending.packed)
+        if not batch:
+            return
+        leader = self._last_leader[0]
+        if leader == self.me:
+            self._forwarded(batch)
+        elif not self.ports.send(leader, {"type": "forward", "operations": batch}):
+            return  # sent again by _watch_leader
+        now = self.ports.now()
+        for pending in taken:
+            pending.sent_at = now
+
+    def _forwarded(self, packed: list[Any]) -> None:
+        if self.engine.is_leader:
+            room = self.bounds.queue - len(self._queue)
+            self._queue.extend(p for p in packed[:room] if isinstance(p, bytes) and len(p) <= limits.OPERATION_BYTES)
+
+    def _feed(self) -> list[bytes]:
+        """The entries that the engine may append now: one of all that waits, up to the bound in flight."""
+        term = self.engine.term
+        if self._stamp_term != term:
+            self._last_stamp = max(
+                [self.stamp] + [s for e in self.journal.entries if (s := operations.entry_stamp(e[0])) is not None]
+            )
+            self._stamp_term = term
+        time = self.clock.stamp(term, float(self._last_stamp), self.journal.voters(), self.me)
+        if time is None or not self._queue or self._handover is not None or self.health != "ok":
+            return []
+        if self.journal.last[1] - self.engine.commit_index >= self.bounds.in_flight:
+            return []
+        batch: list[bytes] = []
+        size = 0
+        while self._queue and len(batch) < self.bounds.entry_operations and size < self.bounds.entry_bytes:
+            packed = self._queue.popleft()
+            if batch and size + len(packed) > self.bounds.entry_bytes:
+                self._queue.appendleft(packed)
+                break
+            batch.append(packed)
+            size += len(packed)
+        self._last_stamp = max(self._last_stamp, int(time))
+        return [operations.encode_entry(self._last_stamp, batch)]
+
+    # ---- apply
+
+    def _apply_entry(self, entry: Entry) -> None:
+        """Carry out one committed entry. Deterministic, but for errors that stop the node."""
+        command, index, _ = entry
+        stamp = operations.entry_stamp(command)
+        touched: set[str] = set()
+        if stamp is not None:
+            self.stamp = stamp = max(self.stamp, stamp)
+            answers: list[tuple[_Pending, Result]] = []
+            new: list[tuple[bytes, Result]] = []
+            for packed in operations.entry_operations(command):
+                operation = operations.decode_operation(packed)
+                if operation is None:
+                    continue
+                result = self._ring.get(operation.id)
+                if result is None:
+                    result = self._apply(operation, stamp)
+                    touched.add(operation.machine)
+                    new.append((operation.id, result))
+                    self._ring.remember(operation.id, result)
+                if (pending := self._pending.pop(operation.id, None)) is not None:
+                    answers.append((pending, result))
+            for machine, tables in self._machines.values():
+                self._guarded(lambda m=machine, t=tables: m.tick(t, stamp))  # type: ignore[misc]
+            self.overlay.begin()
+            self._ring.close(index, new, self._ring_tables)
+            self.overlay.commit()
+            for pending, result in answers:
+                for answer in pending.answers:
+                    answer(result, None)
+        self.observer.applied(entry, touched)
+
+    def _apply(self, operation: Operation, stamp: int) -> Result:
+        if operation.born < self._ring.floor:
+            return [operations.UNKNOWN]
+        found = self._machines.get(operation.machine)
+        if found is None:
+            return [
+                operations.REJECTED,
+                "no-machine",
+                f"no state machine is called {operation.machine!r}",
+                operation.machine,
+                "",
+            ]
+        machine, tables = found
+        return self._guarded(lambda: machine.apply(operation.command, tables, stamp))
+
+    def _guarded(self, work: Callable[[], Any]) -> Result:
+        """Run a machine: its writes count together or not at all, and its failure is a result, the same on every node.
+
+        What the disk or the memory of this one host does is no result: it stops the node.
+        """
+        self.overlay.begin()
+        try:
+            result: Result = [operations.DONE, work()]
+            pack(result)
+        except (StorageRefusal, OSError, MemoryError):
+            raise
+        except Rejected as error:
+            result = operations.rejection(error)
+        except Exception as error:
+            log.exception("a state machine failed; the command is refused on every node alike")
+            result = [operations.FAILED, type(error).__name__]
+        if result[0] == operations.DONE:
+            self.overlay.commit()
+        else:
+            self.overlay.rollback()
+        return result
+
+    # ---- reads
+
+    def tables(self, machine: str) -> ReadTables:
+        """A machine's tables, as applied; raises `Rejected` for an unknown name."""
+        found = self._machines.get(machine)
+        if found is None:
+            raise Rejected(f"no state machine is called {machine!r}", subject=machine)
+        return found[1]
+
+    def query(
+        self, read: Callable[[], None], fail: Callable[[RaftclusterError], None], *, within: float | None
+    ) -> _Query | None:
+        """Run `read` once this node's state is fresh enough: at most `within` seconds old, or, with None, linearizable.
+
+        Returns a handle for `drop_query` while it waits, None when it is done already.
+        """
+        query = _Query(read, fail)
+        if within is not None:
+            if self.staleness() <= within:
+                read()
+                return None
+            fail(Unavailable(f"this node's state is older than {within} s", subject=self.me, remedy="ask another node"))
+            return None
+        if self.engine.is_leader:
+            self.guard.read_index(lambda index: self._confirmed(query, index))
+            return query
+        leader = self.engine.leader
+        self._read_number += 1
+        if leader is None or not self.ports.send(leader, {"type": "read_index", "number": self._read_number}):
+            fail(Unavailable("no leader is known", subject="cluster", remedy="ask again"))
+            return None
+        self._remote_reads[self._read_number] = query
+        return query
+
+    def drop_query(self, query: _Query) -> None:
+        """The caller has given up."""
+        self._queries = [q for q in self._queries if q is not query]
+        self._remote_reads = {n: q for n, q in self._remote_reads.items() if q is not query}
+        query.read = lambda: None
+
+    def staleness(self) -> float:
+        """How old this node's applied state may be, in seconds of cluster time; infinite when it has no leader."""
+        now = self.clock.now()
+        if self.engine.is_leader:
+            return 0.0 if self.engine.applied == self.engine.commit_index else self.timing.check_quorum
+        return float("inf") if now is None or self._fresh_time is None else max(0.0, (now - self._fresh_time) / 1000)
+
+    def _confirmed(self, query: _Query, index: int | None) -> None:
+        if index is None:
+            query.fail(Unavailable("the leader changed", subject="cluster", remedy="ask again"))
+            return
+        query.index = index
+        self._queries.append(query)
+
+    def _tell_read_index(self, peer: str, number: int, index: int | None) -> None:
+        self.ports.send(peer, {"type": "read_at", "number": number, "index": index})
+
+    def _read_at(self, number: int, index: int | None) -> None:
+        query = self._remote_reads.pop(number, None)
+        if query is not None:
+            self._confirmed(query, index)
+
+    def _serve_queries(self) -> None:
+        if self._queries:
+            applied = self.engine.applied
+            ready = [q for q in self._queries if q.index <= applied]
+            self._queries = [q for q in self._queries if q.index > applied]
+            for query in ready:
+                query.read()
+
+    # ---- checkpoints and snapshots
+
+    def _checkpoint(self) -> None:
+        """Write behind: hand the overlay to the checkpoint thread when it is due."""
+        now, index = self.ports.now(), self.engine.applied
+        due = now - self._checkpoint_at >= self.timing.checkpoint or self.overlay.keys >= self.bounds.checkpoint_keys
+        if due and not self._checkpointing:
+            self.checkpoint_now(index)
+
+    def checkpoint_now(self, index: int | None = None) -> bool:
+        """Begin a checkpoint at the applied index; False when there is nothing new or the log is not that far durable."""
+        index = self.engine.applied if index is None else index
+        if self._checkpointing or index <= self.journal.base_index:
+            return False
+        if index > self.journal.durable_index and self.guard.on("checkpoint_durable"):
+            return False
+        entry, previous = self.journal.get(index), self.journal.get(index - 1)
+        if entry is None or previous is None:
+            return False
+        voters = tuple(sorted(self.journal.voters(index)))
+        anchor = recovery.Anchor(index, entry[2], entry[0], previous[2], voters, self.stamp)
+        self._checkpointing = True
+        self._checkpoint_at = self.ports.now()
+        unit = self.overlay.freeze(index, anchor.encode())
+        self.store.checkpoint(unit, lambda done: self.ports.post(lambda: self._checkpointed(anchor)))
+        return True
+
+    def _checkpointed(self, anchor: recovery.Anchor) -> None:
+        """The unit is durable, or the tables were beyond it already: either way the overlay's frozen half is."""
+        if self._fetching:
+            self._written = anchor
+            return
+        self._checkpointing = False
+        self.overlay.release()
+        held = self.journal.get(anchor.index)
+        if anchor.index > self.journal.base_index and held is not None and held[2] == anchor.term:
+            self.journal.rebase(anchor.index, anchor.voters)
+            self._cut()
+
+    def _cut(self) -> None:
+        """Cut the log behind the checkpoint, keeping some for peers that were away for a moment."""
+        journal = self.journal
+        position = journal.base_index - 1 - journal.first_index - self.bounds.keep_entries
+        excess = journal.bytes - self.bounds.keep_bytes
+        while excess > 0 and position < journal.base_index - 1 - journal.first_index:
+            position = max(position, 0)
+            excess -= len(journal[position][0])
+            position += 1
+        if position > 0:
+            journal.deleteEntriesTo(position)
+
+    def _offered(self, peer: str, index: int) -> None:
+        """The leader's log begins above ours: its tables must come over the second connection."""
+        if not self._fetching and index > self.engine.applied:
+            self._fetching = True
+            self.ports.fetch(peer)
+
+    def snapshot_done(self, installed: bool) -> None:
+        """A fetch has ended. When the tables were replaced, memory follows, then the log (rule 14)."""
+        self._fetching = False
+        if installed:
+            self._install()
+        if self._written is not None:
+            written, self._written = self._written, None
+            self._checkpointed(written)
+
+    def _install(self) -> None:
+        self.store.refresh()
+        stored = self.store.anchor()
+        assert stored is not None
+        anchor = recovery.Anchor.decode(stored[1])
+        if anchor.index <= self.engine.applied:
+            return  # memory has overtaken the snapshot: the overlay holds all that lies between
+        self.overlay.replace()
+        self._ring.load(self._ring_tables)
+        self.stamp = max(self.stamp, anchor.stamp)
+        journal = self.journal
+        held = journal.get(anchor.index)
+        if held is None or held[2] != anchor.term or journal.get(anchor.index - 1) is None:
+            journal.clear()
+            for command, index, term in anchor.entries():
+                journal.add(command, index, term)
+        journal.rebase(anchor.index, anchor.voters)
+        self.engine.installed(anchor.index)
+        self._cut()
+        journal.flush()
+        for ident in [i for i in self._pending if self._ring.get(i) is not None]:
+            result = self._ring.get(ident)
+            for answer in self._pending.pop(ident).answers:
+                answer(result, None)
+        self.observer.applied(journal.last, set(self._machines))
+
+    # ---- membership and leadership
+
+    def change_voters(self, change: membership.Change, answer: Callable[[bool], None]) -> bool:
+        """At the leader: add or remove one voter. False when refused; else `answer(committed)` follows."""
+        if self._handover is not None or self.health != "ok":
+            return False
+        index = self.engine.change_voters(change)
+        if index is None:
+            return False
+        self._changes.append((index, self.engine.term, answer))
+        return True
+
+    def _settle_changes(self) -> None:
+        if self._changes:
+            waiting = []
+            for index, term, answer in self._changes:
+                entry = self.journal.get(index)
+                if index <= self.engine.applied and (entry is None or entry[2] == term):
+                    answer(True)
+                elif entry is None or entry[2] != term:
+                    answer(False)
+                else:
+                    waiting.append((index, term, answer))
+            self._changes = waiting
+
+    def caught_up(self, peer: str) -> bool:
+        """At the leader: whether `peer`'s log holds all that is committed."""
+        match = self.engine.match_index(peer)
+        return self.engine.is_leader and match is not None and match >= self.engine.commit_index
+
+    def transfer(self, target: str | None = None) -> bool:
+        """At the leader: stop appending, let `target` (or whoever has most) catch up, and have it elected.
+
+        False when this node does not lead or `target` is no other voter. The role change tells of success.
+        """
+        others = self.engine.others
+        if not self.engine.is_leader or not others or (target is not None and target not in others):
+            return False
+        self._handover = (target, self.ports.now() + self.timing.election_max)
+        self._handed_over = False
+        return True
+
+    def _step_handover(self) -> None:
+        if self._handover is not None:
+            target, until = self._handover
+            if not self.engine.is_leader or self.ports.now() > until:
+                self._handover = None
+            elif not self._handed_over:
+                self._handed_over = self.engine.hand_over(target)

@@ -1,0 +1,120 @@
+"""The shape of every message between nodes, checked before anything acts on it.
+
+A member with a valid certificate may still send nonsense, through a defect or by intent; whatever passes here has the
+right fields with the right types, so that nothing behind it fails half-way. Unknown types are refused: the wire changes
+only with the protocol version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from raftcluster.errors import FrameError
+
+_MAX = 2**62
+
+
+def _number(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MAX
+
+
+def _entries(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(
+        isinstance(e, list | tuple)
+        and len(e) == 3
+        and isinstance(e[0], bytes)
+        and e[0]
+        and _number(e[1])
+        and _number(e[2])
+        for e in value
+    )
+
+
+def _contiguous(value: Any, previous: int | None) -> bool:
+    if previous is None:
+        return not value
+    return all(e[1] == previous + 1 + n for n, e in enumerate(value))
+
+
+def _time(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < _MAX
+
+
+def _flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _maybe(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or check(value)
+
+
+def _pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and _number(value[0]) and _number(value[1])
+
+
+def _known(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and _time(value[0])
+        and type(value[1]) is int
+        and -1 <= value[1] < _MAX
+    )
+
+
+def _operations(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+_REQUIRED: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "append_entries": {"term": _number, "commit_index": _number, "seq": _number},
+    "next_node_idx": {"term": _number, "next_node_idx": _number, "reset": _flag, "success": _flag},
+    "request_vote": {"term": _number, "last_log_index": _number, "last_log_term": _number},
+    "response_vote": {"term": _number},
+    "timeout_now": {"term": _number},
+    "term": {"term": _number},
+    "pre_vote": {"term": _number, "index": _number, "last_term": _number, "round": _number},
+    "pre_vote_grant": {"term": _number, "round": _number},
+    "read_probe": {"term": _number, "number": _number},
+    "read_ack": {"term": _number, "number": _number},
+    "forward": {"operations": _operations},
+    "read_index": {"number": _number},
+    "read_at": {"number": _number, "index": _maybe(_number)},
+}
+_OPTIONAL: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "append_entries": {
+        "entries": _entries,
+        "prevLogIdx": _maybe(_number),
+        "prevLogTerm": _maybe(_number),
+        "offer": _pair,
+        "time": _maybe(_time),
+    },
+    "next_node_idx": {"seq": _number, "wall": _maybe(_time), "time": _maybe(_known)},
+    "request_vote": {"transfer": _flag},
+}
+
+
+def check(message: Any) -> str:
+    """The type of a well-formed message. Raises `FrameError` naming the field that is not."""
+    kind = message.get("type") if isinstance(message, dict) else None
+    required = _REQUIRED.get(kind) if isinstance(kind, str) else None
+    if kind is None or required is None:
+        raise FrameError(f"unknown message {kind!r}", subject="message")
+    for field, valid in required.items():
+        if not valid(message.get(field)):
+            raise FrameError(f"{kind}: field {field!r} is {message.get(field)!r:.60}", subject="message")
+    optional = _OPTIONAL.get(kind, {})
+    for field, value in message.items():
+        if field == "type" or field in required:
+            continue
+        valid_optional = optional.get(field)
+        if valid_optional is None or not valid_optional(value):
+            raise FrameError(f"{kind}: field {field!r} is {value!r:.60}", subject="message")
+    if kind == "append_entries" and "offer" not in message:
+        previous = message.get("prevLogIdx")
+        if "entries" not in message or not _contiguous(message["entries"], previous):
+            raise FrameError(f"{kind}: entries do not follow {previous!r}", subject="message")
+        if previous is not None and not _number(message.get("prevLogTerm")):
+            raise FrameError(f"{kind}: field 'prevLogTerm' is {message.get('prevLogTerm')!r:.60}", subject="message")
+    return str(kind)
