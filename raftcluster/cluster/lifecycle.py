@@ -1,0 +1,276 @@
+"""What a node has to do next: pure decisions from the replicated record and what is true on this node.
+
+Theory of operation. Nobody drives a generation from beginning to end. Each node compares the record (`View`) with its own
+disk and links (`Local`) and does whatever of *its* part is missing; the leader, whoever that is, also does the cluster's
+part. Every action is idempotent, so a crash anywhere costs a repetition: after it the same comparison finds what is left.
+
+    phase    every node                                                leader
+    collect  make a key, send a request (a joiner has: with its token)  mint when all requests are in
+    trust    store key and certificate, trust both roots, say so        --
+    switch   present the new certificate, replace links, say so         (last:) the same; retire when all have
+    active   trust its root alone, delete older keys                    promote caught-up learners; renew when it is due
+
+Rules:
+
+1. a view that is older than one this node has acted upon is ignored: tables are written behind the log, and a joiner
+   starts with the view that its bundle carried;
+2. nothing is reported before it is durable on this node;
+3. a key is deleted only after the record says that nobody needs it;
+4. a removed member is expelled from the voters after it was shut out, and a generation without it follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from raftcluster.cluster.records import Destruction, Generation, Member
+from raftcluster.cluster.view import View
+from raftcluster.codec import Value
+
+RENEW_MS: Final = 60 * 86_400_000
+"""A generation is renewed at two thirds of its certificates' 90 days."""
+FAREWELL_SECONDS: Final = 5.0
+"""The leader of a cluster being destroyed waits this long for the others to have heard that all have recorded it."""
+DESTROY_SECONDS: Final = 30.0
+"""The decision to destroy is committed; a node that cannot hear from the others any more carries it out after this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """What is true on this node."""
+
+    node_id: str
+    leader: bool
+    revision: int
+    """Of the newest view that this node has acted upon, also before a restart."""
+    requests: Mapping[int, bytes]
+    """generation -> the request whose key waits on the disk for its certificate."""
+    stored: Collection[int]
+    """Generations whose key and certificate are on the disk."""
+    on_disk: Collection[int]
+    """Generations of which anything is on the disk: only a root, or only a key."""
+    presented: int
+    trusted: Collection[int]
+    links: Mapping[str, int]
+    """peer -> the generation that this node shows on the link to it."""
+    founder: bool = False
+    """Whether this node keeps the genesis."""
+    voters: Collection[str] = ()
+    """Of the engine. Leader only."""
+    caught_up: Collection[str] = ()
+    """Learners that have all but the newest entries. Leader only."""
+    recorded: bool = False
+    """Whether the event record of the cluster's destruction is on the disk."""
+    destroying_s: float = 0.0
+    """Since this node heard that the cluster is being destroyed."""
+
+
+class Action:
+    """Something to be done now; doing it twice does no harm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Action):
+    """Propose the genesis that `init` has left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Action):
+    """Make this node's key for the generation unless it is there, and propose its request."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mint(Action):
+    """Have root and certificates made, and propose them."""
+
+    number: int
+    requests: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Store(Action):
+    """Complete the generation's directory: root, certificate, key."""
+
+    number: int
+    root: bytes
+    certificate: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Use(Action):
+    """Present one generation and trust these roots, from now on and after a restart."""
+
+    present: int
+    trust: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Relink(Action):
+    """Replace the links that show another generation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Propose(Action):
+    """A command for the cluster machine."""
+
+    command: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Renew(Action):
+    """Begin a generation without a joiner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forget(Action):
+    """Delete keys and certificates of these generations."""
+
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Promote(Action):
+    """Make a learner a voter of the engine."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expel(Action):
+    """Take a node out of the engine's voters."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record(Action):
+    """Write the event record of the cluster's destruction, durably and outside the data directory."""
+
+    destruction: Destruction
+
+
+@dataclass(frozen=True, slots=True)
+class Wipe(Action):
+    """Stop this node and remove what is in its data directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm(Action):
+    """Nothing can be done here; a person must know."""
+
+    code: str
+    text: str
+
+
+def decide(view: View, local: Local) -> list[Action]:
+    """What to do now, in this order. Empty: this node's part is done until the record or the node changes."""
+    if view.facts is None or view.active is None:
+        return [Found()] if local.founder else []
+    if view.revision < local.revision:
+        return []
+    if view.destruction is not None:
+        return _dismantle(view, view.destruction, local)
+    me = view.live().get(local.node_id)
+    if me is None:
+        known = view.members.get(local.node_id)
+        return [Alarm("removed", f"{known.name} was removed from the cluster")] if known else []
+    actions = _certificates(view, view.active, me, local)
+    if local.leader:
+        actions += _duties(view, view.active, local)
+    return actions
+
+
+def peers(view: View, node_id: str) -> dict[str, Member]:
+    """Who may link with `node_id` now."""
+    return {each.node_id: each for each in view.live().values() if each.pins and each.node_id != node_id}
+
+
+def _certificates(view: View, active: Generation, me: Member, local: Local) -> list[Action]:
+    coming = view.pending
+    actions: list[Action] = []
+    if coming is not None and coming.phase == "collect":
+        request = local.requests.get(coming.number)
+        if me.node_id not in coming.joiners and (request is None or coming.requests.get(me.node_id) != request):
+            actions.append(Request(coming.number))
+    for each in (active, coming):
+        if each is not None and me.node_id in each.certificates and each.number not in local.stored:
+            if each.number in local.requests:
+                actions.append(Store(each.number, each.root, each.certificates[me.node_id]))
+            else:
+                actions.append(
+                    Alarm("key-lost", f"the key of generation {each.number} is not on this node's disk: join again")
+                )
+    use = _use(view, active, local)
+    if use.present not in local.stored:
+        return actions
+    if (use.present, set(use.trust)) != (local.presented, set(local.trusted)):
+        return [*actions, use]
+    if coming is not None and coming.number in local.trusted:
+        actions += _reports(coming, local)
+    keep = {active.number, coming.number if coming else 0}
+    old = tuple(sorted(set(local.on_disk) - keep))
+    if old:
+        actions.append(Forget(old))
+    return actions
+
+
+def _use(view: View, active: Generation, local: Local) -> Use:
+    """Both roots from the moment the new one is stored; the new certificate once every member trusts it."""
+    coming = view.pending
+    if coming is None or coming.phase == "collect" or coming.number not in local.stored:
+        return Use(active.number, (active.number,))
+    trust = (active.number, coming.number)
+    if local.node_id in coming.switched:
+        return Use(coming.number, trust)
+    others = set(view.live()) - {local.node_id}
+    # Followers first, leader last; who has begun does not go back when it is elected meanwhile.
+    turn = not local.leader or others <= set(coming.switched) or local.presented == coming.number
+    return Use(coming.number if coming.phase == "switch" and turn else active.number, trust)
+
+
+def _reports(coming: Generation, local: Local) -> list[Action]:
+    if coming.phase == "trust" and local.node_id not in coming.trusted:
+        return [Propose(["trusted", coming.number, local.node_id])]
+    if local.presented == coming.number:
+        if any(shown != coming.number for shown in local.links.values()):
+            return [Relink()]
+        if coming.phase == "switch" and local.node_id not in coming.switched:
+            return [Propose(["switched", coming.number, local.node_id])]
+    return []
+
+
+def _duties(view: View, active: Generation, local: Local) -> list[Action]:
+    coming, live = view.pending, view.live()
+    actions: list[Action] = []
+    if coming is not None:
+        if coming.phase == "collect" and set(live) <= set(coming.requests):
+            actions.append(Mint(coming.number, {each: coming.requests[each] for each in sorted(live)}))
+        if coming.phase == "switch" and set(live) <= set(coming.switched):
+            actions.append(Propose(["retire", coming.number]))
+    else:
+        shut_out = any(each.role == "removed" and each.generation >= active.number for each in view.members.values())
+        if shut_out or view.time - active.minted >= RENEW_MS:
+            actions.append(Renew())
+    for each in live.values():
+        if each.role == "learner" and each.generation and not (coming and each.node_id in coming.joiners):
+            if each.node_id in local.voters:
+                actions.append(Propose(["promoted", each.node_id]))
+            elif each.node_id in local.caught_up:
+                actions.append(Promote(each.node_id))
+    actions += [Expel(each) for each in sorted(set(local.voters) - set(live))]
+    return actions
+
+
+def _dismantle(view: View, decided: Destruction, local: Local) -> list[Action]:
+    if not local.recorded:
+        return [Record(decided)]
+    live = view.live()
+    everyone = set(live) <= set(decided.recorded)
+    heard = not local.leader or not local.links or local.destroying_s >= FAREWELL_SECONDS
+    if (everyone and heard) or local.destroying_s >= DESTROY_SECONDS or local.node_id not in live:
+        return [Wipe()]
+    return [] if local.node_id in decided.recorded else [Propose(["recorded", local.node_id])]
