@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import msgpack
@@ -23,36 +24,51 @@ def pack(value: Value) -> bytes:
     return msgpack.packb(value, use_bin_type=True)  # type: ignore[no-any-return]
 
 
-def unpack(data: bytes | bytearray | memoryview, *, limit_bytes: int = limits.FRAME_BYTES) -> Value:
+def unpack(
+    data: bytes | bytearray | memoryview, *, limit_bytes: int = limits.FRAME_BYTES, items: int | None = None
+) -> Value:
     """The one value that `data` holds.
 
-    Raises `FrameError` when it is longer than `limit_bytes`, malformed, nested too deeply, holds an extension type, or
-    has bytes left over.
+    Raises `FrameError` when it is longer than `limit_bytes`, malformed, nested too deeply, holds an extension type, has
+    bytes left over, or has a container longer than `items` (None: than its bytes could hold). The decoder allocates what
+    a container claims before it reads it, 8 bytes an item and up to 1,024 levels deep: bound it for strangers.
     """
     if len(data) > limit_bytes:
         raise FrameError(f"{len(data)} bytes where at most {limit_bytes} are allowed", subject="frame")
     try:
-        value = msgpack.unpackb(data, raw=False, strict_map_key=False, ext_hook=_no_extension)
+        value = msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=False,
+            ext_hook=_no_extension,
+            max_array_len=len(data) if items is None else items,
+            max_map_len=len(data) // 2 if items is None else items,
+        )
     except FrameError:
         raise
-    except (ValueError, TypeError, RecursionError, OverflowError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, RecursionError, OverflowError, MemoryError, msgpack.UnpackException) as error:
         raise FrameError(f"malformed value: {error!r}", subject="frame") from error
     return value
 
 
 def check_nesting(value: Value, depth: int = limits.NESTING) -> None:
-    """Raise `FrameError` when `value` nests deeper than `depth` or holds a float that is no number (NaN, infinity)."""
+    """Raise `FrameError` when `value` nests deeper than `depth` or holds a float that is no number (NaN, infinity), or a
+    timestamp, the one extension type that the decoder knows by itself."""
     level: list[Value] = [value]
     for _ in range(depth + 1):
+        types = set(map(type, level))  # most levels hold plain items only: one pass in C settles those
+        if float in types and not all(map(math.isfinite, (item for item in level if type(item) is float))):
+            raise FrameError("a float that is no number", subject="frame")
+        if msgpack.Timestamp in types:
+            raise FrameError("extension type -1 is not used here", subject="frame")
         deeper: list[Value] = []
-        for item in level:
-            if isinstance(item, dict):
-                deeper.extend(item.keys())
-                deeper.extend(item.values())
-            elif isinstance(item, list):
-                deeper.extend(item)
-            elif isinstance(item, float) and not math.isfinite(item):
-                raise FrameError("a float that is no number", subject="frame")
+        if list in types:
+            deeper.extend(chain.from_iterable(item for item in level if type(item) is list))
+        if dict in types:
+            for item in level:
+                if type(item) is dict:
+                    deeper.extend(item)
+                    deeper.extend(item.values())
         if not deeper:
             return
         level = deeper

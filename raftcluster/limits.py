@@ -31,6 +31,21 @@ HANDSHAKES: Final = 32  # handshakes under way at once
 HANDSHAKE_SECONDS: Final = 5.0  # a handshake that takes longer is closed
 FRAME_SECONDS: Final = 30.0  # a frame once begun must end within this
 
+# --- links
+PRESSED_SECONDS: Final = 1.0  # when all handshakes are taken, one older than this gives way: stalled ones cannot lock us out
+HELLO_ITEMS: Final = 1_024  # length of a container in a frame before authorisation: decoders allocate what is claimed
+LINK_BURST_BYTES: Final = 4 * MIB  # read from one link before the others get their turn
+LINK_IDLE_SECONDS: Final = 5.0  # heartbeats flow every 50 ms; a link without any byte for this long is dead
+PING_SECONDS: Final = 1.0  # round-trip measurement, and the byte that keeps an idle link alive
+DIAL_MIN_SECONDS: Final = 0.050  # first pause between two dials of a peer
+DIAL_MAX_SECONDS: Final = 2.0  # the longest: a peer that is back is linked again within it
+STREAMS: Final = 8  # snapshot streams served at once
+JOIN_STREAMS: Final = 4  # of peers without a certificate
+JOIN_SECONDS: Final = 120.0  # the whole conversation with one of them
+JOIN_BURST: Final = 20.0  # connections without a certificate per address before ...
+JOIN_PER_SECOND: Final = 2.0  # ... they are slowed down to this
+REFUSAL_LOG_SECONDS: Final = 30.0  # one log line per reason and peer in this time, with the count of those left out
+
 # --- time
 HEARTBEAT_SECONDS: Final = 0.050
 ELECTION_MIN_SECONDS: Final = 0.300
@@ -70,5 +85,7 @@ WATCH_CHANGES: Final = 10_000  # buffered per watcher; a slower one is told that
 
 assert OPERATION_BYTES < ENTRY_BYTES < APPEND_BYTES, "an operation fits an entry, an entry an append"
 assert 2 * APPEND_BYTES < FRAME_BYTES < LINK_QUEUE_BYTES, "a frame holds an append whose last entry was the largest"
+assert 2 * PING_SECONDS < LINK_IDLE_SECONDS, "an idle link that lives is never taken for dead"
+assert FRAME_BYTES <= LINK_BURST_BYTES, "one turn can bring a whole frame"
 assert 2 * HEARTBEAT_SECONDS < ELECTION_MIN_SECONDS < ELECTION_MAX_SECONDS <= CHECK_QUORUM_SECONDS
 assert CHECKPOINT_KEYS * 2 < OVERLAY_KEYS
