@@ -9,9 +9,12 @@ durable transaction. Both never hold an entry or a change that the other half of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
+
+from raftcluster.errors import Rejected
 
 Entry = tuple[bytes, int, int]
 """(command, index, term), in the order the engine keeps them."""
@@ -27,6 +30,23 @@ Record = (
 
 Health = Literal["ok", "full", "failed"]
 """full: nothing is written until there is space, then all that waits is written; failed: latched, for good."""
+
+
+Row = tuple[bytes, bytes]
+"""(key, value)"""
+
+Chunk = tuple[str, list[Row]]
+"""(table, rows in key order), about `SNAPSHOT_CHUNK_BYTES`. A table's chunks follow each other, in key order."""
+
+TABLE_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}\.[a-z][a-z0-9_]{0,63}")
+"""`machine.table`: what the outside calls an LMDB database. Names without a dot are storage's own."""
+
+
+def check_table(name: str) -> str:
+    """`name` when it is the full name of a table; raises `Rejected` otherwise (names come from peers' snapshots too)."""
+    if not TABLE_NAME.fullmatch(name):
+        raise Rejected(f"{name!r} is no table name", subject=name, remedy="use machine.table, lower case")
+    return name
 
 
 class LogImage(NamedTuple):
@@ -83,13 +103,16 @@ class Snapshot:
 
     index: int
     anchor: bytes
-    chunks: Iterator[tuple[str, list[tuple[bytes, bytes]]]]
-    """(table, rows in key order) until exhausted; each chunk about `SNAPSHOT_CHUNK_BYTES`."""
+    chunks: Generator[Chunk, None, None]
+    """Holds a read transaction, and with it the space of all pages replaced since, until exhausted or closed
+    (`contextlib.closing`). Tables without rows have no chunk. Raises `Unavailable` once the store is closed."""
 
 
 class TableStore(Protocol):
-    """Thread: reads and `refresh` on the tick thread; `checkpoint` and `install` return at once and call `done` on the
-    checkpoint thread, in order; `snapshot` on any thread.
+    """Thread: reads, `refresh` and `close` on the tick thread; `checkpoint` and `install` return at once and call `done`
+    on the checkpoint thread, in order; `snapshot` on any thread.
+
+    While full, the unit at hand is kept and tried again, and reads go on; once failed, `done` is never called again.
     """
 
     health: Health
@@ -101,21 +124,22 @@ class TableStore(Protocol):
     def get(self, table: str, key: bytes) -> bytes | None:
         """As of the last `refresh`."""
 
-    def scan(self, table: str, start: bytes = b"", stop: bytes | None = None, limit: int = 1000) -> list[tuple[bytes, bytes]]:
+    def scan(self, table: str, start: bytes = b"", stop: bytes | None = None, limit: int = 1000) -> list[Row]:
         """Rows with start <= key < stop in key order, at most `limit`, as of the last `refresh`."""
 
     def refresh(self) -> None:
         """Let reads see the newest durable unit."""
 
     def checkpoint(self, unit: Unit, done: Callable[[bool], None]) -> None:
-        """Write `unit` durably, then `done(True)`; `done(False)` when the tables have a greater index already."""
+        """Write `unit` durably, then `done(True)`; `done(False)` when the tables have reached its index already."""
 
     def snapshot(self) -> Snapshot | None:
         """The newest durable unit's tables, read in a transaction of its own; None when nothing was ever written."""
 
-    def install(self, index: int, anchor: bytes, chunks: Iterable[tuple[str, list[tuple[bytes, bytes]]]], done: Callable[[bool], None]) -> None:
-        """Replace all tables in one transaction, then `done(True)`; `done(False)` when it would turn `index` back or
-        when `chunks` raises (then nothing has changed)."""
+    def install(self, index: int, anchor: bytes, chunks: Iterable[Chunk], done: Callable[[bool], None]) -> None:
+        """Replace all tables in one transaction, then `done(True)`; `done(False)` when it would turn the index back,
+        when `chunks` raises or is no snapshot, or when it does not fit the disk: then nothing has changed. `chunks` is
+        consumed on the checkpoint thread."""
 
     def close(self) -> None:
         """Finish what is queued, then close. Idempotent."""
