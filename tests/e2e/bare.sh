@@ -29,7 +29,7 @@ mirror() { # the first one of this host's apt sources
 inside() { # CHROOT UID COMMAND: in its own mount and process namespace, with an empty environment
     chroot=$work/$1 uid=$2 command=$3
     [ "$uid" = 0 ] && home=/root || home=/home/guest
-    set -- env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=$home
+    set -- env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin "HOME=$home"
     while IFS= read -r setting; do
         set -- "$@" "$setting"
     done <"$work/environment"
