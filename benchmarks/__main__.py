@@ -1,0 +1,76 @@
+"""`python -m benchmarks`: durable greylist checks, ours and its rivals, interleaved in one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from benchmarks import report
+from benchmarks.load import Cell, Peer, Sample, interleave
+from benchmarks.peers.etcd import Etcd
+
+DIRECTORY = Path(__file__).parent.parent / "build" / "bench"
+PEERS: dict[str, Callable[[Path], Peer]] = {"etcd": Etcd}
+WIDTH_WITHOUT_TERMINAL = 140
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=2.0, help="measured time of a cell (default %(default)s)")
+    parser.add_argument("--warm-up", type=float, default=0.5, help="time before it (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="times that all cells are measured (default %(default)s)")
+    parser.add_argument("--peers", default=",".join(PEERS), help="which, comma separated (default %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--directory", type=Path, default=DIRECTORY, help="data goes there: choose a real disk")
+    parser.add_argument("--limit", type=int, default=600, help="the run is given up after so many seconds")
+    return parser.parse_args()
+
+
+def _give_up(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(f"the run was ended by signal {signal.Signals(number).name}")
+
+
+def main() -> None:
+    options = _arguments()
+    for number in (signal.SIGALRM, signal.SIGTERM):
+        signal.signal(number, _give_up)
+    signal.alarm(options.limit)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
+    options.directory.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=options.directory)).resolve()
+    peers: dict[str, Peer] = {name: PEERS[name](work / name) for name in options.peers.split(",")}
+    plan = {"seconds": options.seconds, "warm_up": options.warm_up, "rounds": options.rounds}
+
+    def progress(what: str, sample: Sample) -> None:
+        errors = f", {sample.errors} errors" if sample.errors else ""
+        console.print(f"{what}: {sample.rate:,.0f}/s, p50 {sample.p50_ms:.3g} ms, p99 {sample.p99_ms:.3g} ms{errors}")
+
+    try:
+        environment = report.machine(work)
+        for peer in peers.values():
+            peer.start()
+        rows = [row for peer in peers.values() for row in peer.rows()]
+        cells: list[Cell] = interleave(rows, options.rounds, options.seconds, options.warm_up, progress)
+        descriptions = {name: peer.describe() for name, peer in peers.items()}
+    finally:
+        for peer in peers.values():
+            peer.stop()
+        shutil.rmtree(work)
+    report.show(console, cells, environment, descriptions, plan)
+    if options.json:
+        options.json.write_text(
+            json.dumps(report.as_json(cells, environment, descriptions, plan), indent=1, default=dict)
+        )
+
+
+if __name__ == "__main__":
+    main()
