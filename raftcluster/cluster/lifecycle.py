@@ -15,7 +15,7 @@ Rules:
 1. a view that is older than one this node has acted upon is ignored: tables are written behind the log, and a joiner
    starts with the view that its bundle carried;
 2. nothing is reported before it is durable on this node;
-3. a key is deleted only after the record says that nobody needs it;
+3. a key is deleted only after the record says that nobody needs it: never one that is newer than the record;
 4. a removed member is expelled from the voters after it was shut out, and a generation without it follows.
 """
 
@@ -192,7 +192,7 @@ def peers(view: View, node_id: str) -> dict[str, Member]:
 def _certificates(view: View, active: Generation, me: Member, local: Local) -> list[Action]:
     coming = view.pending
     actions: list[Action] = []
-    if coming is not None and coming.phase == "collect":
+    if coming is not None and coming.phase == "collect" and coming.number not in local.stored:
         request = local.requests.get(coming.number)
         if me.node_id not in coming.joiners and (request is None or coming.requests.get(me.node_id) != request):
             actions.append(Request(coming.number))
@@ -211,8 +211,8 @@ def _certificates(view: View, active: Generation, me: Member, local: Local) -> l
         return [*actions, use]
     if coming is not None and coming.number in local.trusted:
         actions += _reports(coming, local)
-    keep = {active.number, coming.number if coming else 0}
-    old = tuple(sorted(set(local.on_disk) - keep))
+    newest = coming.number if coming else active.number
+    old = tuple(sorted(each for each in local.on_disk if each < newest and each != active.number))
     if old:
         actions.append(Forget(old))
     return actions
