@@ -1,0 +1,76 @@
+"""Which keys and values a configuration may hold: pure functions that raise `Rejected`."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+from raftcluster import codec, limits
+from raftcluster.codec import Value
+from raftcluster.errors import Rejected
+
+LOCAL: Final = "local"  # what is a node's own business: windows, schedules
+
+_KEY: Final = re.compile(r"[a-z0-9_.-]+(?:/[a-z0-9_.-]+)*", re.ASCII)
+_RESERVED: Final = {
+    LOCAL: "it belongs to one node, on purpose: a scheduled task set for all nodes would start on all of them at once",
+    "greylist": "these are checked together: they are set with the greylist's own configure",
+}
+
+
+def check_key(key: Value) -> None:
+    """Segments of `a-z 0-9 _ . -` joined by `/`, at most `CONFIG_KEY_BYTES` long, in no reserved class."""
+    if type(key) is not str or len(key) > limits.CONFIG_KEY_BYTES or not _KEY.fullmatch(key):
+        raise Rejected(
+            f"{key!r:.300} is no configuration key",
+            subject="key",
+            remedy=f"segments of a-z 0-9 _ . - joined by /, at most {limits.CONFIG_KEY_BYTES} characters",
+        )
+    reason = _RESERVED.get(key.partition("/")[0])
+    if reason is not None:
+        raise Rejected(f"{key} is not set for the cluster: {reason}", subject=key)
+
+
+def pack_value(value: Value) -> bytes:
+    """`value` as bytes.
+
+    It must be None, bool, int (64 bits), float (a number), str, bytes, or a list or dict (keys: str) of these, nested
+    less than `NESTING` deep and at most `CONFIG_VALUE_BYTES` long.
+    """
+    _check_type(value, limits.NESTING - 4)  # it travels inside lists of ours
+    try:
+        packed = codec.pack(value)
+    except (OverflowError, ValueError) as error:
+        raise Rejected("the value holds an integer of more than 64 bits or no valid text", subject="value") from error
+    if len(packed) > limits.CONFIG_VALUE_BYTES:
+        raise Rejected(f"the value has {len(packed)} bytes, more than {limits.CONFIG_VALUE_BYTES}", subject="value")
+    return packed
+
+
+def check_note(author: Value, reason: Value) -> None:
+    """Who changed it and why: text of at most 1 KiB together."""
+    if type(author) is not str or type(reason) is not str or len(author) + len(reason) > limits.KIB:
+        raise Rejected("author and reason take text, at most 1 KiB together", subject="reason")
+    try:
+        codec.pack([author, reason])
+    except ValueError as error:
+        raise Rejected("author or reason is no valid text", subject="reason") from error
+
+
+def _check_type(value: Value, depth: int) -> None:
+    if depth == 0:
+        raise Rejected("the value is nested too deeply", subject="value")
+    if isinstance(value, list):
+        for item in value:
+            _check_type(item, depth - 1)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if type(name) is not str:
+                raise Rejected(f"a dict's keys are text, not {name!r:.40}", subject="value")
+            _check_type(item, depth - 1)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise Rejected("the value holds a float that is no number", subject="value")
+    elif value is not None and type(value) not in (bool, int, str, bytes):
+        raise Rejected(f"a value cannot be a {type(value).__name__}", subject="value")

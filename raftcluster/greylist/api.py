@@ -1,0 +1,317 @@
+"""The greylist as a program sees it: `node.greylist`.
+
+`check` answers always: with a decision that a majority of the cluster holds durably, or -- when there is none within the
+deadline -- with what the setting `on_unavailable` says, marked as degraded. It raises only `Rejected`, for arguments
+that can never be checked, before anything is sent.
+
+Which network, sender and recipient a triplet consists of depends on settings, so a check says under which revision of
+them it was made. One that was overtaken by a change of settings is answered with the new ones and made again; so no
+check is ever decided under two sets of settings, and none needs to read them first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from raftcluster import limits
+from raftcluster.codec import Value
+from raftcluster.errors import OutcomeUnknown, RaftclusterError, StorageRefusal, Unavailable
+from raftcluster.greylist.explanation import explain
+from raftcluster.greylist.machine import (
+    NAME,
+    read_record_count,
+    read_settings_history,
+    read_settings_row,
+    read_totals,
+)
+from raftcluster.greylist.record import node_label, node_text
+from raftcluster.greylist.request import Current, Request
+from raftcluster.greylist.rules import DEFER, PASS, Action
+from raftcluster.greylist.settings import Settings, check_names
+from raftcluster.host import Consistency, Host
+from raftcluster.machine import ReadTables
+
+INSTANCES_KEPT: Final = 10_000  # SMTP transactions whose header is remembered; they live for seconds
+DEGRADED_KEPT: Final = 10_000  # triplets answered without the cluster that `explain` can name
+CANNOT_DECIDE: Final = (Unavailable, OutcomeUnknown, StorageRefusal)  # the cluster, not the question, is at fault
+
+_LEAST: Final = 0.001  # seconds that a call gets in any case: time that has run out is for the node to find
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer to one check."""
+
+    action: Action
+    """pass: take the mail; defer: tell the client to try again later."""
+    reason: str
+    """new, early (it retried too soon), waited (it passes for the first time), known; when degraded, the error's code."""
+    seconds_left: int
+    """How long the client has to wait yet, rounded up; 0 when it passes."""
+    delayed_seconds: int
+    """How long the first attempt was ago, when the client passes for the first time."""
+    header: str | None
+    """To be prepended to the message: on the first pass, once per SMTP instance."""
+    degraded: bool
+    """Not decided by the cluster: `on_unavailable` applies."""
+    text: str
+    """What to tell a client that is deferred; empty when it passes."""
+
+
+class Greylist:
+    """See the head of the file.
+
+    Thread: every method may be called from any thread; `submit` also from a node's callback, all others wait.
+    Times in seconds.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._node = node_label(host.id)
+        self._known: Current | None = None
+        self._lock = threading.Lock()
+        self._headers: OrderedDict[str, bytes] = OrderedDict()
+        self._degraded: OrderedDict[bytes, int] = OrderedDict()
+        self._degraded_answers: dict[Action, int] = {PASS: 0, DEFER: 0}
+
+    def check(
+        self,
+        *,
+        client: str,
+        sender: str | bytes,
+        recipient: str | bytes,
+        client_name: str | None = None,
+        instance: str | None = None,
+        deadline: float = limits.CALL_SECONDS,
+    ) -> Verdict:
+        """Decide about one recipient of one message, and wait for the decision.
+
+        `client` is the IP address of the SMTP client, `sender` and `recipient` are the envelope's as the client gave
+        them (the null sender is empty). `instance` names the SMTP transaction: asking again about the same recipient
+        in the same one gives the same verdict and counts once. `client_name` is the client's verified host name, if the
+        caller has one; no rule of this version looks at it.
+        """
+        request = self._request(client, sender, recipient, instance, self._known or self._read_settings())
+        end = time.monotonic() + deadline
+        while True:
+            try:
+                left = max(_LEAST, end - time.monotonic())
+                result = self._host.propose(NAME, request.command(), id=request.id, deadline=left)
+            except CANNOT_DECIDE as error:
+                return self._without_cluster(request, error)
+            verdict = self._verdict(request, result)
+            if verdict is not None:
+                return verdict
+
+    async def acheck(
+        self,
+        *,
+        client: str,
+        sender: str | bytes,
+        recipient: str | bytes,
+        client_name: str | None = None,
+        instance: str | None = None,
+        deadline: float = limits.CALL_SECONDS,
+    ) -> Verdict:
+        """`check` from asyncio."""
+        known = self._known
+        if known is None:
+            known = await asyncio.to_thread(self._read_settings)
+        request = self._request(client, sender, recipient, instance, known)
+        end = time.monotonic() + deadline
+        while True:
+            try:
+                left = max(_LEAST, end - time.monotonic())
+                result = await self._host.apropose(NAME, request.command(), id=request.id, deadline=left)
+            except CANNOT_DECIDE as error:
+                return await asyncio.to_thread(self._without_cluster, request, error)
+            verdict = self._verdict(request, result)
+            if verdict is not None:
+                return verdict
+
+    def submit(
+        self,
+        callback: Callable[[Verdict | None, RaftclusterError | None], None],
+        *,
+        client: str,
+        sender: str | bytes,
+        recipient: str | bytes,
+        client_name: str | None = None,
+        instance: str | None = None,
+        deadline: float = limits.CALL_SECONDS,
+    ) -> None:
+        """`check` without waiting: `callback(verdict, None)`, or `callback(None, error)` where `check` would raise.
+
+        It is called once, on the node's tick thread, and must not block.
+
+        Only the first check after the start may wait, for the settings, until the tick thread has a moment.
+        Raises `Rejected` like `check`; then `callback` is not called.
+        """
+        request = self._request(client, sender, recipient, instance, self._known or self._read_settings())
+        end = time.monotonic() + deadline
+
+        def done(result: Value | None, error: RaftclusterError | None) -> None:
+            if isinstance(error, CANNOT_DECIDE):
+                callback(self._without_cluster(request, error), None)
+            elif error is not None:
+                callback(None, error)
+            elif (verdict := self._verdict(request, result)) is not None:
+                callback(verdict, None)
+            else:
+                left = max(_LEAST, end - time.monotonic())
+                self._host.submit(NAME, request.command(), done, id=request.id, deadline=left)
+
+        self._host.submit(NAME, request.command(), done, id=request.id, deadline=deadline)
+
+    def explain(
+        self,
+        *,
+        client: str,
+        sender: str | bytes,
+        recipient: str | bytes,
+        consistency: Consistency = "local",
+    ) -> dict[str, Value]:
+        """What a check would be told now, by which rule, from which record, and which node saw what; changes nothing.
+
+        `degraded_here` counts this node's answers about the triplet that the cluster did not decide. Keys: see
+        `raftcluster.greylist.explanation.explain`. Raises `Rejected`, and `Unavailable` as `consistency` demands.
+        """
+
+        def read(tables: ReadTables, now: int) -> dict[str, Value]:
+            return explain(tables, now, client, sender, recipient)
+
+        explanation = self._host.query(NAME, read, consistency=consistency)
+        with self._lock:
+            explanation["degraded_here"] = self._degraded.get(bytes.fromhex(explanation["key"]), 0)
+        return explanation
+
+    def stats(self, *, consistency: Consistency = "local") -> dict[str, Value]:
+        """Counts since the cluster was made: records, and per node checks deferred, passed, passed for the first time.
+
+        `degraded` counts this node's answers since its start that the cluster did not decide; they are in no other.
+        """
+        records, totals = self._host.query(
+            NAME, lambda tables, _: (read_record_count(tables), read_totals(tables)), consistency=consistency
+        )
+        nodes = {
+            node_text(node): {"deferred": deferred, "passed": passed, "first_passes": first_passes}
+            for node, (deferred, passed, first_passes) in totals.items()
+        }
+        with self._lock:
+            degraded = dict(self._degraded_answers)
+        return {"records": records, "nodes": nodes, "degraded": degraded}
+
+    def settings(self, *, consistency: Consistency = "local") -> Settings:
+        """The settings of the cluster."""
+        return self._read(consistency).settings
+
+    def settings_revision(self, *, consistency: Consistency = "local") -> int:
+        """How often they were changed."""
+        return self._read(consistency).revision
+
+    @property
+    def known_settings(self) -> Settings:
+        """The settings that this node last used. Never waits; the defaults before the first use."""
+        return self._known.settings if self._known else Settings()
+
+    def configure(
+        self,
+        changes: Mapping[str, Value],
+        *,
+        reason: str = "",
+        author: str = "",
+        expect_revision: int | None = None,
+        deadline: float = limits.CALL_SECONDS,
+    ) -> int:
+        """Change settings on all nodes, together or not at all; the new revision. None puts a default back.
+
+        Raises `Rejected` when they do not fit together with the others, or (code `revision-mismatch`) when the revision
+        is not the expected one; `Unavailable` or `OutcomeUnknown`.
+        """
+        check_names(changes)
+        command = ["settings", dict(changes), author, reason, expect_revision]
+        revision: int = self._host.propose(NAME, command, deadline=deadline)
+        return revision
+
+    def settings_history(self, limit: int = limits.SCAN_ROWS) -> list[dict[str, Value]]:
+        """The newest changes of settings, newest first: revision, changes, author, reason, time_ms."""
+        rows = self._host.query(NAME, lambda tables, _: read_settings_history(tables, limit))
+        return [dict(zip(("revision", "changes", "author", "reason", "time_ms"), row, strict=True)) for row in rows]
+
+    def _request(
+        self, client: str, sender: str | bytes, recipient: str | bytes, instance: str | None, known: Current
+    ) -> Request:
+        return Request(self._host.id, self._node, known, client, sender, recipient, instance)
+
+    def _read(self, consistency: Consistency) -> Current:
+        return self._host.query(NAME, lambda tables, _: _current(*read_settings_row(tables)), consistency=consistency)
+
+    def _read_settings(self) -> Current:
+        """This node's own copy; the last one that was known, or the defaults, when the node cannot even read that."""
+        try:
+            return self._learnt(self._read("local"))
+        except CANNOT_DECIDE:
+            return self._known or Current(0, Settings())
+
+    def _learnt(self, current: Current) -> Current:
+        with self._lock:
+            if self._known is None or self._known.revision < current.revision:
+                self._known = current
+            return self._known
+
+    def _verdict(self, request: Request, result: Value) -> Verdict | None:
+        """What the machine's result means; None when the request was renewed and must be sent again."""
+        if result[0] == "settings":
+            _, revision, values = result
+            current = _current(revision, values)
+            self._learnt(current)
+            request.renew(current)
+            return None
+        action, _, before, left, delayed = result
+        if action == PASS:
+            if before:
+                return _KNOWN
+            header = self._header(request, delayed // 1000)
+            return Verdict(PASS, "waited", 0, delayed // 1000, header, False, "")
+        settings = request.current.settings
+        seconds = -(-left // 1000)
+        reason = "new" if left == settings.waits().delay else "early"
+        return Verdict(DEFER, reason, seconds, 0, None, False, settings.text % seconds)
+
+    def _header(self, request: Request, seconds: int) -> str | None:
+        """The header, unless another recipient of the same message has it."""
+        if request.instance and request.id is not None:
+            with self._lock:
+                owner = self._headers.setdefault(request.instance, request.id)
+                if len(self._headers) > INSTANCES_KEPT:
+                    self._headers.popitem(last=False)
+            if owner != request.id:
+                return None
+        return f"X-Greylist: delayed {seconds} seconds by raftcluster at {self._host.name}"
+
+    def _without_cluster(self, request: Request, error: RaftclusterError) -> Verdict:
+        settings = self._read_settings().settings
+        action: Action = settings.on_unavailable
+        with self._lock:
+            self._degraded_answers[action] += 1
+            self._degraded[request.key] = self._degraded.pop(request.key, 0) + 1
+            if len(self._degraded) > DEGRADED_KEPT:
+                self._degraded.popitem(last=False)
+        if action == PASS:
+            return Verdict(PASS, error.code, 0, 0, None, True, "")
+        seconds = math.ceil(settings.delay)
+        return Verdict(DEFER, error.code, seconds, 0, None, True, settings.text % seconds)
+
+
+_KNOWN: Final = Verdict(PASS, "known", 0, 0, None, False, "")
+
+
+def _current(revision: int, values: Mapping[str, Value]) -> Current:
+    return Current(revision, Settings.of(values))
