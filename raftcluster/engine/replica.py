@@ -336,10 +336,16 @@ class Replica:
             self._pending[ident] = _Pending(packed, [answer])
             self._unsent.append(ident)
 
-    def give_up(self, ident: bytes) -> bool:
-        """The caller's deadline has passed. True when no copy ever left this node's queue: it is not applied."""
-        pending = self._pending.pop(ident, None)
-        return pending is not None and pending.sent_at is None
+    def give_up(self, ident: bytes, answer: Answer) -> bool:
+        """A caller's deadline has passed; `answer` is not called any more. True when no copy of the operation ever left
+        this node's queue: it is not applied."""
+        pending = self._pending.get(ident)
+        if pending is None:
+            return False
+        pending.answers = [a for a in pending.answers if a != answer]
+        if not pending.answers:
+            del self._pending[ident]
+        return pending.sent_at is None
 
     def _route(self) -> None:
         """Send what is unsent: into the own queue, or to the leader in one frame."""

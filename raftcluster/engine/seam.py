@@ -301,7 +301,7 @@ class Engine(_SyncObj):  # type: ignore[misc]
 
     def campaign(self) -> None:
         self._go = True
-        self._SyncObj__raftElectionDeadline = 0
+        self._SyncObj__raftElectionDeadline = 0.0
 
     # ---- links
 

@@ -1,0 +1,377 @@
+"""The tick thread: it drives the replica, and is the way for all other threads to ask it for something.
+
+Callers append to queues and wake the thread; answers go back through callbacks, `SimpleQueue`s or event loops. The
+thread sleeps in `Mesh.poll` and nowhere else, at most `TICK_SECONDS`.
+
+Whatever the replica raises is the end of this node's part in the cluster (fail-stop): links are closed, nothing is sent
+any more, and every call is told so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import count
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from raftcluster import limits
+from raftcluster.codec import Value
+from raftcluster.engine.operations import Operation, Result, error_of
+from raftcluster.engine.replica import Replica
+from raftcluster.errors import FrameError, OutcomeUnknown, RaftclusterError, Rejected, StorageFailed, Unavailable
+from raftcluster.host import Completion, Consistency
+from raftcluster.machine import ReadTables
+from raftcluster.storage.ports import Entry
+from raftcluster.transport.ports import Down, Links, Up
+
+log = logging.getLogger("raftcluster.node")
+
+T = TypeVar("T")
+
+WHEEL_SECONDS = 0.02
+"""Deadlines are kept this exactly: a call is never given up early, and at most a step later than this."""
+
+
+class _Call:
+    """One operation of a caller: what to do with its result, and until when."""
+
+    __slots__ = ("callback", "deadline", "done", "ident")
+
+    def __init__(self, ident: bytes, callback: Completion, deadline: float) -> None:
+        self.ident, self.callback, self.deadline = ident, callback, deadline
+        self.done = False
+
+    def answer(self, result: Result | None, error: RaftclusterError | None) -> None:
+        if self.done:
+            return
+        self.done = True
+        if error is None:
+            assert result is not None
+            error = error_of(result)
+        try:
+            self.callback(None if error is not None or result is None else result[1], error)
+        except Exception:
+            log.exception("a caller's callback failed")
+
+
+class Runtime:
+    """See above. Thread: every public method from any thread, unless it says otherwise."""
+
+    def __init__(self, replica: Replica, links: Links, *, tick_seconds: float = limits.TICK_SECONDS) -> None:
+        self.replica, self._links = replica, links
+        self._tick_seconds = tick_seconds
+        self._pid = os.getpid()
+        self._nonce = os.urandom(8)
+        self._count = count(1)
+        self._posts: deque[Callable[[], None]] = deque()
+        self._calls: deque[tuple[str, Value, _Call]] = deque()
+        self._wheel: dict[int, list[_Call]] = {}
+        """Deadline in units of `WHEEL_SECONDS`, rounded up -> calls. Tick thread only."""
+        self._turned = int(time.monotonic() / WHEEL_SECONDS)
+        self._futures: dict[
+            asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Value], Value, RaftclusterError | None]]
+        ] = {}
+        self._listeners: dict[str, list[Callable[[int], None]]] = {}
+        self._role_listeners: list[Callable[[], None]] = []
+        self._asleep = False
+        self._stopping = False
+        self.failure: RaftclusterError | None = None
+        """Why this node has stopped for good; None while it runs."""
+        self._thread = threading.Thread(target=self._run, name="raftcluster-tick", daemon=True)
+        self._thread_id: int | None = None
+
+    # ---- life
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, *, flush_seconds: float = 5.0) -> None:
+        """Write a last checkpoint, then end the thread. Idempotent."""
+        if self._thread.is_alive() and not self._stopping:
+            if self.failure is None:
+                end = time.monotonic() + flush_seconds
+                flushed = threading.Event()
+                self.post(lambda: self._flush(end, flushed))
+                flushed.wait(flush_seconds)
+            self._stopping = True
+            self._links.wake()
+        if self._thread_id is not None and threading.get_ident() != self._thread_id:
+            self._thread.join(flush_seconds)
+
+    def _flush(self, end: float, flushed: threading.Event) -> None:
+        """Everything applied goes to the tables, then `flushed` is set; by way of posts, so that the node goes on."""
+        replica = self.replica
+        if replica.engine.applied <= replica.journal.base_index or time.monotonic() > end or self.failure is not None:
+            flushed.set()
+            return
+        replica.checkpoint_now()
+        self._posts.append(lambda: self._flush(end, flushed))
+
+    def post(self, work: Callable[[], None]) -> None:
+        """Run `work` on the tick thread soon, in order."""
+        self._posts.append(work)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._asleep:
+            self._asleep = False
+            self._links.wake()
+
+    def call(self, work: Callable[[Replica], T], *, deadline: float = limits.CALL_SECONDS) -> T:
+        """The result of `work(replica)`, run on the tick thread between two steps; what it raises is raised here."""
+        self._check()
+        if threading.get_ident() == self._thread_id:
+            return work(self.replica)
+        box: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
+
+        def run() -> None:
+            try:
+                box.put((True, work(self.replica)))
+            except Exception as error:
+                box.put((False, error))
+
+        self.post(run)
+        try:
+            good, value = box.get(timeout=deadline)
+        except Empty:
+            raise self._timed_out("the node did not answer in time") from None
+        if not good:
+            raise value
+        return value  # type: ignore[no-any-return]
+
+    def _timed_out(self, message: str) -> RaftclusterError:
+        return self.failure or Unavailable(message, subject=self.replica.me, remedy="ask again")
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise Rejected(
+                f"this node was opened in process {self._pid} and this is a fork of it",
+                subject="fork",
+                remedy="open the node after forking, or ask it over its worker socket",
+            )
+        if self.failure is not None:
+            raise self.failure
+        if self._stopping or not self._thread.is_alive():
+            raise Unavailable("the node is closed", subject=self.replica.me)
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        self._thread_id = threading.get_ident()
+        replica, links = self.replica, self._links
+        try:
+            while not self._stopping:
+                self._asleep = True
+                idle = not self._posts and not self._calls
+                events = links.poll(self._tick_seconds if idle else 0.0)
+                self._asleep = False
+                for event in events:
+                    if isinstance(event, Up):
+                        replica.link_up(event.peer)
+                    elif isinstance(event, Down):
+                        replica.link_down(event.peer)
+                    else:
+                        try:
+                            replica.deliver(event.peer, event.value)
+                        except FrameError as error:
+                            log.warning("%s sent nonsense, its link is closed: %s", event.peer, error)
+                            links.drop(event.peer, str(error))
+                for _ in range(len(self._posts)):
+                    self._posts.popleft()()
+                self._take_calls()
+                replica.step()
+                self._expire()
+                links.flush()
+                if self._futures:
+                    self._resolve()
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            self._end()
+
+    def _fail(self, error: BaseException) -> None:
+        if isinstance(error, RaftclusterError):
+            self.failure = error
+        else:
+            log.critical("the node stops for good", exc_info=error)
+            self.failure = StorageFailed(
+                f"the node has stopped for good: {error!r}",
+                subject=self.replica.me,
+                remedy="see the log, then restart the node",
+            )
+        log.critical("the node takes no part in the cluster any more: %s", self.failure)
+
+    def _end(self) -> None:
+        """Tell everybody who still waits."""
+        self._links.close()
+        error = self.failure
+        for calls in self._wheel.values():
+            for waiting in calls:
+                waiting.answer(None, error or OutcomeUnknown("the node was closed meanwhile", subject=self.replica.me))
+        while self._calls:
+            _, _, call = self._calls.popleft()
+            call.answer(None, error or Unavailable("the node is closed", subject=self.replica.me))
+        for _ in range(len(self._posts)):
+            post = self._posts.popleft()
+            if error is None:
+                post()
+        self._resolve()
+
+    def _take_calls(self) -> None:
+        replica, wheel = self.replica, self._wheel
+        for _ in range(len(self._calls)):
+            machine, command, call = self._calls.popleft()
+            wheel.setdefault(max(int(call.deadline / WHEEL_SECONDS), self._turned) + 1, []).append(call)
+            replica.submit(Operation(machine, call.ident, replica.engine.applied, command), call.answer)
+
+    def _expire(self) -> None:
+        """Give up the calls whose time is over."""
+        now = int(time.monotonic() / WHEEL_SECONDS)
+        while self._turned < now:
+            self._turned += 1
+            for call in self._wheel.pop(self._turned, ()):
+                if not call.done:
+                    self._give_up(call)
+
+    def _give_up(self, call: _Call) -> None:
+        if self.replica.give_up(call.ident, call.answer):
+            call.answer(None, Unavailable("no leader took the request in time", subject="cluster", remedy="ask again"))
+        else:
+            call.answer(
+                None,
+                OutcomeUnknown(
+                    "no result came in time", subject="cluster", remedy="ask again with the same request id"
+                ),
+            )
+
+    def _resolve(self) -> None:
+        """Hand results to their event loops, one call per loop and step."""
+        futures, self._futures = self._futures, {}
+        for loop, results in futures.items():
+            try:
+                loop.call_soon_threadsafe(_resolve_all, results)
+            except RuntimeError:
+                log.warning("%d results came for an event loop that is closed", len(results))
+
+    # ---- operations
+
+    def submit(
+        self,
+        machine: str,
+        command: Value,
+        callback: Completion,
+        *,
+        id: bytes | None = None,
+        deadline: float = limits.CALL_SECONDS,
+    ) -> None:
+        """See `Host.submit`."""
+        self._check()
+        ident = self._nonce + next(self._count).to_bytes(8, "big") if id is None else id
+        self._calls.append((machine, command, _Call(ident, callback, time.monotonic() + deadline)))
+        self._wake()
+
+    def propose(
+        self, machine: str, command: Value, *, id: bytes | None = None, deadline: float = limits.CALL_SECONDS
+    ) -> Value:
+        """See `Host.propose`."""
+        if threading.get_ident() == self._thread_id:
+            raise Rejected("a callback on the tick thread must not wait", subject="thread", remedy="use submit")
+        box: SimpleQueue[tuple[Value, RaftclusterError | None]] = SimpleQueue()
+        self.submit(machine, command, lambda value, error: box.put((value, error)), id=id, deadline=deadline)
+        try:
+            value, error = box.get(timeout=deadline + 1.0)
+        except Empty:
+            raise self.failure or OutcomeUnknown("the node did not answer in time", subject=self.replica.me) from None
+        if error is not None:
+            raise error
+        return value
+
+    async def apropose(
+        self, machine: str, command: Value, *, id: bytes | None = None, deadline: float = limits.CALL_SECONDS
+    ) -> Value:
+        """See `Host.apropose`."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Value] = loop.create_future()
+
+        def done(value: Value, error: RaftclusterError | None) -> None:
+            self._futures.setdefault(loop, []).append((future, value, error))
+
+        self.submit(machine, command, done, id=id, deadline=deadline)
+        return await future
+
+    # ---- reads
+
+    def query(
+        self,
+        machine: str,
+        read: Callable[[ReadTables, int], T],
+        *,
+        consistency: Consistency = "local",
+        deadline: float = limits.CALL_SECONDS,
+    ) -> T:
+        """See `Host.query`."""
+        if consistency == "local":
+            return self.call(lambda replica: read(replica.tables(machine), replica.stamp), deadline=deadline)
+        if threading.get_ident() == self._thread_id:
+            raise Rejected("a callback on the tick thread must not wait", subject="thread", remedy="read locally")
+        within = None if consistency == "linearizable" else float(consistency)
+        box: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
+
+        def run() -> None:
+            try:
+                box.put((True, read(self.replica.tables(machine), self.replica.stamp)))
+            except Exception as error:
+                box.put((False, error))
+
+        end = time.monotonic() + deadline
+        while True:
+            waiting = self.call(lambda r: r.query(run, lambda e: box.put((False, e)), within=within), deadline=deadline)
+            try:
+                good, value = box.get(timeout=max(0.0, end - time.monotonic()))
+            except Empty:
+                if waiting is not None:
+                    self.post(partial(self.replica.drop_query, waiting))
+                raise self._timed_out("the read was not confirmed in time") from None
+            if good:
+                return value  # type: ignore[no-any-return]
+            if not isinstance(value, Unavailable) or time.monotonic() + limits.HEARTBEAT_SECONDS >= end:
+                raise value
+            # the leader changed, or nobody leads yet: wait for a heartbeat, off the tick thread, and ask again
+            threading.Event().wait(limits.HEARTBEAT_SECONDS)
+
+    # ---- what others want to hear
+
+    def on_apply(self, machine: str, callback: Callable[[int], None]) -> None:
+        """See `Host.on_apply`."""
+        self._listeners.setdefault(machine, []).append(callback)
+
+    def on_role(self, callback: Callable[[], None]) -> None:
+        """Call `callback()` on the tick thread when this node's role, or the leader it knows, has changed."""
+        self._role_listeners.append(callback)
+
+    def applied(self, entry: Entry, machines: Any) -> None:
+        """The replica's observer; tick thread."""
+        for machine in machines:
+            for listener in self._listeners.get(machine, ()):
+                listener(entry[1])
+
+    def role(self) -> None:
+        """The replica's observer; tick thread."""
+        for listener in self._role_listeners:
+            listener()
+
+
+def _resolve_all(results: Sequence[tuple[asyncio.Future[Value], Value, RaftclusterError | None]]) -> None:
+    for future, value, error in results:
+        if not future.done():
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
