@@ -67,6 +67,8 @@ LOG_KEEP_BYTES: Final = 32 * MIB
 KEY_BYTES: Final = 511  # LMDB's own limit
 SCAN_ROWS: Final = 1_000  # a page of a scan
 SNAPSHOT_CHUNK_BYTES: Final = 512 * KIB
+TABLES: Final = 256  # LMDB databases per environment; each costs every transaction 48 bytes
+DISK_RESERVE_BYTES: Final = 16 * MIB  # full is declared this early: LMDB cannot tell a write cut short from a broken disk
 LOG_MAP_BYTES: Final = 4 * GIB  # address space, not memory: the log is cut behind each checkpoint
 TABLES_MAP_BYTES: Final = 64 * GIB  # address space for 10 M triplets and more
 

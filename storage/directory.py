@@ -1,0 +1,236 @@
+"""A node's data directory: its layout, its version, its lock, and how a file in it is written.
+
+    VERSION        raftcluster-data 1; written last, so that what has it is complete
+    LOCK           held with flock while a process uses the directory; names the process
+    node.json      who this node is
+    log/ tables/ local/                     LMDB environments
+    certificates/<generation>/{root.pem,node.pem,node.key}
+    control.sock  events.log
+
+Directories are 0700, files 0600: there are keys in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from raftcluster.errors import DataVersion, MissingPrivilege, Refusal, StorageFailed, StorageFull, StorageRefusal
+
+VERSION: Final = "raftcluster-data 1"
+
+_FOLDERS: Final = ("log", "tables", "local", "certificates")
+_UNFINISHED: Final = {*_FOLDERS, "LOCK", "node.json"}  # what an interrupted `create` may leave
+
+
+class DataDirectory:
+    """An opened, locked data directory.
+
+    Thread: any; writes of one file are the caller's to order. Not after a fork: the lock is the parent's.
+    """
+
+    def __init__(self, path: Path, lock: int) -> None:
+        """Use `create` or `open`."""
+        self.path = path
+        self._lock: int | None = lock
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str]) -> DataDirectory:
+        """Make the directory (and its parents) and open it.
+
+        Raises `StorageRefusal` when it holds anything already, `MissingPrivilege`, `StorageFull`, `Refusal` when in use.
+        """
+        root = Path(path)
+        with _refusals(root):
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            present = {entry.name for entry in root.iterdir()}
+            if "VERSION" in present:
+                raise StorageRefusal(
+                    f"{root} is a data directory already", subject=str(root), remedy="open it, or name another"
+                )
+            if strange := present - _UNFINISHED:
+                raise StorageRefusal(
+                    f"{root} is not empty: it holds {min(strange)}",
+                    subject=str(root),
+                    remedy="name another directory",
+                )
+            directory = cls(root, _locked(root))
+            try:
+                for folder in _FOLDERS:
+                    (root / folder).mkdir(mode=0o700, exist_ok=True)
+                directory.write("VERSION", f"{VERSION}\n".encode())
+                _sync_directory(root.parent)
+            except BaseException:
+                directory.close()
+                raise
+            return directory
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> DataDirectory:
+        """Open and lock an existing one.
+
+        Raises `StorageRefusal` when there is none, `DataVersion`, `MissingPrivilege`, `Refusal` when it is in use.
+        """
+        root = Path(path)
+        with _refusals(root):
+            try:
+                version = (root / "VERSION").read_text(encoding="utf-8", errors="replace")[:80].strip()
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise StorageRefusal(
+                    f"{root} is no data directory", subject=str(root), remedy="create it: raftcluster init or join"
+                ) from error
+            if version != VERSION:
+                raise DataVersion(
+                    f"{root} was written as {version!r}, this program reads {VERSION!r}",
+                    subject=str(root),
+                    remedy="install the version that wrote it, or join again with an empty directory",
+                )
+            return cls(root, _locked(root))
+
+    def close(self) -> None:
+        """Unlock. Idempotent."""
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # explicitly: a forked child may hold the descriptor, too
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> DataDirectory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- the layout
+
+    @property
+    def log(self) -> Path:
+        """For `LogStore`."""
+        return self.path / "log"
+
+    @property
+    def tables(self) -> Path:
+        """For `TableStore`."""
+        return self.path / "tables"
+
+    @property
+    def local(self) -> Path:
+        """What this node keeps for itself, never replicated."""
+        return self.path / "local"
+
+    @property
+    def control_socket(self) -> Path:
+        """The control socket."""
+        return self.path / "control.sock"
+
+    @property
+    def events(self) -> Path:
+        """The log of events."""
+        return self.path / "events.log"
+
+    def certificates(self, generation: int) -> Path:
+        """The folder of one certificate generation; it need not exist."""
+        return self.path / "certificates" / str(generation)
+
+    def generations(self) -> list[int]:
+        """The certificate generations that have a folder, ascending."""
+        return sorted(int(folder.name) for folder in (self.path / "certificates").iterdir() if folder.name.isdecimal())
+
+    # --- files
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write the file `name` (a path below the directory): durably, and all or nothing -- readers and a crash see the
+        old content or the new. Missing folders are made. Raises `StorageFull`, `StorageFailed`, `MissingPrivilege`."""
+        target = self.path / name
+        with _refusals(target):
+            self._make_folder(target.parent)
+            temporary = target.with_name(f".{target.name}.new")
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(target)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+                raise
+            _sync_directory(target.parent)
+
+    def read_node(self) -> dict[str, Any]:
+        """The content of node.json. Raises `StorageRefusal` when there is none, `StorageFailed` when it is no object."""
+        file = self.path / "node.json"
+        with _refusals(file):
+            try:
+                node = json.loads(file.read_bytes())
+            except FileNotFoundError as error:
+                raise StorageRefusal(
+                    f"{self.path} belongs to no node yet", subject=str(file), remedy="raftcluster init or join"
+                ) from error
+            except ValueError as error:
+                raise StorageFailed(f"{file} is not JSON: {error}", subject=str(file), remedy="restore it") from error
+        if not isinstance(node, dict):
+            raise StorageFailed(f"{file} is no JSON object", subject=str(file), remedy="restore it")
+        return node
+
+    def write_node(self, node: Mapping[str, Any]) -> None:
+        """Write node.json."""
+        self.write("node.json", (json.dumps(node, indent=2, sort_keys=True) + "\n").encode())
+
+    def _make_folder(self, folder: Path) -> None:
+        if not folder.is_dir():
+            self._make_folder(folder.parent)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _sync_directory(folder.parent)
+
+
+def _locked(root: Path) -> int:
+    """The descriptor of the lock file, locked. Raises `Refusal` naming the process that has it."""
+    descriptor = os.open(root / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        raise Refusal(
+            f"{root} is already used by process {holder}",
+            subject=str(root),
+            remedy="stop it, or use its control socket",
+        ) from error
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _sync_directory(folder: Path) -> None:
+    """Make what was created or renamed in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """The operating system's errors as ours, naming `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{path}: {error.strerror}"
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise MissingPrivilege(reason, subject=str(path), remedy="run as the owner of the directory") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(reason, subject=str(path), remedy="free disk space") from error
+        if error.errno == errno.EIO:
+            raise StorageFailed(reason, subject=str(path), remedy="check the disk") from error
+        raise StorageRefusal(reason, subject=str(path), remedy="name a directory that can be used") from error
