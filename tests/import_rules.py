@@ -19,7 +19,7 @@ PURE_STDLIB = frozenset(
 )
 
 # What a room may import of raftcluster, beyond itself and the pure rooms. The facade (the other files at the top of
-# raftcluster/) may import every room but cli. A trailing dot means a whole package.
+# raftcluster/) may import every room but cli.
 ROOMS = {
     "raftcluster.storage": (),
     "raftcluster.transport": (),
@@ -27,15 +27,8 @@ ROOMS = {
     "raftcluster.greylist": ("raftcluster.host",),
     "raftcluster.config": ("raftcluster.host",),
     "raftcluster.cluster": ("raftcluster.host", "raftcluster.transport.certificates", "raftcluster.storage.directory"),
-    "raftcluster.policy": ("raftcluster.host", "raftcluster.greylist."),
-    "raftcluster.control": (
-        "raftcluster",
-        "raftcluster.host",
-        "raftcluster.node",
-        "raftcluster.greylist.",
-        "raftcluster.config.",
-        "raftcluster.cluster.",
-    ),
+    "raftcluster.policy": ("raftcluster.loop",),
+    "raftcluster.control": ("raftcluster.loop",),
     "raftcluster.cli": ("raftcluster", "raftcluster.control.client"),
 }
 # Files whose results must be equal on every node, with all files of their own room that they use.

@@ -46,6 +46,7 @@ inside() { # CHROOT UID COMMAND: in its own mount and process namespace, with an
 
 say "a Debian 12 with nothing"
 debootstrap --variant=minbase bookworm "$work/base" "$(mirror)" >"$work/log" 2>&1 || fail "$(tail -n 1 "$work/log")"
+[ ! -d /etc/apt ] || rm -rf "$work/base/etc/apt"
 for path in /etc/apt /etc/pip.conf /etc/xdg/pip /root/.config/pip /etc/ssl/certs/ca-certificates.crt \
     /usr/local/share/ca-certificates /etc/resolv.conf /etc/hosts; do
     copy "$path"
