@@ -1,0 +1,236 @@
+"""The node's API from another process, over its control socket. The CLI uses nothing else of a running node.
+
+    client = Client("/var/lib/raftcluster/control.sock")
+    client.config.set("antispam/threshold", 5, reason="holiday wave")
+    for status in client.watch_status():
+        ...
+
+Errors are those of the node: the same class, code and text as if the call had been made in its process. Every method may
+be called from any thread, each call is a connection of its own; they block, so from asyncio use `asyncio.to_thread`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from raftcluster.codec import Value, unpack
+from raftcluster.control.wire import LENGTH_BYTES, frame, length, revive
+from raftcluster.errors import FrameError, MissingPrivilege, NotRunning, OutcomeUnknown
+
+T = TypeVar("T")
+ANSWER_SECONDS: Final = 120.0  # calls have deadlines of their own, at the node; this one is for a node that hangs
+
+
+class Client:
+    """A node's API. `path` is its control socket, `control.sock` in its data directory."""
+
+    def __init__(self, path: str | os.PathLike[str], *, timeout: float = ANSWER_SECONDS) -> None:
+        self.path = os.fspath(path)
+        self.timeout = timeout
+        self.greylist = Greylist(self)
+        self.config = Config(self)
+        self.members = Members(self)
+        self.tokens = Tokens(self)
+        self.certs = Certs(self)
+
+    def status(self) -> dict[str, Value]:
+        """What the node knows of itself and of the others. Answers without a quorum too."""
+        return self.call("status")  # type: ignore[no-any-return]
+
+    def watch_status(self, every: float = 1.0) -> Iterator[dict[str, Value]]:
+        """`status` again and again, `every` seconds."""
+        return self.stream("status.watch", every=every)
+
+    def transfer(self, node: str | None = None) -> Value:
+        """Hand leadership over, to `node` (name or id) or to whoever is furthest."""
+        return self.call("transfer", node=node)
+
+    def call(self, method: str, **arguments: Value) -> Value:
+        """One call. Raises what the node raises; `NotRunning`, `MissingPrivilege`; `OutcomeUnknown` when it hung up."""
+        with _Exchange(self, method, arguments) as exchange:
+            return exchange.receive()[1]
+
+    def stream(self, method: str, **arguments: Value) -> Iterator[Value]:
+        """The items of a streaming call, until the node ends it or the iterator is closed."""
+        with _Exchange(self, method, arguments) as exchange:
+            while (received := exchange.receive(timeout=None))[0] == "item":
+                yield received[1]
+
+
+class Greylist:
+    """The twin of `Node.greylist`, as far as an administrator needs it."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def explain(self, client: str, sender: str, recipient: str) -> dict[str, Value]:
+        """What would be answered for this triplet now, and why."""
+        return self._client.call("greylist.explain", client=client, sender=sender, recipient=recipient)  # type: ignore[no-any-return]
+
+    def stats(self) -> dict[str, Value]:
+        """Records, decisions per node, and this node's degraded answers."""
+        return self._client.call("greylist.stats")  # type: ignore[no-any-return]
+
+    def settings(self) -> dict[str, Value]:
+        """The settings of the cluster."""
+        return self._client.call("greylist.settings")  # type: ignore[no-any-return]
+
+    def configure(self, changes: Mapping[str, Value], *, reason: str = "", author: str = "") -> int:
+        """Change settings in the whole cluster, together or not at all; the new revision."""
+        return self._client.call("greylist.configure", changes=dict(changes), reason=reason, author=author)  # type: ignore[no-any-return]
+
+
+class Config:
+    """The twin of `Node.config`. Revisions are the cluster's, times are cluster time in milliseconds."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def get(self, key: str, default: Value = None) -> Value:
+        """The value of `key`."""
+        return self._client.call("config.get", key=key, default=default)
+
+    def entry(self, key: str) -> dict[str, Value] | None:
+        """Value, revision, author, reason and time of `key`, or None when it is not set."""
+        return self._client.call("config.entry", key=key)  # type: ignore[no-any-return]
+
+    def set(
+        self, key: str, value: Value, *, reason: str = "", author: str = "", expect_revision: int | None = None
+    ) -> int:
+        """Set `key` in the whole cluster and return the new revision. See `Node.config.set`."""
+        return self._client.call(  # type: ignore[no-any-return]
+            "config.set", key=key, value=value, reason=reason, author=author, expect_revision=expect_revision
+        )
+
+    def delete(self, key: str, *, reason: str = "", author: str = "") -> int:
+        """Unset `key` in the whole cluster and return the new revision."""
+        return self._client.call("config.delete", key=key, reason=reason, author=author)  # type: ignore[no-any-return]
+
+    def history(self, key: str) -> list[dict[str, Value]]:
+        """Every kept revision of `key`, the newest last."""
+        return self._client.call("config.history", key=key)  # type: ignore[no-any-return]
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """The keys that are set and begin with `prefix`."""
+        return self._client.call("config.keys", prefix=prefix)  # type: ignore[no-any-return]
+
+    def watch(self, prefix: str = "", since: int | None = None) -> Iterator[dict[str, Value]]:
+        """Every change from revision `since` on, then every change as it comes."""
+        return self._client.stream("config.watch", prefix=prefix, since=since)
+
+
+class Members:
+    """The twin of `Node.members`. Nodes are named by name or id."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def facts(self) -> dict[str, Value]:
+        """What makes this cluster this cluster: id, name, product, trust realm."""
+        return self._client.call("members.facts")  # type: ignore[no-any-return]
+
+    def list(self, *, removed: bool = False) -> Sequence[dict[str, Value]]:
+        """The members by name; with `removed` also those that were."""
+        return self._client.call("members.list", removed=removed)  # type: ignore[no-any-return]
+
+    def invite(self, name: str, ttl_s: float = 3600.0) -> str:
+        """A token with which the host `name` may join once, within `ttl_s` seconds. It is secret."""
+        return self._client.call("members.invite", name=name, ttl_s=ttl_s)  # type: ignore[no-any-return]
+
+    def remove(self, name: str) -> dict[str, Value]:
+        """Shut a member out, at once; what it was."""
+        return self._client.call("members.remove", name=name)  # type: ignore[no-any-return]
+
+    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "") -> str:
+        """Dismantle the cluster named `confirm`; the id of the event that every node records before it wipes."""
+        return self._client.call("members.destroy", confirm=confirm, every_node=every_node, reason=reason)  # type: ignore[no-any-return]
+
+
+class Tokens:
+    """The twin of `Node.tokens`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self) -> Sequence[dict[str, Value]]:
+        """The invitations that are remembered: open, used, revoked. No secrets."""
+        return self._client.call("tokens.list")  # type: ignore[no-any-return]
+
+    def revoke(self, token_id: str) -> None:
+        """Make a token worthless."""
+        self._client.call("tokens.revoke", token_id=token_id)
+
+
+class Certs:
+    """The twin of `Node.certs`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def show(self) -> dict[str, Value]:
+        """The certificate hierarchy in force, and what is on its way."""
+        return self._client.call("certs.show")  # type: ignore[no-any-return]
+
+    def rotate(self) -> int:
+        """Begin a new hierarchy; its number. Returns at once."""
+        return self._client.call("certs.rotate")  # type: ignore[no-any-return]
+
+
+class _Exchange:
+    """One call's connection, with an event loop of its own that nobody else sees."""
+
+    def __init__(self, client: Client, method: str, arguments: dict[str, Value]) -> None:
+        self._path, self._timeout = client.path, client.timeout
+        self._request = frame([method, arguments])
+        self._method = method
+
+    def __enter__(self) -> _Exchange:
+        self._loop = asyncio.new_event_loop()
+        try:
+            self._reader, self._writer = self._run(asyncio.open_unix_connection(self._path))
+            self._writer.write(self._request)
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
+            self._loop.close()
+            raise NotRunning(
+                f"no node answers at {self._path}",
+                subject=self._path,
+                remedy="start it with `raftcluster serve`, or name its directory with -C",
+            ) from error
+        except OSError as error:
+            self._loop.close()
+            raise MissingPrivilege(
+                f"cannot open {self._path}: {error.strerror or error}", subject=self._path, remedy="run as root"
+            ) from error
+        return self
+
+    def receive(self, timeout: float | None = -1.0) -> tuple[str, Value]:
+        """("value" | "item" | "end", value), or the node's error raised here."""
+        seconds = self._timeout if timeout == -1.0 else timeout
+        try:
+            packed = self._run(asyncio.wait_for(self._read(), seconds))
+        except (EOFError, OSError) as error:
+            raise OutcomeUnknown(
+                f"the node hung up during {self._method}",
+                subject=self._path,
+                remedy="look at `raftcluster status` before you repeat it",
+            ) from error
+        parts = unpack(packed)
+        if not isinstance(parts, list) or len(parts) != 2 or parts[0] not in ("value", "item", "end", "error"):
+            raise FrameError("the node's answer is malformed", subject=self._path)
+        if parts[0] == "error":
+            raise revive(parts[1])
+        return parts[0], parts[1]
+
+    def __exit__(self, *exception: object) -> None:
+        self._writer.transport.abort()
+        self._run(asyncio.sleep(0))
+        self._loop.close()
+
+    async def _read(self) -> bytes:
+        return await self._reader.readexactly(length(await self._reader.readexactly(LENGTH_BYTES)))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run_until_complete(work)
