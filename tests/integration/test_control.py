@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from raftcluster import errors, limits
-from raftcluster.codec import Value
+from raftcluster.codec import Value, pack, unpack
 from raftcluster.config.api import Config
 from raftcluster.config.machine import ConfigMachine
 from raftcluster.control import wire
@@ -86,7 +86,7 @@ def exchange(path: str, data: bytes) -> bytes:
 
 
 def refusal(heard: bytes) -> RaftclusterError:
-    kind, described = wire.unpack(heard[wire.LENGTH_BYTES :])
+    kind, described = unpack(heard[wire.LENGTH_BYTES :])
     assert kind == "error"
     return wire.revive(described)
 
@@ -139,7 +139,7 @@ def test_a_refusal_keeps_its_own_code(client: Client) -> None:
 
 @pytest.mark.parametrize("error", wire.CLASSES.values())
 def test_every_error_of_the_library_survives_the_wire(error: type[RaftclusterError]) -> None:
-    revived = wire.revive(wire.unpack(wire.pack(wire.describe(error("what", subject="it", remedy="mend")))))
+    revived = wire.revive(unpack(pack(wire.describe(error("what", subject="it", remedy="mend")))))
     assert type(revived) is error and str(revived) == "what (mend)" and revived.subject == "it"
     assert revived.exit_code == error.exit_code
 
