@@ -46,6 +46,17 @@ def test_every_command_and_option_says_what_it_is() -> None:
     assert silent == []
 
 
+@pytest.mark.parametrize("document", DOCS, ids=str)
+def test_commands_in_documents_exist(document: str) -> None:
+    main = importlib.import_module("raftcluster.cli.main").main
+    known = {path for _, path in docs_cli.commands(main, "raftcluster")}
+    text = (checkout.ROOT / document).read_text()
+    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    shown = re.findall(r"^(?:[\w.]+[$#] )?(raftcluster(?: [a-z][a-z-]*)*)", blocks, re.MULTILINE)
+    shown += re.findall(r"`(raftcluster(?: [a-z][a-z-]*)+)", text)
+    assert [words for words in shown if not _names_command(words, known)] == []
+
+
 def test_the_page_of_a_small_tree() -> None:
     @click.group()
     def tool() -> None:
@@ -85,3 +96,18 @@ def test_every_verb_of_run_is_in_its_help() -> None:
     verbs = re.findall(r"^    ([a-z0-9]+)\)$", script, re.MULTILINE)
     assert len(verbs) >= 10
     assert [verb for verb in verbs if f"\n./run {verb} " not in script] == []
+
+
+def _names_command(words: str, known: set[str]) -> bool:
+    """Whether `words` are a command of `known`, or one that has no subcommands, and its arguments."""
+    parts = words.split()
+    prefixes = (" ".join(parts[:length]) for length in range(len(parts), 0, -1))
+    longest = next(prefix for prefix in prefixes if prefix in known)
+    return longest == words or not any(other.startswith(f"{longest} ") for other in known)
+
+
+def test_a_command_that_does_not_exist_is_noticed() -> None:
+    known = {"raftcluster", "raftcluster members", "raftcluster members add"}
+    assert all(_names_command(words, known) for words in [*known, "raftcluster members add mx"])
+    assert not _names_command("raftcluster member add", known)
+    assert not _names_command("raftcluster members frob", known)
