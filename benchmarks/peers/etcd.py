@@ -18,8 +18,8 @@ from typing import Any
 
 import trustme
 
-from benchmarks.children import Child
 from benchmarks.load import IN_FLIGHT, Meter, Row, Sample, Window
+from tests.children import Child
 
 NODES = 3
 BATCH = 64  # checks in one transaction; etcd's default limit is 128 operations
@@ -114,7 +114,7 @@ class Etcd:
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
             for child in self._children:
-                child.check()
+                child.alive()
             answer = subprocess.run(control, capture_output=True, text=True, timeout=START_SECONDS)
             if answer.returncode == 0:
                 members = json.loads(answer.stdout)
@@ -161,7 +161,7 @@ class Etcd:
             *("-key", str(self._directory / "node.key")),
         ]
         for child in self._children:
-            child.check()
+            child.alive()
         client = Child("load client", arguments, self._directory / "client.log", pipes=True)
         try:
             assert client.line(CLIENT_SLACK_SECONDS + window.warm_up) == "begin"

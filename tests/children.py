@@ -1,4 +1,4 @@
-"""Child processes of the suite: they end with it, by their own pid, however it ends."""
+"""Child processes of tests and measurements: bounded, and ended by their own pid however their parent ends."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from pathlib import Path
 import psutil
 
 STOP_SECONDS = 10.0
+TAIL_BYTES = 4000
 
 
 class Child:
-    """One started program with its output in a file.
+    """One started program; its output goes to `log`, but with `pipes` its lines are for `line` and only errors go there.
 
-    The kernel ends it when the suite dies first (`setpriv --pdeathsig`), so that no run leaves anything behind.
+    The kernel ends it when the parent dies first (`setpriv --pdeathsig`), so that nothing stays behind.
+    Start it from a thread that lives as long as the child shall.
     """
 
     def __init__(
@@ -41,20 +43,21 @@ class Child:
             )
         self.counters = psutil.Process(self.process.pid)
         self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True, name=f"output of {name}")
         if pipes:
-            threading.Thread(target=self._read, daemon=True, name=f"output of {name}").start()
+            self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self._lines.put(line.strip())
+            self._lines.put(line.rstrip("\n"))
 
     def line(self, timeout: float) -> str:
         """The next line it printed; AssertionError with the end of its log when none comes within `timeout` seconds."""
         try:
             return self._lines.get(timeout=timeout)
         except queue.Empty:
-            raise AssertionError(f"{self.name} said nothing within {timeout} s:\n{self._tail()}") from None
+            raise AssertionError(f"{self.name} said nothing within {timeout} s:\n{self.tail()}") from None
 
     def tell(self, line: str) -> None:
         """Write one line to its standard input."""
@@ -62,23 +65,36 @@ class Child:
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
-    def _tail(self) -> str:
-        return self.log.read_text(errors="replace")[-2000:]
+    def tail(self) -> str:
+        """The end of its log."""
+        return self.log.read_bytes()[-TAIL_BYTES:].decode(errors="replace")
 
-    def check(self) -> None:
-        """AssertionError with the end of its log when it has ended."""
+    def alive(self) -> bool:
+        """True; AssertionError with the end of its log when it has ended."""
         status = self.process.poll()
-        assert status is None, f"{self.name} ended with {status}:\n{self._tail()}"
+        assert status is None, f"{self.name} ended with {status}:\n{self.tail()}"
+        return True
 
-    def stop(self) -> None:
-        """End it: politely, then not."""
+    def stop(self, seconds: float = STOP_SECONDS) -> int:
+        """End it politely, after `seconds` not; may be called twice. Returns its exit status (negative: the signal)."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(STOP_SECONDS)
+                self.process.wait(seconds)
             except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+                return self.kill()
+        return self._release()
+
+    def kill(self) -> int:
+        """End it with SIGKILL, as a crash would."""
+        self.process.kill()
+        self.process.wait()
+        return self._release()
+
+    def _release(self) -> int:
+        if self._reader.is_alive():
+            self._reader.join(STOP_SECONDS)
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
+        return int(self.process.returncode)
