@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     Database: TypeAlias = _Database
     Transaction: TypeAlias = lmdb.Transaction[bytes]
 
+LmdbError: Final = lmdb.Error
+
 _NOT_OURS: Final = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
 _FULL: Final = (lmdb.MapFullError, lmdb.DiskError)
 _UNFIT: Final = (lmdb.BadValsizeError, lmdb.DbsFullError)
@@ -70,7 +72,7 @@ class Environment:
             with self._env.begin(write=True) as transaction:
                 yield transaction
         except lmdb.Error as error:
-            raise self._refusal(error) from error
+            raise self.refusal(error) from error
 
     def read(self) -> Transaction:
         """A read transaction: the newest durable state, until it is aborted. Usable by one thread at a time."""
@@ -83,7 +85,7 @@ class Environment:
             with self._env.begin() as transaction:
                 yield transaction
         except lmdb.Error as error:
-            raise self._refusal(error) from error
+            raise self.refusal(error) from error
 
     def database(self, name: str, transaction: Transaction | None = None) -> Database:
         """The handle of a named database, created when absent. One thread at a time, the writing one; handles from an
@@ -93,7 +95,7 @@ class Environment:
         try:
             return self._env.open_db(name.encode())
         except lmdb.Error as error:
-            raise self._refusal(error) from error
+            raise self.refusal(error) from error
 
     def names(self) -> list[str]:
         """The named databases."""
@@ -132,7 +134,7 @@ class Environment:
             env.reader_check()  # slots of killed processes would keep old pages from being reused
             self._lengthen(env)
         except lmdb.Error as error:
-            raise self._refusal(error) from error
+            raise self.refusal(error) from error
         return env
 
     def _lengthen(self, env: lmdb.Environment) -> None:
@@ -148,7 +150,8 @@ class Environment:
     def _full(self, reason: str) -> StorageFull:
         return StorageFull(f"no space in {self.path}: {reason}", subject=str(self.path), remedy="free disk space")
 
-    def _refusal(self, error: lmdb.Error) -> RaftclusterError:
+    def refusal(self, error: lmdb.Error) -> RaftclusterError:
+        """What `error` means, sorted as above."""
         reason = str(error)
         if isinstance(error, _FULL) or reason.endswith((os.strerror(errno.EDQUOT), os.strerror(errno.EFBIG))):
             return self._full(reason)
