@@ -1,0 +1,197 @@
+"""Keys, certificates and what is trusted, on this node's disk.
+
+    certificates/<generation>/node.key      the private key: written first, never leaves the node
+    certificates/<generation>/request.pem   the request for it, until the certificate is there
+    certificates/<generation>/root.pem      the root; alone when this node was never part of that generation
+    certificates/<generation>/node.pem      written last: a folder that has it is complete
+    certificates/trust.json                 what is presented, trusted and linked with, and the view that said so
+
+Each file is written durably and all or nothing, in this order; so there is nothing to roll back after a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from raftcluster.cluster.records import rejected
+from raftcluster.errors import Rejected, StorageFailed
+from raftcluster.storage.directory import DataDirectory
+from raftcluster.transport.certificates import key_matches, make_request, new_key, verify_leaf
+from raftcluster.transport.ports import Identity, Peer
+from raftcluster.transport.subject import SubjectId
+
+UNNUMBERED: Final = 0
+"""Where a joiner keeps its key until it is told its generation's number."""
+_PRIVATE_KEY: Final = re.compile(
+    rb"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----.{1,8192}?-----END [A-Z ]{0,20}PRIVATE KEY-----", re.DOTALL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a node starts with, before its tables have told it anything newer."""
+
+    revision: int
+    """Of the view that all of this comes from."""
+    presented: int
+    trusted: tuple[int, ...]
+    peers: dict[str, Peer]
+
+
+class Keystore:
+    """The certificates folder of one node. Thread: one at a time, the reconciler's once it runs."""
+
+    def __init__(self, directory: DataDirectory, cluster_id: str, node_id: str) -> None:
+        self._directory = directory
+        self._cluster_id = cluster_id
+        self._node_id = node_id
+
+    # --- keys
+
+    def on_disk(self) -> set[int]:
+        """Generations of which there is anything."""
+        return set(self._directory.generations()) - {UNNUMBERED}
+
+    def stored(self) -> set[int]:
+        """Generations whose certificate and key are there."""
+        return {number for number in self.on_disk() if self._file(number, "node.pem").exists()}
+
+    def requests(self) -> dict[int, bytes]:
+        """Generations whose key waits for its certificate, with the request."""
+        waiting = self.on_disk() - self.stored()
+        files = {number: self._file(number, "request.pem") for number in sorted(waiting)}
+        return {number: file.read_bytes() for number, file in files.items() if file.exists()}
+
+    def request(self, number: int) -> bytes:
+        """The certificate request of a generation; makes its key when there is none yet."""
+        file = self._file(number, "request.pem")
+        if not file.exists():
+            key = self._file(number, "node.key")
+            if not key.exists():
+                self._write(number, "node.key", new_key())
+            self._write(number, "request.pem", make_request(key.read_bytes(), self._node_id))
+        return file.read_bytes()
+
+    def store(self, number: int, root: bytes, certificate: bytes, *, key_of: int | None = None) -> None:
+        """Complete a generation; its key is the one of the request (or the one that lies under `key_of`).
+
+        Raises `Rejected` when the certificate is not this node's, of this generation, by this root, for this key.
+        """
+        subject = verify_leaf(certificate, root)
+        if subject != SubjectId(self._cluster_id, number, self._node_id):
+            raise rejected(
+                "wrong-certificate", f"the certificate is of {subject}, not of this node", subject=str(subject)
+            )
+        file = self._file(number if key_of is None else key_of, "node.key")
+        key = file.read_bytes() if file.exists() else b""
+        if not key or not key_matches(key, certificate):
+            raise rejected(
+                "key-lost",
+                f"the certificate of generation {number} is for another key than this node's",
+                subject=str(subject),
+                remedy="remove this node and let it join again",
+            )
+        if key_of is not None:
+            self._write(number, "node.key", key)
+        self._write(number, "root.pem", root)
+        self._write(number, "node.pem", certificate)
+        self._file(number, "request.pem").unlink(missing_ok=True)
+        if key_of is not None:
+            self.forget([key_of])
+
+    def add_root(self, number: int, root: bytes) -> None:
+        """Keep the root of a generation that this node has no certificate of."""
+        self._write(number, "root.pem", root)
+
+    def identity(self, number: int) -> Identity:
+        """What to present. Raises `StorageFailed` when the generation is not complete."""
+        certificate, key = self._read(number, "node.pem"), self._read(number, "node.key")
+        return Identity(self._cluster_id, self._node_id, number, certificate, key)
+
+    def roots(self, numbers: Iterable[int]) -> list[bytes]:
+        """The roots of these generations (PEM)."""
+        return [self._read(number, "root.pem") for number in numbers]
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Delete what there is of these generations: the keys first."""
+        for number in numbers:
+            folder = self._directory.certificates(number)
+            for name in ("node.key", "request.pem", "node.pem", "root.pem"):
+                (folder / name).unlink(missing_ok=True)
+            for rest in folder.iterdir() if folder.is_dir() else ():
+                rest.unlink()
+            if folder.is_dir():
+                folder.rmdir()
+
+    def root_keys(self) -> list[Path]:
+        """Files below the data directory that hold a root's private key: there must be none, ever."""
+        roots = self.roots(sorted(number for number in self.on_disk() if self._file(number, "root.pem").exists()))
+        files = sorted(each for each in self._directory.path.rglob("*") if each.is_file() and not each.is_symlink())
+        return [file for file in files if any(_is_key_of(key, root) for key in _keys_in(file) for root in roots)]
+
+    # --- trust
+
+    def trust(self) -> Trust:
+        """What `keep` has kept. Raises `StorageFailed` when the file is missing or damaged."""
+        file = self._directory.path / "certificates" / "trust.json"
+        try:
+            kept = json.loads(file.read_bytes())
+            peers = {
+                node_id: Peer(node_id, (row["host"], row["port"]), frozenset(bytes.fromhex(pin) for pin in row["pins"]))
+                for node_id, row in kept["peers"].items()
+            }
+            return Trust(kept["revision"], kept["presented"], tuple(kept["trusted"]), peers)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StorageFailed(
+                f"{file} cannot be used: {error}", subject=str(file), remedy="restore it, or join again"
+            ) from error
+
+    def keep(self, trust: Trust) -> None:
+        """Make `trust` what this node starts with. Never turns the revision back."""
+        file = self._directory.path / "certificates" / "trust.json"
+        if file.exists():
+            trust = replace(trust, revision=max(trust.revision, self.trust().revision))
+        rows = {
+            each.node_id: {
+                "host": each.address[0],
+                "port": each.address[1],
+                "pins": sorted(pin.hex() for pin in each.pins),
+            }
+            for each in trust.peers.values()
+        }
+        kept = {"revision": trust.revision, "presented": trust.presented, "trusted": list(trust.trusted), "peers": rows}
+        self._directory.write("certificates/trust.json", (json.dumps(kept, indent=2, sort_keys=True) + "\n").encode())
+
+    def _file(self, number: int, name: str) -> Path:
+        return self._directory.certificates(number) / name
+
+    def _write(self, number: int, name: str, data: bytes) -> None:
+        self._directory.write(f"certificates/{number}/{name}", data)
+
+    def _read(self, number: int, name: str) -> bytes:
+        file = self._file(number, name)
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise StorageFailed(f"{file}: {error.strerror}", subject=str(file), remedy="join again") from error
+
+
+def _keys_in(file: Path) -> list[bytes]:
+    """The private keys (PEM) anywhere in a file, however large it is."""
+    if file.stat().st_size == 0:
+        return []
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return [found[0] for found in _PRIVATE_KEY.finditer(content)]
+
+
+def _is_key_of(key: bytes, certificate: bytes) -> bool:
+    try:
+        return key_matches(key, certificate)
+    except Rejected:  # a key of another kind is no root's
+        return False

@@ -1,0 +1,287 @@
+"""The reconciler: does on this node what `lifecycle.decide` finds missing, as often as it takes.
+
+Thread: its own. It is woken by every entry that changes the cluster's tables and by a timer, and it may block: for the
+disk, for the minting child, for a commit. Nothing of it runs on the tick thread but the setting of an event.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from raftcluster.cluster import destroy
+from raftcluster.cluster.keystore import Keystore
+from raftcluster.cluster.lifecycle import (
+    Action,
+    Alarm,
+    Expel,
+    Forget,
+    Found,
+    Local,
+    Mint,
+    Promote,
+    Propose,
+    Record,
+    Relink,
+    Renew,
+    Request,
+    Store,
+    Use,
+    Wipe,
+    decide,
+    peers,
+)
+from raftcluster.cluster.records import Member
+from raftcluster.cluster.view import View
+from raftcluster.codec import Value, unpack
+from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, Unavailable
+from raftcluster.host import Host
+from raftcluster.storage.directory import DataDirectory
+from raftcluster.transport.certificates import fingerprint, mint
+from raftcluster.transport.ports import Links, Peer
+
+log = logging.getLogger("raftcluster.cluster")
+
+INTERVAL_SECONDS: Final = 1.0
+RELINKING_SECONDS: Final = 0.05
+"""While links are being replaced nothing wakes the reconciler: look often, ask for it once per interval."""
+AGAIN_SECONDS: Final = 0.005
+"""After something was done; not 0, so that an action that changes nothing cannot spin."""
+PROPOSE_SECONDS: Final = 5.0
+GENESIS: Final = "genesis"
+"""The file that `create.init` leaves in the founder's directory: the first command, packed."""
+
+
+class Seats(Protocol):
+    """What the reconciler needs of the engine. Thread: any but the tick thread; the two changes wait for their commit."""
+
+    def leader(self) -> bool:
+        """Whether this node leads."""
+
+    def voters(self) -> frozenset[str]:
+        """Of the engine's configuration."""
+
+    def caught_up(self, node_id: str) -> bool:
+        """Whether the learner has all but the newest entries (as the leader knows)."""
+
+    def promote(self, node_id: str) -> None:
+        """Make it a voter. Idempotent. Raises `Unavailable`, `OutcomeUnknown`, `Rejected`."""
+
+    def expel(self, node_id: str) -> None:
+        """Make it a voter no more. Idempotent. Raises `Unavailable`, `OutcomeUnknown`, `Rejected`."""
+
+
+class Reconciler:
+    """One per node. `step` may also be called by a test, instead of `start`."""
+
+    def __init__(
+        self,
+        host: Host,
+        directory: DataDirectory,
+        keystore: Keystore,
+        links: Links,
+        seats: Seats,
+        *,
+        events: Path,
+        on_destroyed: Callable[[], None],
+        interval_s: float = INTERVAL_SECONDS,
+    ) -> None:
+        """Tells `links` at once whom it knows from the disk: do this before they start.
+
+        `events`: the file for the record of the cluster's destruction, outside the data directory. `on_destroyed` is
+        called once, on the reconciler's thread, when that record is written by all and the directory is marked: close the
+        node (from another thread), then call `destroy.wipe`.
+        """
+        self._host, self._directory, self._keystore, self._links, self._seats = host, directory, keystore, links, seats
+        self._events = events
+        self._on_destroyed = on_destroyed
+        self._interval_s = interval_s
+        self._trust = keystore.trust()
+        self._wake = threading.Event()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._troubles: dict[str, str] = {}
+        self._relinked_at = -interval_s
+        self._destroying_since: float | None = None
+        self._finished = False
+        links.configure(self._trust.peers)
+        host.on_apply("cluster", lambda index: self._wake.set())
+
+    def start(self) -> None:
+        """Begin, on a thread of its own."""
+        self._thread = threading.Thread(target=self._run, name=f"raftcluster-reconcile-{self._host.name}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, and wait for what is under way (a commit, the minting child) to end. Idempotent."""
+        self._closed.set()
+        self._wake.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def troubles(self) -> dict[str, str]:
+        """What keeps this node from doing its part now: stable code -> text. Empty when all is well. Thread: any."""
+        return dict(self._troubles)
+
+    def step(self) -> float:
+        """Compare and act once; the result is in how many seconds to look again at the latest."""
+        if self._finished:
+            return self._interval_s
+        view = self._host.query("cluster", View.read)
+        self._configure(view)
+        troubles: dict[str, str] = {}
+        again = self._interval_s
+        for action in decide(view, self._local(view)):
+            if isinstance(action, Alarm):
+                troubles[action.code] = action.text
+                continue
+            try:
+                self._perform(action, view)
+            except (Unavailable, OutcomeUnknown) as error:
+                log.debug("%s: %s", type(action).__name__, error)
+                break
+            except (RaftclusterError, OSError) as error:
+                self._failed(action, error, troubles)
+            else:
+                again = min(again, RELINKING_SECONDS if isinstance(action, Relink) else AGAIN_SECONDS)
+        for code, text in troubles.items():
+            if self._troubles.get(code) != text:
+                log.warning("%s", text)
+        self._troubles = troubles
+        return again
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self._wake.clear()
+            try:
+                pause = self.step()
+            except (RaftclusterError, OSError) as error:  # the node cannot answer now, or its disk
+                self._troubles = {getattr(error, "code", "os-error"): str(error)}
+                pause = self._interval_s
+            self._wake.wait(pause)
+
+    def _local(self, view: View) -> Local:
+        leader = self._seats.leader()
+        learners = [each.node_id for each in view.live().values() if each.role == "learner"] if leader else []
+        recorded = False
+        if view.destruction is not None:
+            self._destroying_since = self._destroying_since or time.monotonic()
+            recorded = destroy.is_recorded(self._events, view.destruction.event_id)
+        return Local(
+            node_id=self._host.id,
+            leader=leader,
+            revision=self._trust.revision,
+            requests=self._keystore.requests(),
+            stored=self._keystore.stored(),
+            on_disk=self._keystore.on_disk(),
+            presented=self._trust.presented,
+            trusted=self._trust.trusted,
+            links={peer: info.own_generation for peer, info in self._links.links().items()},
+            founder=(self._directory.path / GENESIS).exists(),
+            voters=self._seats.voters() if leader else (),
+            caught_up=[each for each in learners if self._seats.caught_up(each)],
+            recorded=recorded,
+            destroying_s=time.monotonic() - self._destroying_since if self._destroying_since is not None else 0.0,
+        )
+
+    def _configure(self, view: View) -> None:
+        """Let exactly the members link that the record names: a removed one's links close here."""
+        if view.facts is None or view.revision < self._trust.revision or self._host.id not in view.live():
+            return
+        wanted = {node_id: _peer(member) for node_id, member in peers(view, self._host.id).items()}
+        if wanted != self._trust.peers:
+            self._trust = replace(self._trust, revision=view.revision, peers=wanted)
+            self._keystore.keep(self._trust)
+            self._links.configure(wanted)
+
+    def _perform(self, action: Action, view: View) -> None:
+        match action:
+            case Found():
+                self._propose(unpack((self._directory.path / GENESIS).read_bytes()))
+            case Request(number):
+                self._propose(["csr", number, self._host.id, self._keystore.request(number)])
+            case Mint(number, requests):
+                self._mint(number, dict(requests), view)
+            case Store(number, root, certificate):
+                self._keystore.store(number, root, certificate)
+            case Use(present, trust):
+                self._use(present, trust, view)
+            case Relink():
+                if time.monotonic() - self._relinked_at >= self._interval_s:
+                    self._relinked_at = time.monotonic()
+                    self._links.relink()
+            case Propose(command):
+                self._propose(command)
+            case Renew():
+                self._propose(["begin", str(uuid.uuid4()), None])
+            case Forget(numbers):
+                self._keystore.forget(numbers)
+                log.info("keys of generation %s deleted", ", ".join(map(str, numbers)))
+            case Promote(node_id):
+                self._seats.promote(node_id)
+            case Expel(node_id):
+                self._seats.expel(node_id)
+            case Record(decided):
+                assert view.facts is not None
+                destroy.record(self._events, view.facts, self._host.id, decided)
+            case Wipe():
+                assert view.destruction is not None
+                destroy.mark(self._directory, view.destruction.event_id)
+                log.warning("cluster destroyed: this node stops and wipes its data")
+                self._finished = True
+                self._on_destroyed()
+            case _:
+                raise AssertionError(action)
+
+    def _mint(self, number: int, requests: dict[str, bytes], view: View) -> None:
+        assert view.facts is not None
+        minted = mint(view.facts.cluster_id, number, requests)
+        issued = {
+            node_id: [request, minted.certificates[node_id], fingerprint(minted.certificates[node_id])]
+            for node_id, request in requests.items()
+        }
+        self._propose(["minted", number, minted.root_pem, issued])
+        log.info("generation %d minted for %d nodes; its root key is gone with the child", number, len(requests))
+
+    def _use(self, present: int, trust: tuple[int, ...], view: View) -> None:
+        """First on the disk, then in force: a restart never falls behind what others may rely on."""
+        identity, roots = self._keystore.identity(present), self._keystore.roots(trust)
+        self._trust = replace(self._trust, revision=view.revision, presented=present, trusted=trust)
+        self._keystore.keep(self._trust)
+        self._links.use(identity, roots)
+        log.info("generation %d is presented, %s trusted", present, " and ".join(map(str, trust)))
+
+    def _propose(self, command: Value) -> None:
+        self._host.propose("cluster", command, deadline=PROPOSE_SECONDS)
+
+    def _failed(self, action: Action, error: Exception, troubles: dict[str, str]) -> None:
+        """A refused report means that others were faster: look again. Anything else is for people."""
+        if isinstance(error, Rejected) and isinstance(action, Propose | Renew | Request | Mint):
+            if error.code in _OVERTAKEN:
+                log.debug("%s: %s", type(action).__name__, error)
+                return
+        code = error.code if isinstance(error, RaftclusterError) else "os-error"
+        troubles[code] = f"{type(action).__name__}: {error}"
+
+
+_OVERTAKEN: Final = frozenset(
+    [
+        "minted-already",
+        "not-under-way",
+        "out-of-order",
+        "other-request",
+        "incomplete",
+        "not-switched",
+        "generation-under-way",
+    ]
+)
+
+
+def _peer(member: Member) -> Peer:
+    return Peer(member.node_id, (member.host, member.port), frozenset(member.pins))
