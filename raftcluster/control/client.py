@@ -136,13 +136,17 @@ class Members:
         """The members by name; with `removed` also those that were."""
         return self._client.call("members.list", removed=removed)  # type: ignore[no-any-return]
 
-    def invite(self, name: str, ttl_s: float = 3600.0) -> str:
-        """A token with which the host `name` may join once, within `ttl_s` seconds. It is secret."""
+    def invite(self, name: str, ttl_s: float = 3600.0) -> dict[str, Value]:
+        """`token`, which is secret, with which the host `name` may join once, within `ttl_s` seconds, at `host`, `port`."""
         return self._client.call("members.invite", name=name, ttl_s=ttl_s)  # type: ignore[no-any-return]
 
     def remove(self, name: str) -> dict[str, Value]:
         """Shut a member out, at once; what it was."""
         return self._client.call("members.remove", name=name)  # type: ignore[no-any-return]
+
+    def move(self, name: str, host: str, port: int) -> None:
+        """Tell all members that `name` is at another address now."""
+        self._client.call("members.move", name=name, host=host, port=port)
 
     def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "") -> str:
         """Dismantle the cluster named `confirm`; the id of the event that every node records before it wipes."""

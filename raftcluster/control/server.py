@@ -104,7 +104,8 @@ class ControlServer:
         return {**self._node.status(), **self._extra()}
 
     def _invite(self, *, name: str, ttl_s: float) -> Value:
-        return str(self._node.members.invite(name, ttl_s))
+        token, here = self._node.members.invite(name, ttl_s), self._node.members.get(self._node.id)
+        return {"name": name, "token": str(token), "host": here.host, "port": here.port}
 
     def _watch_status(self, gone: threading.Event, *, every: float = 1.0) -> Iterator[Value]:
         while not gone.is_set():

@@ -1,0 +1,222 @@
+"""The cluster itself: begin it, let nodes in and out, look at it, end it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+import raftcluster
+from raftcluster.cli import output
+from raftcluster.cli.context import Address, Commands, Context, Duration, json_option, reason_option, secret
+
+LISTEN = ("0.0.0.0", 9777)
+_MEMBER = ("name", "address", "role", "generation", "product", "node_id")
+
+name_option = click.option(
+    "--node", "node_name", default=platform.node, show_default="this host's name", help="This node's name."
+)
+listen_option = click.option(
+    "--listen",
+    type=Address(),
+    default=LISTEN,
+    show_default="0.0.0.0:9777",
+    help="Where the other nodes reach this one.",
+)
+advertise_option = click.option(
+    "--advertise", type=Address(), help="The same as seen by the others, when it differs.", show_default="by --node"
+)
+
+
+@click.command()
+@click.option("--name", required=True, help="The cluster's name, for people.")
+@name_option
+@listen_option
+@advertise_option
+@click.option("--lab", is_flag=True, help="A cluster for trying out: waits below a minute are allowed.")
+@json_option
+@click.pass_obj
+def init(
+    obj: Context,
+    name: str,
+    node_name: str,
+    listen: tuple[str, int],
+    advertise: tuple[str, int] | None,
+    lab: bool,
+    as_json: bool,
+) -> None:
+    """Begin a cluster of one node in the data directory. Then: `raftcluster serve`."""
+    made = raftcluster.init(obj.directory, name=name, node=node_name, listen=listen, advertise=advertise, lab=lab)
+    if as_json:
+        output.as_json(made)
+    else:
+        click.echo(f"cluster {name} begun at {obj.directory}; start it with: raftcluster -C {obj.directory} serve")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--ttl", type=Duration(), default="1h", show_default=True, help="How long the token may be used.")
+@json_option
+@click.pass_obj
+def invite(obj: Context, name: str, ttl: float, as_json: bool) -> None:
+    """Let the host NAME join, once. Standard output is the token alone; it is a secret."""
+    invited = obj.client.members.invite(name, ttl)
+    if as_json:
+        output.as_json(invited)
+        return
+    click.echo(f"On {name} run:  raftcluster join {_address(invited)}", err=True)
+    click.echo("and paste this token when it asks, or pipe it on standard input:", err=True)
+    click.echo(invited["token"])
+
+
+@click.command()
+@click.argument("address", type=Address())
+@name_option
+@listen_option
+@advertise_option
+@json_option
+@click.pass_obj
+def join(
+    obj: Context,
+    address: tuple[str, int],
+    node_name: str,
+    listen: tuple[str, int],
+    advertise: tuple[str, int] | None,
+    as_json: bool,
+) -> None:
+    """Join the cluster of the member at ADDRESS (HOST:PORT). Then: `raftcluster serve`.
+
+    The token is read from standard input, or asked for.
+    """
+    token = secret("token")
+    made = raftcluster.join(
+        obj.directory, address=address, token=token, node=node_name, listen=listen, advertise=advertise
+    )
+    if as_json:
+        output.as_json(made)
+    else:
+        click.echo(f"joined; start this node with: raftcluster -C {obj.directory} serve")
+
+
+@click.group(cls=Commands, invoke_without_command=True)
+@click.option("--removed", is_flag=True, help="Also those that were removed.")
+@json_option
+@click.pass_context
+def members(ctx: click.Context, removed: bool, as_json: bool) -> None:
+    """List the members; with a command, change them."""
+    if ctx.invoked_subcommand is None:
+        obj: Context = ctx.obj
+        found = obj.client.members.list(removed=removed)
+        if as_json:
+            output.as_json(found)
+        else:
+            output.table(_MEMBER, [[{**row, "address": _address(row)}.get(name) for name in _MEMBER] for row in found])
+
+
+@members.command()
+@click.argument("name")
+@json_option
+@click.pass_obj
+def remove(obj: Context, name: str, as_json: bool) -> None:
+    """Shut the member NAME (or node id) out. At once: its links are closed when this is committed."""
+    gone = obj.client.members.remove(name)
+    output.as_json(gone) if as_json else click.echo(f"{gone['name']} is no member any more")
+
+
+@members.command()
+@click.argument("name")
+@click.argument("address", type=Address())
+@json_option
+@click.pass_obj
+def move(obj: Context, name: str, address: tuple[str, int], as_json: bool) -> None:
+    """Tell the members that NAME is to be reached at ADDRESS (HOST:PORT) from now on."""
+    obj.client.members.move(name, *address)
+    where = {"name": name, "host": address[0], "port": address[1]}
+    output.as_json(where) if as_json else click.echo(f"{name} is at {_address(where)} now")
+
+
+@click.group(cls=Commands, invoke_without_command=True)
+@json_option
+@click.pass_context
+def tokens(ctx: click.Context, as_json: bool) -> None:
+    """List the invitations; with a command, change them."""
+    if ctx.invoked_subcommand is None:
+        found = ctx.obj.client.tokens.list()
+        columns = ("token_id", "name", "expires", "used", "revoked")
+        rows = [[{**row, "used": row["used_by"] is not None}[name] for name in columns] for row in found]
+        output.as_json(found) if as_json else output.table(columns, rows)
+
+
+@tokens.command()
+@click.argument("token_id")
+@json_option
+@click.pass_obj
+def revoke(obj: Context, token_id: str, as_json: bool) -> None:
+    """Make the token TOKEN_ID (its second part) worthless."""
+    obj.client.tokens.revoke(token_id)
+    output.as_json({"token_id": token_id, "revoked": True}) if as_json else click.echo(f"{token_id} is revoked")
+
+
+@click.group(cls=Commands, invoke_without_command=True)
+@json_option
+@click.pass_context
+def certs(ctx: click.Context, as_json: bool) -> None:
+    """Show the certificate hierarchy; with a command, change it."""
+    if ctx.invoked_subcommand is None:
+        found = ctx.obj.client.certs.show()
+        output.as_json(found) if as_json else output.document({k: v for k, v in found.items() if k != "root"})
+
+
+@certs.command()
+@json_option
+@click.pass_obj
+def rotate(obj: Context, as_json: bool) -> None:
+    """Begin a new hierarchy: new keys for all nodes. `certs` shows how far it is."""
+    number = obj.client.certs.rotate()
+    output.as_json({"generation": number}) if as_json else click.echo(f"generation {number} has begun")
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Show it again every second, until interrupted.")
+@json_option
+@click.pass_obj
+def status(obj: Context, watch: bool, as_json: bool) -> None:
+    """Show this node, who leads, and how the others are. Answers without a quorum too."""
+    for found in obj.client.watch_status() if watch else [obj.client.status()]:
+        if as_json:
+            output.as_json(found)
+        else:
+            if watch:
+                click.clear()
+            output.document(found)
+
+
+@click.command()
+@click.argument("node", required=False)
+@json_option
+@click.pass_obj
+def transfer(obj: Context, node: str | None, as_json: bool) -> None:
+    """Hand leadership over to NODE (name or id), or to the member that is furthest."""
+    obj.client.transfer(node)
+    output.as_json({"transferred": True}) if as_json else click.echo("leadership handed over")
+
+
+@click.command()
+@click.option("--confirm", metavar="NAME", help="The cluster's name, to show that you mean it; asked for otherwise.")
+@click.option("--every-node", is_flag=True, help="Needed when the cluster has other members: their data goes too.")
+@reason_option
+@json_option
+@click.pass_obj
+def destroy(obj: Context, confirm: str | None, every_node: bool, reason: str, as_json: bool) -> None:
+    """Dismantle the cluster: each node records it in its event log, then wipes its data directory and stops."""
+    if confirm is None:
+        confirm = click.prompt("This cannot be undone. The cluster's name", err=True)
+    event = obj.client.members.destroy(confirm, every_node=every_node, reason=reason)
+    output.as_json({"event_id": event}) if as_json else click.echo(f"destroyed; event {event} is recorded on each node")
+
+
+def _address(record: Mapping[str, Any]) -> str:
+    host = record["host"]
+    return f"[{host}]:{record['port']}" if ":" in host else f"{host}:{record['port']}"

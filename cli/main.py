@@ -1,0 +1,76 @@
+"""`raftcluster`: the commands. Each is thin: what it does is in the library, under the same name."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version as installed
+from pathlib import Path
+
+import click
+
+from raftcluster.cli import output
+from raftcluster.cli.cluster import certs, destroy, init, invite, join, members, status, tokens, transfer
+from raftcluster.cli.config import config
+from raftcluster.cli.context import DIRECTORY, Commands, Context, json_option
+from raftcluster.cli.greylist import greylist
+from raftcluster.cli.serve import serve
+
+_COMPLETION = {
+    "bash": "echo 'eval \"$(_RAFTCLUSTER_COMPLETE=bash_source raftcluster)\"' >> ~/.bashrc",
+    "zsh": "echo 'eval \"$(_RAFTCLUSTER_COMPLETE=zsh_source raftcluster)\"' >> ~/.zshrc",
+    "fish": "_RAFTCLUSTER_COMPLETE=fish_source raftcluster > ~/.config/fish/completions/raftcluster.fish",
+}
+
+
+@click.group(cls=Commands)
+@click.option(
+    "-C",
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    default=DIRECTORY,
+    envvar="RAFTCLUSTER_DIR",
+    show_default=True,
+    help="The node's data directory.",
+)
+@click.version_option(package_name="raftcluster", message="%(version)s", help="Print the version and exit.")
+@click.pass_context
+def main(ctx: click.Context, directory: Path) -> None:
+    """Several mail servers, one cluster: the same configuration and the same greylist on every MX host.
+
+    Every command works at every node: what has to be decided by the leader finds its way there.
+    """
+    ctx.obj = Context(directory.absolute())
+
+
+@main.command()
+@json_option
+def version(as_json: bool) -> None:
+    """Print the versions that matter for a bug report."""
+    packages = ("raftcluster", "pysyncobj", "lmdb", "cryptography", "msgpack", "click")
+    found = {name: installed(name) for name in packages} | {"python": platform.python_version()}
+    output.as_json(found) if as_json else output.facts(found)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(list(_COMPLETION)), default="bash")
+def completion(shell: str) -> None:
+    """Print the line that installs command completion for SHELL."""
+    click.echo(_COMPLETION[shell])
+
+
+for command in (
+    init,
+    serve,
+    invite,
+    join,
+    members,
+    tokens,
+    certs,
+    status,
+    greylist,
+    config,
+    transfer,
+    destroy,
+):
+    main.add_command(command)

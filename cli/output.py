@@ -1,0 +1,94 @@
+"""How results look: tables for people, JSON for programs. Without rich the tables are plain text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+try:
+    from rich.console import Console
+    from rich.table import Table
+except ImportError:  # the extra `cli` is not installed
+    Console = Table = None  # type: ignore[assignment,misc]
+
+Cell = object
+
+
+def as_json(value: Any) -> None:
+    """One line of JSON. Bytes are shown as hexadecimal, text that is no UTF-8 as escapes."""
+    click.echo(json.dumps(value, ensure_ascii=True, default=_of_bytes))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """A table; columns whose every cell is a number are aligned to the right."""
+    cells = [[text(cell) for cell in row] for row in rows]
+    right = [bool(rows) and all(isinstance(row[n], int | float) for row in rows) for n in range(len(columns))]
+    if Console is None:
+        _plain(columns, cells, right)
+        return
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for name, to_right in zip(columns, right, strict=True):
+        shown.add_column(name, justify="right" if to_right else "left", overflow="fold")
+    for row in cells:
+        shown.add_row(*row)
+    console = Console(markup=False, highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = 10_000  # a pipe has no width: no row is folded
+    console.print(shown)
+
+
+def facts(values: Mapping[str, Cell]) -> None:
+    """Names and values, one per line."""
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        click.echo(f"{name.replace('_', ' '):<{width}}  {text(value)}")
+
+
+def document(value: Mapping[str, Any]) -> None:
+    """Simple values first, then a table for each list of records and a block for each record."""
+    nested = {name: each for name, each in value.items() if _records(each) or isinstance(each, Mapping)}
+    facts({name: each for name, each in value.items() if name not in nested})
+    for name, each in nested.items():
+        click.echo()
+        if isinstance(each, Mapping):
+            facts({f"{name} {key}": inner for key, inner in each.items()})
+        else:
+            columns = list(dict.fromkeys(column for record in each for column in record))
+            table([column.replace("_", " ") for column in columns], [[row.get(c) for c in columns] for row in each])
+
+
+def text(value: Cell) -> str:
+    """One cell."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {text(each)}" for name, each in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(text(each) for each in value) or "-"
+    return str(value)
+
+
+def _plain(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
+    widths = [max([len(name), *(len(row[n]) for row in cells)]) for n, name in enumerate(columns)]
+    for row in [columns, *cells]:
+        padded = [each.rjust(w) if r else each.ljust(w) for each, w, r in zip(row, widths, right, strict=True)]
+        click.echo("  ".join(padded).rstrip())
+
+
+def _records(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, Mapping) for each in value)
+
+
+def _of_bytes(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(f"{type(value).__name__} is nothing that JSON knows")
