@@ -47,9 +47,17 @@ class StateMachine(Protocol):
     Thread: every method is called on the node's tick thread, one at a time, between two log entries.
     """
 
-    name: str  # [a-z][a-z0-9_]*, unique in the cluster, at most 32 characters
-    schema: int  # version of the tables; nodes with another one are refused
-    tables: Sequence[str]  # short names; `records` of machine `greylist` is the LMDB database `greylist.records`
+    @property
+    def name(self) -> str:
+        """[a-z][a-z0-9_]*, unique in the cluster, at most 32 characters. A class attribute does, here and below."""
+
+    @property
+    def schema(self) -> int:
+        """Version of the tables; nodes with another one are refused."""
+
+    @property
+    def tables(self) -> Sequence[str]:
+        """Short names; `records` of machine `greylist` is the LMDB database `greylist.records`."""
 
     def apply(self, command: Value, tables: Tables, time: int) -> Value:
         """Carry out one command at cluster time `time` (milliseconds, never decreasing) and return its result.

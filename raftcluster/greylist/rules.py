@@ -148,21 +148,25 @@ def decide(
 
 
 def _folded(address: str | bytes, what: str) -> bytes:
+    plain = False
     if isinstance(address, str):
+        plain = address.isascii() and address.isprintable()
         try:
             address = address.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
             raise Rejected(f"the {what} is no text", subject=what) from None
     if len(address) > ADDRESS_BYTES:
         raise Rejected(f"the {what} has {len(address)} bytes, more than {ADDRESS_BYTES}", subject=what)
-    if _CONTROL.search(address):
+    if not plain and _CONTROL.search(address):
         raise Rejected(f"the {what} holds a control character", subject=what)
     return address.lower()
 
 
 def _normal_local(local: bytes) -> bytes:
-    local = _BATV.sub(b"", local)
-    if local.startswith(b"srs"):
+    if local.isalpha():  # most are
+        return local
+    if b"=" in local:
+        local = _BATV.sub(b"", local)
         local = _SRS0.sub(rb"srs:\1=\2", local)
         local = _SRS1.sub(rb"srs:\1=\2=\3", local)
     if b"+" in local:

@@ -1,0 +1,232 @@
+"""The configuration's API over a host of one process; watches lose and repeat nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from raftcluster import limits
+from raftcluster.config import watch as watches
+from raftcluster.config.api import Config
+from raftcluster.config.machine import ConfigMachine
+from raftcluster.config.watch import Change, FellBehind, Watch
+from raftcluster.errors import Rejected, Unavailable
+from tests.helpers import eventually
+from tests.local_host import LocalHost
+
+
+@pytest.fixture
+def host() -> LocalHost:
+    return LocalHost([ConfigMachine()])
+
+
+@pytest.fixture
+def config(host: LocalHost) -> Iterator[Config]:
+    config = Config(host)
+    yield config
+    config.close()
+
+
+def test_set_get_history_keys_delete(host: LocalHost, config: Config) -> None:
+    assert config.get("antispam/threshold") is None
+    assert config.get("antispam/threshold", 7) == 7
+    assert config.set("antispam/threshold", 5, reason="holiday wave", author="admin") == 1
+    assert config.get("antispam/threshold", consistency="linearizable") == 5
+    entry = config.entry("antispam/threshold")
+    assert entry is not None
+    assert entry[:6] == ("antispam/threshold", 1, 5, "admin", "holiday wave", host.name)
+    assert config.set("antispam/threshold", 6, expect_revision=1) == 2
+    with pytest.raises(Rejected) as caught:
+        config.set("antispam/threshold", 7, expect_revision=1)
+    assert caught.value.code == "revision-mismatch"
+    assert config.keys("antispam/") == ["antispam/threshold"]
+    assert config.delete("antispam/threshold", expect_revision=2) == 3
+    assert config.entry("antispam/threshold") is None
+    assert [(each.value, each.deleted) for each in config.history("antispam/threshold")] == [
+        (None, True),
+        (6, False),
+        (5, False),
+    ]
+    assert config.revision() == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("A", 1),
+        ("local/ui/theme", "dark"),
+        ("a", (1, 2)),
+        ("a", {1, 2}),
+        ("a", object()),
+        ("a", 2**64),
+        ("a", "\ud800"),
+        ("a", ["\ud800"]),
+        ("a", "x" * limits.CONFIG_VALUE_BYTES),
+    ],
+)
+def test_what_cannot_be_set_is_rejected_before_anything_is_sent(
+    host: LocalHost, config: Config, arguments: tuple[Any, Any]
+) -> None:
+    with pytest.raises(Rejected):
+        config.set(*arguments)
+    with pytest.raises(Rejected):
+        config.set("a", 1, reason="\ud800")
+    assert host.proposals == 0
+
+
+def test_errors_of_the_cluster_come_through(host: LocalHost, config: Config) -> None:
+    host.failure = Unavailable("no quorum")
+    with pytest.raises(Unavailable):
+        config.set("a", 1)
+    with pytest.raises(Unavailable):
+        config.get("a", consistency="linearizable")
+    assert config.get("a") is None
+
+
+def test_all_keys_are_listed_however_many(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SCAN_ROWS", 3)
+    for number in range(10):
+        config.set(f"k/{number}", number)
+    assert config.keys("k/") == [f"k/{number}" for number in range(10)]
+
+
+# --- watches
+
+
+def test_a_watch_begins_where_it_is_told(config: Config) -> None:
+    config.set("a/x", 1)
+    config.set("b", 2)
+    with config.watch("a/", since=0) as watch, config.watch() as later:
+        config.set("a/x", 3)
+        config.delete("a/x")
+        seen = [next(watch) for _ in range(3)]
+        assert [(change.revision, change.value, change.deleted) for change in seen] == [
+            (1, 1, False),
+            (3, 3, False),
+            (4, None, True),
+        ]
+        assert next(later).revision == 3
+
+
+def test_a_closed_watch_ends_also_when_it_waits(config: Config) -> None:
+    watch = config.watch()
+    ended = threading.Event()
+
+    def follow() -> None:
+        assert list(watch) == []
+        ended.set()
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    watch.close()
+    thread.join(10)
+    assert ended.is_set()
+    assert list(watch) == []
+
+
+def test_closing_the_configuration_ends_all_watches(config: Config) -> None:
+    watch = config.watch()
+    thread = threading.Thread(target=list, args=(watch,))
+    thread.start()
+    config.close()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_no_change_is_lost_or_repeated_while_many_threads_set(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watches, "PAGE", 7)
+    writers, each = 4, 100
+    seen: list[list[Change]] = [[], [], []]
+    followed = [config.watch("w/"), config.watch("w/1/"), config.watch("", since=0)]
+
+    def follow(watch: Watch, changes: list[Change]) -> None:
+        changes.extend(watch)
+
+    def write(writer: int) -> None:
+        for number in range(each):
+            config.set(f"w/{writer}/{number % 10}", number)
+
+    readers = [threading.Thread(target=follow, args=pair) for pair in zip(followed, seen, strict=True)]
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(writers)]
+    for thread in readers + threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    eventually(lambda: [len(changes) for changes in seen] == [400, 100, 400], 20, "all changes seen")
+    config.close()
+    for thread in readers:
+        thread.join(10)
+    assert [change.revision for change in seen[0]] == [change.revision for change in seen[2]] == list(range(1, 401))
+    assert [change.value for change in seen[1]] == list(range(each))
+
+
+def test_a_watch_that_comes_too_late_is_told(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HISTORY_REVISIONS", 5)
+    watch = config.watch("a")
+    for number in range(20):
+        config.set("a", number)
+    with pytest.raises(FellBehind, match="since revision 0") as caught:
+        next(watch)
+    assert caught.value.code == "fell-behind"
+    last = config.revision()
+    fresh = config.watch("a", since=last)
+    config.set("a", 99)
+    assert next(fresh).value == 99
+
+
+def test_a_watch_that_nobody_holds_is_gone(config: Config) -> None:
+    for _ in range(10):
+        config.watch()
+    gc.collect()
+    assert len(config._watches) == 0
+
+
+def test_an_asynchronous_watch(config: Config) -> None:
+    async def follow() -> list[Any]:
+        values = []
+        async with config.awatch("a/") as watch:
+            setter = asyncio.create_task(asyncio.to_thread(lambda: [config.set("a/x", number) for number in range(50)]))
+            async for change in watch:
+                values.append(change.value)
+                if len(values) == 50:
+                    break
+            await setter
+        async for _ in watch:
+            raise AssertionError("a closed watch yields nothing")
+        return values
+
+    assert asyncio.run(follow()) == list(range(50))
+
+
+def test_an_asynchronous_watch_loses_nothing_when_a_step_is_cancelled(config: Config) -> None:
+    async def follow() -> list[Any]:
+        watch = config.awatch(since=0)
+        values: list[Any] = []
+        while len(values) < 30:
+            step = asyncio.ensure_future(watch.__anext__())
+            await asyncio.sleep(0)
+            if len(values) % 3 == 0 and step.cancel():
+                with pytest.raises(asyncio.CancelledError):
+                    await step
+                step = asyncio.ensure_future(watch.__anext__())
+            if not values:
+                await asyncio.to_thread(lambda: [config.set("a", number) for number in range(30)])
+            values.append((await step).value)
+        watch.close()
+        return values
+
+    assert asyncio.run(follow()) == list(range(30))
+
+
+def test_an_asynchronous_watch_may_outlive_its_loop(config: Config) -> None:
+    async def begin() -> object:
+        return config.awatch(since=0)
+
+    watch = asyncio.run(begin())
+    assert config.set("a", 1) == 1
+    assert watch is not None

@@ -1,0 +1,277 @@
+"""The greylist's API over a host of one process."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from raftcluster.errors import NotRunning, OutcomeUnknown, RaftclusterError, Rejected, StorageFailed, Unavailable
+from raftcluster.greylist import api
+from raftcluster.greylist.api import Greylist, Verdict
+from raftcluster.greylist.machine import GreylistMachine, read_totals
+from raftcluster.greylist.settings import Settings
+from tests.local_host import LocalHost
+
+DELAY, WINDOW, LIFE = Settings().waits()
+MAIL: dict[str, Any] = {"client": "192.0.2.7", "sender": "a@example.net", "recipient": "b@example.org"}
+
+
+@pytest.fixture
+def host() -> LocalHost:
+    return LocalHost([GreylistMachine()])
+
+
+@pytest.fixture
+def greylist(host: LocalHost) -> Greylist:
+    return Greylist(host)
+
+
+def ask(greylist: Greylist, how: str, **mail: Any) -> Verdict:
+    """One check by each of the three ways."""
+    if how == "check":
+        return greylist.check(**mail)
+    if how == "acheck":
+        return asyncio.run(greylist.acheck(**mail))
+    answers: list[tuple[Verdict | None, RaftclusterError | None]] = []
+    greylist.submit(lambda verdict, error: answers.append((verdict, error)), **mail)
+    ((verdict, error),) = answers
+    if error is not None:
+        raise error
+    assert verdict is not None
+    return verdict
+
+
+WAYS = pytest.mark.parametrize("how", ["check", "acheck", "submit"])
+
+
+@WAYS
+def test_a_triplets_story(host: LocalHost, greylist: Greylist, how: str) -> None:
+    assert ask(greylist, how, **MAIL) == Verdict("defer", "new", 180, 0, None, False, "Greylisted, retry in 180 s")
+    host.now += DELAY - 1
+    assert ask(greylist, how, **MAIL) == Verdict("defer", "early", 1, 0, None, False, "Greylisted, retry in 1 s")
+    host.now += 1501
+    header = "X-Greylist: delayed 181 seconds by raftcluster at node-1.example.org"
+    assert ask(greylist, how, **MAIL) == Verdict("pass", "waited", 0, 181, header, False, "")
+    assert ask(greylist, how, **MAIL) == Verdict("pass", "known", 0, 0, None, False, "")
+
+
+def test_a_retry_from_a_neighbour_with_another_tag_is_the_same_triplet(host: LocalHost, greylist: Greylist) -> None:
+    greylist.check(client="192.0.2.7", sender="prvs=0001aaaaaa=a@Example.net", recipient="B@example.org")
+    host.now += DELAY
+    verdict = greylist.check(
+        client="::ffff:192.0.2.99", sender="prvs=0002bbbbbb=A@example.net", recipient="b@example.org."
+    )
+    assert verdict.reason == "waited"
+
+
+@pytest.mark.parametrize(("sender", "reason"), [("a@example.net", "known"), ("", "new"), ("<>", "new")])
+def test_only_a_null_senders_life_is_not_extended(
+    host: LocalHost, greylist: Greylist, sender: str, reason: str
+) -> None:
+    mail = {**MAIL, "sender": sender}
+    greylist.check(**mail)
+    host.now += DELAY
+    greylist.check(**mail)
+    host.now += LIFE - 1
+    assert greylist.check(**mail).reason == "known"
+    host.now += 1
+    assert greylist.check(**mail).reason == reason
+
+
+@WAYS
+@pytest.mark.parametrize(
+    "wrong", [{"client": "unknown"}, {"sender": "a\0@example.net"}, {"recipient": ""}, {"recipient": "x" * 10_240}]
+)
+def test_what_cannot_be_checked_is_rejected_before_anything_is_sent(
+    host: LocalHost, greylist: Greylist, how: str, wrong: dict[str, str]
+) -> None:
+    with pytest.raises(Rejected):
+        ask(greylist, how, **{**MAIL, **wrong})
+    assert host.proposals == 0
+
+
+@WAYS
+def test_asking_again_within_a_transaction_gives_the_same_verdict_and_counts_once(
+    host: LocalHost, greylist: Greylist, how: str
+) -> None:
+    greylist.check(**MAIL)
+    host.now += DELAY
+    first = ask(greylist, how, **MAIL, instance="4711.1")
+    host.now += 1000
+    assert ask(greylist, how, **MAIL, instance="4711.1") == first
+    assert first.header is not None
+    assert read_totals(host.tables["greylist"]) == {b"node-1\0\0": (1, 1, 1)}
+    assert ask(greylist, how, **MAIL, instance="4711.2").reason == "known"
+
+
+def test_one_message_gets_one_header(host: LocalHost, greylist: Greylist) -> None:
+    recipients = ["b@example.org", "c@example.org", "d@example.org"]
+    for recipient in recipients:
+        greylist.check(**{**MAIL, "recipient": recipient})
+    host.now += DELAY
+    again = recipients + recipients[:1]
+    verdicts = [greylist.check(**{**MAIL, "recipient": each}, instance="4711.1") for each in again]
+    assert [verdict.reason for verdict in verdicts] == ["waited"] * 4
+    assert [verdict.header is not None for verdict in verdicts] == [True, False, False, True]
+
+
+def test_instances_are_remembered_boundedly(
+    host: LocalHost, greylist: Greylist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "INSTANCES_KEPT", 10)
+    for number in range(50):
+        mail = {**MAIL, "recipient": f"b{number}x@example.org"}
+        greylist.check(**mail)
+        host.now += DELAY
+        assert greylist.check(**mail, instance=f"i{number}").header is not None
+    assert len(greylist._headers) == 10
+
+
+# --- without the cluster
+
+
+@WAYS
+@pytest.mark.parametrize("error", [Unavailable("no quorum"), OutcomeUnknown("who knows"), StorageFailed("disk")])
+def test_without_the_cluster_the_administrator_has_chosen(
+    host: LocalHost, greylist: Greylist, how: str, error: RaftclusterError
+) -> None:
+    host.failure = error
+    assert ask(greylist, how, **MAIL) == Verdict("pass", error.code, 0, 0, None, True, "")
+    host.failure = None
+    greylist.configure({"on_unavailable": "defer", "text": "Wait %s s"})
+    host.failure = error
+    assert ask(greylist, how, **MAIL) == Verdict("defer", error.code, 180, 0, None, True, "Wait 180 s")
+    host.failure = None
+    assert greylist.stats()["degraded"] == {"pass": 1, "defer": 1}
+    assert greylist.stats()["records"] == 0
+    assert greylist.explain(**MAIL)["degraded_here"] == 2
+
+
+@WAYS
+def test_a_node_that_is_closed_says_so(host: LocalHost, greylist: Greylist, how: str) -> None:
+    host.failure = NotRunning("the node is closed")
+    with pytest.raises(NotRunning):
+        ask(greylist, how, **MAIL)
+
+
+def test_degraded_triplets_are_remembered_boundedly(
+    host: LocalHost, greylist: Greylist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "DEGRADED_KEPT", 10)
+    host.failure = Unavailable("no quorum")
+    for number in range(50):
+        greylist.check(**{**MAIL, "recipient": f"b{number}x@example.org"})
+    assert len(greylist._degraded) == 10
+
+
+# --- settings
+
+
+@WAYS
+def test_no_check_is_decided_under_settings_that_were_replaced(host: LocalHost, how: str) -> None:
+    here, there = Greylist(host), Greylist(host)
+    ask(here, how, **MAIL)
+    there.configure({"network4": 32, "delay": 300})
+    neighbour = ask(here, how, **{**MAIL, "client": "192.0.2.8"})
+    assert (neighbour.reason, neighbour.seconds_left) == ("new", 300)
+    proposals = host.proposals
+    ask(here, how, **{**MAIL, "client": "192.0.2.8"})
+    assert host.proposals == proposals + 1, "the new ones are known now"
+    assert here.known_settings.delay == 300
+
+
+def test_asking_again_is_the_same_operation_over_a_change_of_settings(host: LocalHost) -> None:
+    here, there = Greylist(host), Greylist(host)
+    here.check(**MAIL)
+    host.now += DELAY
+    first = here.check(**MAIL, instance="4711.1")
+    assert first.reason == "waited"
+    there.configure({"network4": 32})
+    assert here.check(**MAIL, instance="4711.1") == first
+    other = here.check(**{**MAIL, "recipient": "c@example.org"}, instance="4711.1")
+    host.now += 5
+    assert here.check(**{**MAIL, "recipient": "c@example.org"}, instance="4711.1") == other
+    assert sum(map(sum, read_totals(host.tables["greylist"]).values())) == 4  # 2 deferred, 1 passed, it the first time
+
+
+def test_settings_are_read_and_changed(greylist: Greylist) -> None:
+    assert greylist.settings() == greylist.known_settings == Settings()
+    assert greylist.settings_revision() == 0
+    assert greylist.configure({"delay": 240}, author="me", reason="slow", expect_revision=0) == 1
+    assert greylist.settings(consistency="linearizable") == Settings(delay=240)
+    assert greylist.settings_revision() == 1
+    (entry,) = greylist.settings_history()
+    assert (entry["revision"], entry["changes"], entry["author"], entry["reason"]) == (1, {"delay": 240}, "me", "slow")
+    with pytest.raises(Rejected, match="no lab cluster"):
+        greylist.configure({"delay": 3})
+    with pytest.raises(Rejected, match="no setting was named"):
+        greylist.configure({})
+
+
+def test_privacy_keeps_addresses_out_of_the_cluster(host: LocalHost, greylist: Greylist) -> None:
+    greylist.configure({"privacy": True})
+    greylist.check(**MAIL)
+    assert b"example" not in host.tables["greylist"].image()
+    assert greylist.explain(**MAIL)["rule"] == "early"
+
+
+# --- explain and stats
+
+
+def test_explain_tells_the_rule_the_record_and_who_saw_what(host: LocalHost, greylist: Greylist) -> None:
+    before = host.tables["greylist"].image()
+    assert greylist.explain(**MAIL)["rule"] == "new"
+    assert host.tables["greylist"].image() == before
+    began = host.now
+    greylist.check(**MAIL)
+    host.now += 60_500
+    assert greylist.explain(client="192.0.2.9", sender="A@example.net", recipient="b@EXAMPLE.org") == {
+        "action": "defer",
+        "rule": "early",
+        "text": "first seen 60 s ago, which is less than the delay of 180 s",
+        "seconds_left": 120,
+        "key": "60f8c2d327e0326b92d55b72882a61d2",
+        "network": "192.0.2.0/24",
+        "sender": "a@example.net",
+        "recipient": "b@example.org",
+        "first_seen_ms": began,
+        "last_seen_ms": began,
+        "expires_ms": began + WINDOW,
+        "seen_by": [{"node": "node-1", "deferred": 1, "passed": 0}],
+        "cluster_time_ms": host.now,
+        "delay_seconds": 180,
+        "window_seconds": 172_800,
+        "life_seconds": 3_110_400,
+        "settings_revision": 0,
+        "degraded_here": 0,
+    }
+    host.now = began + DELAY
+    assert greylist.explain(**MAIL)["rule"] == "waited"
+    greylist.check(**MAIL)
+    assert greylist.explain(**MAIL)["rule"] == "known"
+    host.now += LIFE
+    assert greylist.explain(**MAIL)["rule"] == "new"
+    assert greylist.explain(**MAIL)["seen_by"] == []
+
+
+def test_explain_predicts_what_a_check_is_told(host: LocalHost, greylist: Greylist) -> None:
+    for pause in (0, 1, DELAY - 2, 1, 1, WINDOW, LIFE - 1, LIFE):
+        host.now += pause
+        explanation = greylist.explain(**MAIL)
+        verdict = greylist.check(**MAIL)
+        told = (verdict.action, verdict.reason, verdict.seconds_left)
+        assert told == (explanation["action"], explanation["rule"], explanation["seconds_left"])
+
+
+def test_stats(host: LocalHost, greylist: Greylist) -> None:
+    greylist.check(**MAIL)
+    host.now += DELAY
+    greylist.check(**MAIL)
+    greylist.check(**MAIL)
+    assert greylist.stats() == {
+        "records": 1,
+        "nodes": {"node-1": {"deferred": 1, "passed": 2, "first_passes": 1}},
+        "degraded": {"pass": 0, "defer": 0},
+    }
