@@ -1,0 +1,131 @@
+"""One thread per peer that this node dials: dial, hand over, wait until the link is wanted again."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from raftcluster import limits
+from raftcluster.errors import RaftclusterError
+from raftcluster.transport import sockets
+from raftcluster.transport.handshake import Refused
+from raftcluster.transport.refusals import LOGGER, RefusalLog
+from raftcluster.transport.sockets import Socket
+from raftcluster.transport.trust import Connection
+
+_LIVED_SECONDS: Final = 1.0  # a link that was up for less counts as a failed dial: no storm of links that fall at once
+
+
+class Dialler:
+    """Dials as long as a link is wanted, with exponential pauses and jitter; `want` cuts a pause short."""
+
+    def __init__(
+        self,
+        node_id: str,
+        connect: Callable[[Callable[[Socket], None]], Connection],
+        deliver: Callable[[Connection], None],
+        log: RefusalLog,
+        seed: int,
+    ) -> None:
+        self.node_id = node_id
+        self._connect = connect
+        self._deliver = deliver
+        self._log = log
+        self._random = random.Random(seed)
+        self._condition = threading.Condition()
+        self._wanted = True
+        self._stopping = False
+        self._failures = 0
+        self._not_before = 0.0
+        self._socket: Socket | None = None
+        self._thread = threading.Thread(target=self._run, name=f"raftcluster-dial-{node_id}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to dial."""
+        self._thread.start()
+
+    def want(self) -> None:
+        """Any thread: dial now, though there may be a link: the new one will replace it."""
+        with self._condition:
+            self._wanted = True
+            self._failures = 0
+            self._not_before = 0.0
+            self._condition.notify()
+
+    def hurry(self) -> None:
+        """Any thread: end a pause between dials, if one is under way: the peer may have moved."""
+        with self._condition:
+            self._failures = 0
+            self._not_before = 0.0
+            self._condition.notify()
+
+    def lost(self, lived: float) -> None:
+        """Tick thread: the link that was delivered is gone, after `lived` seconds."""
+        with self._condition:
+            self._wanted = True
+            if lived < _LIVED_SECONDS:
+                self._failed()
+            self._condition.notify()
+
+    def stop(self) -> None:
+        """Any thread: end soon. `join` waits for it."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+            if self._socket is not None:
+                sockets.abort(self._socket)
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end; a name that is being resolved cannot be interrupted."""
+        self._thread.join(timeout)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its thread is gone."""
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while self._due():
+            try:
+                connection = self._connect(self._opened)
+            except Refused as refused:
+                self._log.note(refused.reason, self.node_id, refused.message, refused.remedy)
+            except (OSError, RaftclusterError) as error:
+                LOGGER.debug("cannot dial %s: %s", self.node_id, error)
+            except Exception:  # noqa: BLE001 - a defect: this dial has failed, the next may do better
+                LOGGER.exception("dialling %s failed", self.node_id)
+            else:
+                with self._condition:
+                    self._failures = 0
+                    self._socket = None
+                self._deliver(connection)
+                continue
+            with self._condition:
+                self._wanted = True
+                self._socket = None
+                self._failed()
+
+    def _due(self) -> bool:
+        """Wait until it is time for a dial; False to end."""
+        with self._condition:
+            while not self._stopping:
+                pause = self._not_before - time.monotonic()
+                if self._wanted and pause <= 0:
+                    self._wanted = False
+                    return True
+                self._condition.wait(pause if self._wanted else None)
+            return False
+
+    def _failed(self) -> None:
+        pause = min(limits.DIAL_MAX_SECONDS, limits.DIAL_MIN_SECONDS * 2.0**self._failures)
+        self._failures = min(self._failures + 1, 16)
+        self._not_before = time.monotonic() + pause * self._random.uniform(0.5, 1.0)
+
+    def _opened(self, sock: Socket) -> None:
+        with self._condition:
+            self._socket = sock
+            if self._stopping:
+                raise OSError("stopping")

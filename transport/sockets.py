@@ -1,0 +1,145 @@
+"""TCP, the only file that imports `socket`. Errors of the operating system become typed ones at this edge."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+from raftcluster import limits
+from raftcluster.errors import AddressInUse, MissingPrivilege
+from raftcluster.transport.ports import Address
+
+Socket = socket.socket
+
+BACKLOG: Final = 128
+_KEEPALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.LINK_IDLE_SECONDS * 1000)),  # of unacknowledged bytes
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),  # what is sent is complete: nothing to wait for
+)
+
+
+def listen(address: Address) -> Socket:
+    """A non-blocking listener at `address`; port 0 takes a free one, host "" all addresses.
+
+    Raises `AddressInUse` or `MissingPrivilege`, naming the address and the remedy.
+    """
+    where = text(address)
+    try:
+        family, kind, protocol, _, resolved = socket.getaddrinfo(
+            address[0] or None, address[1], type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise AddressInUse(
+            f"cannot listen at {where}: {error}", subject=where, remedy="give an address of this host, or 0.0.0.0"
+        ) from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setblocking(False)
+        listener.bind(resolved)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _cannot_listen(error, where) from error
+    return listener
+
+
+def accept(listener: Socket) -> tuple[Socket, Address] | None:
+    """A connection that has arrived, None when there is none (any more). Raises `OSError` when descriptors run out."""
+    try:
+        sock, address = listener.accept()
+    except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+        return None
+    try:
+        _prepare(sock)
+    except OSError:  # gone already
+        sock.close()
+        return None
+    return sock, (str(address[0]), int(address[1]))
+
+
+def dial(address: Address, deadline: float, opened: Callable[[Socket], None]) -> Socket:
+    """A connection to `address`, whose name is resolved now; each of its addresses gets a share of the time that is left.
+
+    `deadline` is a time of the monotonic clock. `opened` gets each socket before it connects, so that another thread can
+    :func:`abort` it. Raises `OSError`.
+    """
+    found = socket.getaddrinfo(address[0], address[1], type=socket.SOCK_STREAM)
+    for left, (family, kind, protocol, _, resolved) in zip(range(len(found), 0, -1), found, strict=True):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            opened(sock)
+            sock.settimeout(max(0.001, (deadline - time.monotonic()) / left))
+            sock.connect(resolved)
+            _prepare(sock)
+        except OSError:
+            sock.close()
+            if left == 1:
+                raise
+        else:
+            return sock
+    raise OSError(errno.EADDRNOTAVAIL, f"{text(address)} has no address")
+
+
+def abort(sock: Socket) -> None:
+    """Let whoever waits in `sock`, in another thread, fail now; that one closes it."""
+    with contextlib.suppress(OSError):  # not connected, or closed already: nobody waits
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def finish_sending(sock: Socket) -> None:
+    """Tell the peer that nothing more will come."""
+    with contextlib.suppress(OSError):  # gone already: nobody to tell
+        sock.shutdown(socket.SHUT_WR)
+
+
+def bound(listener: Socket) -> Address:
+    """The address that a listener has got."""
+    address = listener.getsockname()
+    return str(address[0]), int(address[1])
+
+
+def far_end(sock: Socket) -> str:
+    """The peer's address as text; "?" when it is gone."""
+    try:
+        address = sock.getpeername()
+    except OSError:
+        return "?"
+    return text((str(address[0]), int(address[1])))
+
+
+def text(address: Address) -> str:
+    """host:port, with brackets around an IPv6 address."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _prepare(sock: Socket) -> None:
+    for level, option, value in _KEEPALIVE:
+        sock.setsockopt(level, option, value)
+
+
+def _cannot_listen(error: OSError, where: str) -> AddressInUse | MissingPrivilege:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return MissingPrivilege(
+            f"not permitted to listen at {where}",
+            subject=where,
+            remedy="use a port above 1023, or grant CAP_NET_BIND_SERVICE",
+        )
+    if error.errno == errno.EADDRINUSE:
+        return AddressInUse(
+            f"{where} is in use by another process",
+            subject=where,
+            remedy="stop it (`ss -ltnp` shows it), or use another port",
+        )
+    return AddressInUse(
+        f"cannot listen at {where}: {error.strerror}", subject=where, remedy="give an address of this host, or 0.0.0.0"
+    )
