@@ -38,6 +38,7 @@ inside() { # CHROOT UID COMMAND: in its own mount and process namespace, with an
         set -e
         root=$1 uid=$2
         shift 2
+        mount --bind "$root" "$root" # a root that is a mount, as `ip netns` wants it
         mount -t proc proc "$root/proc"
         mount --rbind /dev "$root/dev"
         exec chroot --userspec="$uid:$uid" --groups= "$root" "$@"
