@@ -59,6 +59,14 @@ class Child:
         except queue.Empty:
             raise AssertionError(f"{self.name} said nothing within {timeout} s:\n{self.tail()}") from None
 
+    def rest(self) -> list[str]:
+        """The lines that it printed before it ended and that nobody has read. It must have ended."""
+        assert self.process.poll() is not None
+        lines = []
+        while not self._lines.empty():
+            lines.append(self._lines.get_nowait())
+        return lines
+
     def tell(self, line: str) -> None:
         """Write one line to its standard input."""
         assert self.process.stdin is not None, f"{self.name} was started without pipes"

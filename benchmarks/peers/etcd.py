@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import trustme
 
 from benchmarks.load import IN_FLIGHT, Meter, Row, Sample, Window
 from tests.children import Child
+from tests.helpers import free_ports
 
 NODES = 3
 BATCH = 64  # checks in one transaction; etcd's default limit is 128 operations
@@ -43,14 +43,6 @@ def build_client(directory: Path) -> Path:
     return binary
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(s.getsockname()[1]) for s in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 class Etcd:
     """A `Peer` (benchmarks/load.py). Not thread-safe."""
 
@@ -69,7 +61,7 @@ class Etcd:
         self._binaries = Path(spec.origin).parent
         self._client = build_client(self._directory)
         self._make_certificates()
-        ports = _free_ports(2 * NODES)
+        ports = free_ports(2 * NODES)
         names = [f"etcd{i}" for i in range(NODES)]
         client_urls = [f"https://127.0.0.1:{port}" for port in ports[:NODES]]
         peer_urls = [f"https://127.0.0.1:{port}" for port in ports[NODES:]]

@@ -91,10 +91,12 @@ class Hosts:
         """The command line that runs `arguments` on the host."""
         return ["ip", "netns", "exec", self.namespace(number), *arguments]
 
-    def run(self, number: int, *arguments: str, timeout: float = COMMAND_SECONDS) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, number: int, *arguments: str, stdin: str | None = None, timeout: float = COMMAND_SECONDS
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command on the host until it ends; its exit status is the caller's to judge."""
         command = self.command(number, arguments)
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, input=stdin or "")
 
     def start(self, number: int, name: str, arguments: Sequence[str], log: Path) -> Child:
         """Start a program on the host. It ends with the host at the latest."""
