@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator
 
@@ -38,16 +39,17 @@ def page(main: click.Command) -> str:
         usage = context.command.get_usage(context).removeprefix("Usage: ")
         parts.append(f"## {path}\n\n```\n{' '.join(usage.split())}\n```\n")
         parts.append(_prose(context.command.help or "") + "\n")
-        options = [record for each in context.command.get_params(context) if (record := each.get_help_record(context))]
-        if options:
-            rows = [f"| `{_cell(names)}` | {_cell(' '.join(text.split()))} |" for names, text in options]
+        options = [each for each in context.command.get_params(context) if isinstance(each, click.Option)]
+        records = [record for each in options if (record := each.get_help_record(context))]
+        if records:
+            rows = [f"| `{_cell(names)}` | {_cell(' '.join(text.split()))} |" for names, text in records]
             parts.append("\n".join(["| option | meaning |", "|---|---|", *rows]) + "\n")
     return "\n".join(parts)
 
 
 def _prose(text: str) -> str:
-    """Click's help text without its marks for paragraphs that are not to be wrapped."""
-    return "\n".join(line.rstrip() for line in text.replace("\b\n", "").splitlines()).strip()
+    """A docstring as paragraphs, without click's marks for those that are not to be wrapped."""
+    return inspect.cleandoc(text).replace("\b\n", "")
 
 
 def _cell(text: str) -> str:
