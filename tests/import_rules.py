@@ -26,8 +26,16 @@ ROOMS = {
     "raftcluster.engine": ("raftcluster.storage.ports", "raftcluster.storage.overlay"),
     "raftcluster.greylist": ("raftcluster.host",),
     "raftcluster.config": ("raftcluster.host",),
-    "raftcluster.cluster": ("raftcluster.host", "raftcluster.transport.certificates", "raftcluster.storage.directory"),
-    "raftcluster.policy": ("raftcluster.loop",),
+    "raftcluster.cluster": (
+        "raftcluster.host",
+        "raftcluster.storage.directory",
+        "raftcluster.transport.certificates",
+        "raftcluster.transport.connect",
+        "raftcluster.transport.ports",
+        "raftcluster.transport.stream",
+        "raftcluster.transport.subject",
+    ),
+    "raftcluster.policy": ("raftcluster.loop", "raftcluster.greylist.api", "raftcluster.greylist.rules"),
     "raftcluster.control": ("raftcluster.loop",),
     "raftcluster.cli": ("raftcluster", "raftcluster.control.client"),
 }
