@@ -25,8 +25,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
 from raftcluster import limits
-from raftcluster.errors import Rejected, StorageFailed, StorageFull, Unavailable
-from raftcluster.storage.ports import Chunk, Entry, Health, LogImage, Record, Row, Snapshot, Unit, check_table
+from raftcluster.errors import StorageFailed, StorageFull, Unavailable
+from raftcluster.storage.ports import Chunk, Entry, Health, LogImage, Record, Row, Snapshot, Unit
+from raftcluster.storage.source import UnusableSource, checked
 
 Rows = dict[bytes, bytes]
 
@@ -365,15 +366,9 @@ class MemoryTables(_Health):
             return False
         tables: dict[str, Rows] = {}
         try:
-            for table, rows in chunks:
-                loaded = tables.setdefault(check_table(table), {})
-                last = next(reversed(loaded), b"")
-                for key, value in rows:
-                    if not last < key or len(key) > limits.KEY_BYTES:
-                        raise Rejected(f"a key out of order in {table}", subject=table)
-                    loaded[key] = value
-                    last = key
-        except Exception:  # noqa: BLE001 -- whatever the source raised, the port's answer is that nothing has changed
+            for table, rows in checked(chunks):
+                tables.setdefault(table, {}).update(rows)
+        except UnusableSource:
             return False
         disk.tables, disk.index, disk.anchor = tables, index, anchor
         self._replaced = True

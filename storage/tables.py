@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Final
 from raftcluster import limits
 from raftcluster.errors import RaftclusterError, Rejected, StorageFull, Unavailable
 from raftcluster.storage.environment import Environment, LmdbError
-from raftcluster.storage.ports import Chunk, Health, Row, Snapshot, Unit, check_table
+from raftcluster.storage.ports import Chunk, Health, Row, Snapshot, Unit
+from raftcluster.storage.source import UnusableSource, checked
 
 if TYPE_CHECKING:
     from raftcluster.storage.environment import Database, Transaction
@@ -43,10 +44,6 @@ logger = logging.getLogger(__name__)
 
 _Done = Callable[[bool], None]
 _Job = tuple[Unit, _Done] | tuple[int, bytes, Iterable[Chunk], _Done]
-
-
-class _UnusableSource(Exception):
-    """What `install` was given is no snapshot; says why."""
 
 
 class TableStore:
@@ -197,7 +194,7 @@ class TableStore:
         installed = False
         try:
             installed = self._replace(index, anchor, chunks)
-        except (_UnusableSource, Rejected) as error:
+        except (UnusableSource, Rejected) as error:
             logger.warning("a snapshot of index %d was not installed: %s", index, error)
         except StorageFull as error:
             self._become("full", str(error))
@@ -222,12 +219,9 @@ class TableStore:
                 for table, handle in handles.items():
                     if table != _CHECKPOINT:
                         transaction.drop(handle, delete=False)
-                for table, rows in _from(chunks):
-                    handle = self._handle(check_table(table), handles, transaction)
-                    if not all(type(key) is bytes and type(value) is bytes for key, value in rows):
-                        raise _UnusableSource(f"a row of {table} is not bytes")
-                    if transaction.cursor(handle).putmulti(rows, append=True) != (len(rows), len(rows)):
-                        raise _UnusableSource(f"keys of {table} are out of order")
+                for table, rows in checked(chunks):
+                    handle = self._handle(table, handles, transaction)
+                    transaction.cursor(handle).putmulti(rows, append=True)
                 self._reach(transaction, index, anchor)
             self._handles = handles
         return True
@@ -307,11 +301,3 @@ class TableStore:
     def _check_open(self) -> None:
         if self._closed:
             raise Unavailable("the tables are closed", subject=str(self._env.path))
-
-
-def _from(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """`chunks`, with whatever they raise as one exception: the store's own must stay distinguishable."""
-    try:
-        yield from chunks
-    except Exception as error:
-        raise _UnusableSource(repr(error)) from error

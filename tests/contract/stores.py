@@ -1,0 +1,117 @@
+"""Both implementations of each port, and how their disks are filled and broken, under one interface.
+
+The LMDB ones are broken for real: the descriptor that LMDB writes through is replaced by one of /dev/full (every write
+fails with ENOSPC) or of /dev/null (writes succeed, fdatasync fails), and put back later.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from raftcluster.storage import log, tables
+from raftcluster.storage.memory import MemoryDisk, MemoryLog, MemoryTables
+from raftcluster.storage.ports import Log, TableStore
+
+
+class Bench(Protocol):
+    """A disk that stores are opened on."""
+
+    def open_log(self) -> Log: ...
+
+    def open_tables(self) -> TableStore: ...
+
+    def full(self) -> None: ...
+
+    def broken(self) -> None: ...
+
+    def well(self) -> None: ...
+
+
+class LmdbBench:
+    """Real files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._kept: dict[int, int] = {}
+
+    def open_log(self) -> Log:
+        return log.LogStore(self.path / "log")
+
+    def open_tables(self) -> TableStore:
+        return tables.TableStore(self.path / "tables")
+
+    def full(self) -> None:
+        self._swap("/dev/full")
+
+    def broken(self) -> None:
+        self._swap("/dev/null")
+
+    def well(self) -> None:
+        for descriptor, kept in self._kept.items():
+            os.dup2(kept, descriptor, inheritable=False)
+            os.close(kept)
+        self._kept.clear()
+
+    def _swap(self, device: str) -> None:
+        for name in os.listdir("/proc/self/fd"):
+            descriptor = int(name)
+            try:
+                target = Path(os.readlink(f"/proc/self/fd/{name}"))
+            except FileNotFoundError:
+                continue  # the listing's own
+            if target.name == "data.mdb" and self.path in target.parents and descriptor not in self._kept.values():
+                self._kept[descriptor] = os.dup(descriptor)
+                replacement = os.open(device, os.O_RDWR)
+                os.dup2(replacement, descriptor, inheritable=False)
+                os.close(replacement)
+        assert self._kept
+
+
+class MemoryBench:
+    """The twins, completing everything at once."""
+
+    def __init__(self) -> None:
+        self.disk = MemoryDisk()
+
+    def open_log(self) -> Log:
+        return MemoryLog(self.disk, auto=True)
+
+    def open_tables(self) -> TableStore:
+        return MemoryTables(self.disk, auto=True)
+
+    def full(self) -> None:
+        for store in self._open():
+            store.fill()
+
+    def broken(self) -> None:
+        for store in self._open():
+            store.fail()
+
+    def well(self) -> None:
+        for store in self._open():
+            store.empty()
+
+    def _open(self) -> Iterator[MemoryLog | MemoryTables]:
+        yield from (store for store in (self.disk.log, self.disk.store) if store is not None)
+
+
+IMPLEMENTATIONS = pytest.mark.parametrize("kind", ["lmdb", "memory"])
+
+
+@contextmanager
+def bench_of(kind: str, path: Path) -> Iterator[Bench]:
+    """A fresh disk of the given implementation."""
+    if kind == "memory":
+        yield MemoryBench()
+        return
+    bench = LmdbBench(path)
+    try:
+        yield bench
+    finally:
+        bench.well()
