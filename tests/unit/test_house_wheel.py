@@ -131,6 +131,6 @@ def test_the_command_works_without_its_extra(installed: Path, tmp_path: Path) ->
     done = embedder(installed, run.format(["--help"]))
     assert (done.returncode, done.stderr) == (0, "")
     assert "Usage: raftcluster" in done.stdout
-    done = embedder(installed, run.format(["--dir", str(tmp_path / "no-node"), "status"]))
+    done = embedder(installed, run.format(["-C", str(tmp_path / "no-node"), "status"]))
     assert "Traceback" not in done.stderr
     assert done.returncode == 7
