@@ -103,7 +103,7 @@ class Runtime:
             self._stopping = True
             self._links.wake()
         if self._thread_id is not None and threading.get_ident() != self._thread_id:
-            self._thread.join(flush_seconds)
+            self._thread.join(2 * flush_seconds)
 
     def _flush(self, end: float, flushed: threading.Event) -> None:
         """Everything applied goes to the tables, then `flushed` is set; by way of posts, so that the node goes on."""
@@ -209,8 +209,7 @@ class Runtime:
         log.critical("the node takes no part in the cluster any more: %s", self.failure)
 
     def _end(self) -> None:
-        """Tell everybody who still waits."""
-        self._links.close()
+        """Tell everybody who still waits, then close the links."""
         error = self.failure
         for calls in self._wheel.values():
             for waiting in calls:
@@ -223,6 +222,7 @@ class Runtime:
             if error is None:
                 post()
         self._resolve()
+        self._links.close()
 
     def _take_calls(self) -> None:
         replica, wheel = self.replica, self._wheel

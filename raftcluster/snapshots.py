@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -43,11 +44,12 @@ def serve(store: TableStore, peer: str, stream: Stream) -> None:
     stream.send({"index": snapshot.index, "anchor": snapshot.anchor})
     total = hashlib.sha256(snapshot.anchor)
     rows = 0
-    for table, chunk in snapshot.chunks:
-        value = [table, [list(row) for row in chunk]]
-        total.update(pack(value))
-        rows += len(chunk)
-        stream.send(value)
+    with closing(snapshot.chunks) as chunks:
+        for table, chunk in chunks:
+            value = [table, [list(row) for row in chunk]]
+            total.update(pack(value))
+            rows += len(chunk)
+            stream.send(value)
     stream.send({"rows": rows, "sha256": total.digest()})
     log.info("sent %d rows as of entry %d to %s", rows, snapshot.index, peer)
 

@@ -111,7 +111,8 @@ class Observer:
     """Hooks for reconcilers and checkers; called on the driving thread, must only note or signal."""
 
     applied: Callable[[Entry, Collection[str]], None] = lambda entry, machines: None
-    """After an entry was applied: the entry, and the names of the machines that had a command in it."""
+    """After an entry was applied: the entry, and the names of the machines that had a command in it. After a snapshot was
+    installed: the entry at its index, and the names of all machines."""
     role: Callable[[], None] = lambda: None
     """This node became or ceased to be leader, or heard of another one."""
     health: Callable[[str, str], None] = lambda health, detail: None
@@ -143,6 +144,7 @@ class Replica:
         self._machines: dict[str, tuple[StateMachine, Tables]] = {
             m.name: (m, self.overlay.view(m.name, m.tables)) for m in machines
         }
+        self._readers = {m.name: self.overlay.reader(m.name, m.tables) for m in machines}
         assert len(self._machines) == len(machines) and Ring.MACHINE not in self._machines, "machine names are unique"
         self._ring = Ring(self.bounds.ring)
         self._ring_tables = self.overlay.view(Ring.MACHINE, [Ring.TABLE])
@@ -246,6 +248,8 @@ class Replica:
             self.guard.read_index(lambda index: self._tell_read_index(peer, number, index))
         elif kind == "read_at":
             self._read_at(message["number"], message["index"])
+        elif kind == "transfer":
+            self.transfer(message["target"])
         else:
             offer = self.guard.incoming(peer, message)
             if offer is not None:
@@ -475,10 +479,10 @@ class Replica:
 
     def tables(self, machine: str) -> ReadTables:
         """A machine's tables, as applied; raises `Rejected` for an unknown name."""
-        found = self._machines.get(machine)
+        found = self._readers.get(machine)
         if found is None:
             raise Rejected(f"no state machine is called {machine!r}", subject=machine)
-        return found[1]
+        return found
 
     def query(
         self, read: Callable[[], None], fail: Callable[[RaftclusterError], None], *, within: float | None
@@ -631,7 +635,9 @@ class Replica:
             result = self._ring.get(ident)
             for answer in self._pending.pop(ident).answers:
                 answer(result, None)
-        self.observer.applied(journal.last, set(self._machines))
+        entry = journal.get(anchor.index)
+        assert entry is not None
+        self.observer.applied(entry, set(self._machines))
 
     # ---- membership and leadership
 
@@ -664,12 +670,17 @@ class Replica:
         return self.engine.is_leader and match is not None and match >= self.engine.commit_index
 
     def transfer(self, target: str | None = None) -> bool:
-        """At the leader: stop appending, let `target` (or whoever has most) catch up, and have it elected.
+        """Have `target` (or, with None, the other voter that has most) elected. A follower asks the leader to.
 
-        False when this node does not lead or `target` is no other voter. The role change tells of success.
+        The leader stops appending, lets the target catch up, and asks it to campaign at once; it goes on when that has
+        not come about within an election time-out. False when there is no leader, or `target` is no other voter of it.
+        The change of role tells of success.
         """
+        leader = self.engine.leader
+        if not self.engine.is_leader:
+            return leader is not None and self.ports.send(leader, {"type": "transfer", "target": target})
         others = self.engine.others
-        if not self.engine.is_leader or not others or (target is not None and target not in others):
+        if not others or (target is not None and target not in others):
             return False
         self._handover = (target, self.ports.now() + self.timing.election_max)
         self._handed_over = False

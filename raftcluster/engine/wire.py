@@ -63,6 +63,10 @@ def _known(value: Any) -> bool:
     )
 
 
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 64
+
+
 def _operations(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
@@ -81,6 +85,7 @@ _REQUIRED: dict[str, dict[str, Callable[[Any], bool]]] = {
     "forward": {"operations": _operations},
     "read_index": {"number": _number},
     "read_at": {"number": _number, "index": _maybe(_number)},
+    "transfer": {"target": _maybe(_name)},
 }
 _OPTIONAL: dict[str, dict[str, Callable[[Any], bool]]] = {
     "append_entries": {
