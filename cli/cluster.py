@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -48,9 +49,11 @@ def init(
     as_json: bool,
 ) -> None:
     """Begin a cluster of one node in the data directory. Then: `raftcluster serve`."""
-    made = raftcluster.init(obj.directory, name=name, node=node_name, listen=listen, advertise=advertise, lab=lab)
+    cluster_id = raftcluster.init(
+        obj.directory, cluster=name, node=node_name, listen=listen, advertise=advertise, lab=lab
+    )
     if as_json:
-        output.as_json(made)
+        output.as_json({"cluster": name, "cluster_id": cluster_id, "node": node_name})
     else:
         click.echo(f"cluster {name} begun at {obj.directory}; start it with: raftcluster -C {obj.directory} serve")
 
@@ -91,13 +94,19 @@ def join(
     The token is read from standard input, or asked for.
     """
     token = secret("token")
-    made = raftcluster.join(
-        obj.directory, address=address, token=token, node=node_name, listen=listen, advertise=advertise
+    joined = raftcluster.join(
+        obj.directory,
+        address=address,
+        token=token,
+        node=node_name,
+        listen=listen,
+        advertise=advertise,
+        progress=lambda step: click.echo(step, err=True),
     )
     if as_json:
-        output.as_json(made)
+        output.as_json(asdict(joined))
     else:
-        click.echo(f"joined; start this node with: raftcluster -C {obj.directory} serve")
+        click.echo(f"joined {joined.cluster}; start this node with: raftcluster -C {obj.directory} serve")
 
 
 @click.group(cls=Commands, invoke_without_command=True)

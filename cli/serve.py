@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-import threading
 
 import click
 
@@ -33,12 +32,12 @@ def serve(obj: Context, policy: str, deadline: float, log_level: str) -> None:
     logging.basicConfig(
         level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    stop = threading.Event()
+    service = raftcluster.Service(obj.directory, policy=None if policy == "none" else policy, deadline=deadline)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    with raftcluster.Service(obj.directory, policy=None if policy == "none" else policy, deadline=deadline) as service:
+        signal.signal(number, lambda *_: service.stop())
+    with service:
         if service.postfix_line:
             click.echo(
                 f"for Postfix's smtpd_recipient_restrictions, after reject_unauth_destination:\n{service.postfix_line}"
             )
-        service.wait(stop)
+        service.wait()

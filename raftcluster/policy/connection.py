@@ -92,6 +92,13 @@ class Connection(asyncio.Protocol):
         self._write(action)
         self._proceed()
 
+    def finish(self) -> None:
+        """Disconnect, but answer the request under way before."""
+        if self._deciding:
+            self._ended = True
+        else:
+            self.close()
+
     def close(self) -> None:
         """Disconnect without a (further) answer."""
         self._deciding = False

@@ -132,7 +132,7 @@ class PolicyServer:
         return {**self._counts, "connections": len(self._connections)}
 
     def close(self) -> None:
-        """Stop listening, disconnect everybody, end the thread. Idempotent."""
+        """Stop listening, answer what is under way, disconnect everybody, end the thread. Idempotent."""
         if self._thread is not None:
             thread, self._thread = self._thread, None
             thread.run(self._shut())
@@ -238,11 +238,16 @@ class PolicyServer:
         self._sweeper.cancel()
         assert self._server is not None
         self._server.close()
-        for connection in list(self._connections):
-            connection.close()
         if self._where[1] is None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._where[0])
+        for connection in list(self._connections):
+            connection.finish()
+        end = self._loop.time() + self._deadline
+        while self._connections and self._loop.time() < end:
+            await asyncio.sleep(0.01)
+        for connection in list(self._connections):
+            connection.close()
         while self._connections:
             await asyncio.sleep(0)
 

@@ -306,6 +306,21 @@ def test_closing_hangs_up_and_frees_the_address(host: LocalHost, listen: str) ->
     again.close()
 
 
+def test_closing_answers_what_is_under_way(slow: SlowHost) -> None:
+    server = PolicyServer(Greylist(slow), "inet:127.0.0.1:0", deadline=30)
+    server.start()
+    with PolicyClient(server.address) as client:
+        client.send(request())
+        eventually(lambda: slow.held)
+        closing = threading.Thread(target=server.close)
+        closing.start()
+        slow.release()
+        assert client.answer().startswith("DEFER_IF_PERMIT")
+        assert client.hung_up()
+        closing.join(10)
+        assert not closing.is_alive()
+
+
 def test_an_address_that_is_taken_is_named(host: LocalHost, serve: Serve, listen: str) -> None:
     address = serve(host, listen).address
     with pytest.raises(AddressInUse) as raised:

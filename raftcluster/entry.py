@@ -1,0 +1,85 @@
+"""How an empty directory becomes a node's: `init` begins a cluster, `join` enters one. Nothing is left running.
+
+Both take the address to listen at and, when the others have to use another one, the address to advertise. Without it
+that is the address to listen at; where that is a wildcard, the node's name with the same port.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+from typing import Final
+
+from raftcluster.cluster import create
+from raftcluster.cluster import join as joining
+from raftcluster.cluster.join import Joined
+from raftcluster.cluster.machine import ClusterMachine
+from raftcluster.config.machine import ConfigMachine
+from raftcluster.greylist.machine import GreylistMachine
+from raftcluster.machine import StateMachine
+from raftcluster.node import PRODUCT
+from raftcluster.transport.certificates import Token
+
+Address = tuple[str, int]
+BUILT_IN: Final[tuple[type[StateMachine], ...]] = (ClusterMachine, ConfigMachine, GreylistMachine)
+
+
+def init(
+    path: str | os.PathLike[str],
+    *,
+    cluster: str,
+    node: str,
+    listen: Address,
+    advertise: Address | None = None,
+    lab: bool = False,
+    product: str = PRODUCT,
+) -> str:
+    """Begin a cluster: make `path` the data directory of its first node. Returns the cluster's id.
+
+    `cluster` and `node` are names for people; the node's must be its host name if nothing is advertised and `listen` is a
+    wildcard. `lab` allows waits below a minute. Raises `Rejected`, `StorageRefusal`, `Refusal`.
+    """
+    reached = _advertised(node, listen, advertise)
+    return create.init(path, node, listen, reached, product, cluster=cluster, lab=lab)
+
+
+def join(
+    path: str | os.PathLike[str],
+    *,
+    address: Address,
+    token: str,
+    node: str,
+    listen: Address,
+    advertise: Address | None = None,
+    product: str = PRODUCT,
+    machines: Sequence[StateMachine] = (),
+    progress: Callable[[str], None] = lambda text: None,
+) -> Joined:
+    """Enter the cluster of the member at `address` with a token of its `members.invite(node)`. Waits until it is done.
+
+    `machines` are the embedder's, as for `Node.open`. Asking again with the same directory and token is always safe.
+    Raises `Rejected`, `Unavailable`, `LinkRefused`, `StorageRefusal`.
+    """
+    schema = {machine.name: machine.schema for machine in (*BUILT_IN, *machines)}
+    return joining.join(
+        path,
+        address,
+        Token.parse(token),
+        name=node,
+        listen=listen,
+        advertise=_advertised(node, listen, advertise),
+        product=product,
+        schema=schema,
+        progress=progress,
+    )
+
+
+def _advertised(node: str, listen: Address, advertise: Address | None) -> Address:
+    if advertise is not None:
+        return advertise
+    try:
+        wildcard = ip_address(listen[0]).is_unspecified
+    except ValueError:  # a host name
+        wildcard = False
+    return (node, listen[1]) if wildcard else listen

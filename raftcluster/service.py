@@ -1,0 +1,88 @@
+"""A node with everything around it that a mail host needs: policy server and control socket. What `serve` runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Any, Final, Self
+
+from raftcluster import limits
+from raftcluster.codec import Value
+from raftcluster.control.server import ControlServer
+from raftcluster.node import Node
+from raftcluster.policy.server import LISTEN, PolicyServer
+
+log = logging.getLogger("raftcluster.service")
+
+CONTROL: Final = "control.sock"
+LOOK_SECONDS: Final = 0.5
+
+
+class Service:
+    """Use it as a context manager: entering starts everything, without waiting for a leader; leaving stops everything.
+
+    Without a quorum the policy server answers as the administrator chose for that, and `status` can be asked.
+    `settings` are those of `Node.open`. Raises what `Node.open` raises, and `AddressInUse`, `MissingPrivilege`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        policy: str | None = LISTEN,
+        deadline: float = limits.CALL_SECONDS,
+        **settings: Any,
+    ) -> None:
+        self._path = Path(path)
+        self._listen, self._deadline, self._settings = policy, deadline, settings
+        self._stop: SimpleQueue[bool] = SimpleQueue()
+        self._running = ExitStack()
+        self._policy: PolicyServer | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as starting:
+            self.node = node = Node.open(self._path, **{"ready_seconds": 0, **self._settings})
+            starting.callback(node.close)
+            control = ControlServer(node, self._path / CONTROL, self._status)
+            control.start()
+            starting.callback(control.close)
+            if self._listen is not None:
+                self._policy = PolicyServer(node.greylist, self._listen, deadline=self._deadline)
+                self._policy.start()
+                starting.callback(self._policy.close)
+            self._running = starting.pop_all()
+        log.info("node %s (%s) runs in %s", node.name, node.id, self._path)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        log.info("stopping")
+        self._running.close()
+
+    @property
+    def postfix_line(self) -> str | None:
+        """What Postfix's main.cf needs, None without a policy server."""
+        return self._policy.postfix_line() if self._policy else None
+
+    def stop(self) -> None:
+        """End `wait`. May be called from a signal handler."""
+        self._stop.put(True)
+
+    def wait(self) -> None:
+        """Return when `stop` was called or the node was destroyed with its cluster. Raises what made the node fail."""
+        asked = False
+        while not asked and not self.node.closed:
+            if self.node.failure is not None:
+                raise self.node.failure
+            with suppress(Empty):
+                asked = self._stop.get(timeout=LOOK_SECONDS)
+
+    def _status(self) -> dict[str, Value]:
+        if self._policy is None:
+            return {"policy": {}}
+        return {"policy": {"address": self._policy.address, **self._policy.stats()}}
