@@ -249,6 +249,14 @@ def test_new_settings_leave_waits_that_have_begun_their_window(cluster: Cluster)
     assert cluster.record(1).expires > expires
 
 
+def test_settings_are_those_of_the_tables_also_after_a_snapshot_took_their_place(cluster: Cluster) -> None:
+    cluster.check(1)
+    ahead = Cluster()
+    ahead.propose("greylist", change({"delay": 300}))
+    cluster.rows.rows = ahead.rows.rows
+    assert cluster.check(2) == ["settings", 1, {"delay": 300}]
+
+
 def test_lab_is_decided_before_anything_else(cluster: Cluster) -> None:
     assert cluster.propose("greylist", change({"lab": True, "delay": 3})) == 1
     assert cluster.propose("greylist", change({"lab": True, "delay": 2})) == 2
@@ -301,6 +309,18 @@ def test_a_renewed_record_is_entered_again_under_its_later_time(cluster: Cluster
     cluster.now = expires + HOUR + 60_000
     cluster.idle()
     assert not cluster.rows.rows[RECORDS]
+
+
+def test_a_record_that_has_a_second_to_live_when_it_is_looked_at_stays(cluster: Cluster) -> None:
+    cluster.now -= cluster.now % 60_000
+    cluster.propose("greylist", change({"delay": 60, "window": 3600, "life": 3601}))
+    began = cluster.now
+    cluster.check(1, revision=1)
+    cluster.now = began + 60_000
+    cluster.check(1, revision=1)
+    cluster.now = began + 3_660_000
+    cluster.idle()
+    assert cluster.check(1, revision=1)[2], "it has passed before"
 
 
 def test_clean_up_is_bounded_by_the_entrys_own_work(cluster: Cluster) -> None:
