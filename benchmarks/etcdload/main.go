@@ -7,7 +7,8 @@
 // Modes, all with keys that are 100 % new:
 //
 //	rmw    one check: read the record (linearizable), then a transaction that writes it if it is still as it was read
-//	put    one check: write the record unseen; no decision is possible, so this only bounds what rmw could reach
+//	create one check: a transaction that writes the record if there is none and else reads it. It decides about new
+//	       keys with one request; a key that is there would need a second one, so this flatters etcd
 //	batch  -batch checks in one transaction of unseen writes; what a client that collects checks could reach
 package main
 
@@ -75,6 +76,14 @@ func put(key []byte) *pb.RequestOp {
 	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, Value: record}}}
 }
 
+// unchanged is true while the key was last modified at revision; 0 means that there is no such key.
+func unchanged(key []byte, revision int64) *pb.Compare {
+	return &pb.Compare{
+		Result: pb.Compare_EQUAL, Target: pb.Compare_MOD, Key: key,
+		TargetUnion: &pb.Compare_ModRevision{ModRevision: revision},
+	}
+}
+
 func (w *worker) check(ctx context.Context) error {
 	switch w.mode {
 	case "rmw":
@@ -83,24 +92,28 @@ func (w *worker) check(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		var revision int64 // 0 means: there is no such key yet
+		var revision int64
 		if len(read.Kvs) == 1 {
 			revision = read.Kvs[0].ModRevision
 		}
 		written, err := w.kv.Txn(ctx, &pb.TxnRequest{
-			Compare: []*pb.Compare{{
-				Result: pb.Compare_EQUAL, Target: pb.Compare_MOD, Key: key,
-				TargetUnion: &pb.Compare_ModRevision{ModRevision: revision},
-			}},
+			Compare: []*pb.Compare{unchanged(key, revision)},
 			Success: []*pb.RequestOp{put(key)},
 		})
 		if err == nil && !written.Succeeded {
 			w.conflicts++
 		}
 		return err
-	case "put":
+	case "create":
 		key := w.key()
-		_, err := w.kv.Put(ctx, put(key).GetRequestPut())
+		written, err := w.kv.Txn(ctx, &pb.TxnRequest{
+			Compare: []*pb.Compare{unchanged(key, 0)},
+			Success: []*pb.RequestOp{put(key)},
+			Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: key}}}},
+		})
+		if err == nil && !written.Succeeded {
+			w.conflicts++
+		}
 		return err
 	default:
 		writes := make([]*pb.RequestOp, w.batch)
@@ -173,7 +186,7 @@ func main() {
 	ca := flag.String("ca", "", "root certificate")
 	certificate := flag.String("cert", "", "client certificate")
 	key := flag.String("key", "", "client key")
-	mode := flag.String("mode", "rmw", "rmw, put or batch")
+	mode := flag.String("mode", "rmw", "rmw, create or batch")
 	batch := flag.Int("batch", 64, "checks a request, in mode batch")
 	inFlight := flag.Int("inflight", 1, "requests in flight")
 	connections := flag.Int("connections", 1, "connections; requests are dealt to them in turn")

@@ -25,7 +25,7 @@ NODES = 3
 BATCH = 64  # checks in one transaction; etcd's default limit is 128 operations
 START_SECONDS = 30.0
 CLIENT_SLACK_SECONDS = 30.0
-CONNECTIONS = (1, 4, 16)
+LAYOUTS = ((1, False), (4, False), (4, True), (16, True))  # connections; to all members, or only to the leader
 SOURCE = Path(__file__).parent.parent / "etcdload" / "main.go"
 GO_BUILD = {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode", "GOPROXY": "off", "GOFLAGS": ""}
 
@@ -122,16 +122,12 @@ class Etcd:
         self._children = []
 
     def rows(self) -> Sequence[Row]:
-        rmw = [
-            self._row("etcd rmw", "rmw", connections, everywhere, IN_FLIGHT)
-            for connections in CONNECTIONS
-            for everywhere in ((False, True) if connections >= NODES else (False,))
-        ]
-        put = [self._row("etcd blind put", "put", 4, True, (1, 256))]
+        rmw = [self._row("etcd rmw", "rmw", connections, everywhere, IN_FLIGHT) for connections, everywhere in LAYOUTS]
+        create = self._row("etcd create", "create", 4, True, (1, 64, 256, 1024))
         batch = [
             self._row(f"etcd {BATCH} puts a txn", "batch", 4, everywhere, IN_FLIGHT) for everywhere in (False, True)
         ]
-        return [*rmw, *put, *batch]
+        return [*rmw, create, *batch]
 
     def _row(self, group: str, mode: str, connections: int, everywhere: bool, levels: Sequence[int]) -> Row:
         """Levels that would leave connections idle are left out, but for the row that has no other."""
@@ -189,4 +185,6 @@ class Etcd:
             "settings": [each.replace(str(self._directory), "DIR") for each in settings],
             "client": f"native, closed loop, etcd's KV service over gRPC; {go.stdout.strip()}",
             "rmw": "linearizable get, then a transaction that puts if the key is as it was read",
+            "create": "one transaction: put if there is no such key, else get",
+            "batch": f"one transaction of {BATCH} puts, unread and undecided",
         }
