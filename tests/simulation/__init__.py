@@ -1,0 +1,20 @@
+"""A deterministic simulation of whole clusters: the real replica under a virtual clock, network and disk.
+
+`python -m tests.simulation --help` runs it. One seed is one run; everything that is random comes from it.
+
+=============  =========================================================================================
+world          virtual time, events in order, the only source of chance
+network        connections that break, are noticed late, swallow, park, double
+disk           two stores per process that answer when they like; crashes leave a prefix
+process        one node: a replica and the duties of its driver
+machines       the small state machine that shows order, repetition and undone writes
+workload       clients: operations sent again under one id, reads of three kinds
+faults         what goes wrong, and the administrator who adds, removes and transfers
+profiles       which of all that happens in which kind of run
+checker        Raft's promises, from records, messages and public state; shares no code with the replica
+reference      the one history that all must have, carried out by a plain reading of the rules
+timekeeping    cluster time against true time
+greylisting    what no triplet may ever be told
+simulation     one run: trouble, then healing, then the final checks
+=============  =========================================================================================
+"""

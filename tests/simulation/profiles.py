@@ -1,0 +1,170 @@
+"""The kinds of runs: which of all that can happen does. Within a kind, the seed decides on everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Final
+
+from raftcluster.engine.replica import Bounds, Timing
+
+PARTITIONS: Final = (
+    "cut off",
+    "cut off",
+    "cut off the leader",
+    "cut one link",
+    "cut one way",
+    "reset",
+    "reset",
+    "delays",
+)
+CRASHES: Final = ("crash", "crash", "crash the leader", "strike")
+SLOWNESS: Final = ("slow", "pause", "slow processor")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One run's circumstances. Times are in seconds of virtual time."""
+
+    voters: int
+    spares: int = 0
+    least_voters: int = 2
+    """The administrator leaves at least so many."""
+    seconds: float = 8.0
+    """How long there is trouble."""
+    operations_per_second: float = 10.0
+    faults_per_second: float = 1.0
+    faults: tuple[str, ...] = PARTITIONS + CRASHES + SLOWNESS + ("transfer",)
+    disks: tuple[str, ...] = ("fast", "mixed", "mixed", "slow")
+    strikes: bool = False
+    """Processes crash when something that they promise is not durable yet."""
+    duplicates: float = 0.0
+    """How often a message arrives a second time, out of order; and whether broken connections still deliver."""
+    wall_jumps: bool = False
+    """A minority of wall clocks is off by a day or half a minute, again and again."""
+    reconnect: float = 0.3
+    link_bytes: int = 1 << 20
+    timing: Timing = Timing()
+    bounds: Bounds = Bounds()
+
+
+def _bounds(random: Random, *, cut: bool) -> Bounds:
+    """Bounds small enough to be reached."""
+    append_bytes = random.choice((500, 900, 4_000, 65_536))
+    return Bounds(
+        entry_bytes=min(append_bytes - 300, 2_000),
+        entry_operations=random.choice((1, 3, 100)),
+        append_bytes=append_bytes,
+        in_flight=random.choice((1, 2, 5)),
+        pending=200,
+        queue=random.choice((5, 200)),
+        checkpoint_keys=random.choice((15, 1_000)),
+        overlay_keys=random.choice((60, 10_000)),
+        ring=random.choice((20, 10_000, 10_000)),
+        keep_entries=random.choice((0, 2, 5)) if cut else 1 << 30,
+        keep_bytes=random.choice((1_000, 1 << 30)) if cut else 1 << 30,
+    )
+
+
+def _common(random: Random, *, cut: bool = False) -> Options:
+    heartbeat, least, most = random.choice(((0.05, 0.3, 0.6), (0.09, 0.3, 0.6), (0.1, 0.4, 1.0)))
+    strikes = random.random() < 0.5
+    return Options(
+        voters=random.choice((3, 3, 3, 5)),
+        operations_per_second=random.choice((4.0, 10.0, 25.0)),
+        faults_per_second=random.choice((0.5, 1.0, 2.5)),
+        disks=("mixed", "slow", "crawl") if strikes else ("fast", "mixed", "mixed", "slow"),
+        strikes=strikes,
+        reconnect=random.choice((0.1, 0.3, 2.0)),
+        link_bytes=random.choice((1_500, 1 << 20, 1 << 20)),
+        timing=Timing(
+            heartbeat=heartbeat,
+            election_min=least,
+            election_max=most,
+            check_quorum=random.choice((most, 1.5)),
+            checkpoint=random.choice((0.1, 0.3, 1.0)) if cut else random.choice((0.3, 1.0, 5.0)),
+            resend=random.choice((0.2, 0.5)),
+        ),
+        bounds=_bounds(random, cut=cut),
+    )
+
+
+def _static(random: Random) -> Options:
+    """Three or five members, a log that is never cut."""
+    return _common(random)
+
+
+def _snapshot(random: Random) -> Options:
+    """A log that is cut at once: whoever was away needs a snapshot."""
+    return _common(random, cut=True)
+
+
+def _membership(random: Random) -> Options:
+    """Members come and go."""
+    options = _common(random)
+    return replace(options, voters=3, spares=2, faults=options.faults + ("membership",) * 9, seconds=10.0)
+
+
+def _membership_snapshot(random: Random) -> Options:
+    """Members come and go, and need snapshots."""
+    options = _common(random, cut=True)
+    return replace(options, voters=3, spares=2, faults=options.faults + ("membership",) * 9, seconds=10.0)
+
+
+def _adversarial(random: Random) -> Options:
+    """Messages arrive twice, late, and over connections that are gone."""
+    options = _common(random, cut=random.random() < 0.6)
+    return replace(options, voters=random.choice((2, 3, 4, 5)), duplicates=0.03)
+
+
+def _single(random: Random) -> Options:
+    """A cluster of one."""
+    options = _common(random, cut=random.random() < 0.6)
+    return replace(options, voters=1, faults=(*CRASHES, *CRASHES, *SLOWNESS), seconds=12.0)
+
+
+def _small(random: Random) -> Options:
+    """One to three members, growing and shrinking down to one."""
+    options = _common(random, cut=random.random() < 0.6)
+    faults = options.faults + ("membership",) * 12
+    return replace(options, voters=random.choice((1, 2, 3)), spares=2, least_voters=1, faults=faults, seconds=10.0)
+
+
+def _power(random: Random) -> Options:
+    """Power goes, for one or for all at once, in the middle of writes."""
+    options = _common(random, cut=random.random() < 0.5)
+    faults = (*CRASHES, *CRASHES, "strike", "power", "power", "power", *PARTITIONS, "transfer")
+    return replace(options, faults=faults, strikes=True, disks=("mixed", "slow", "crawl"))
+
+
+def _clocks(random: Random) -> Options:
+    """Wall clocks jump, leaders change, processes stand still."""
+    options = _common(random, cut=random.random() < 0.5)
+    faults = (*CRASHES, "power", *PARTITIONS, *SLOWNESS, "transfer", "transfer")
+    return replace(options, faults=faults, wall_jumps=True, seconds=12.0)
+
+
+def _full_disk(random: Random) -> Options:
+    """Disks fill up and empty again, or fail for good."""
+    options = _common(random, cut=random.random() < 0.5)
+    return replace(options, faults=options.faults + ("full disk",) * 8 + ("failed disk",) * 2, seconds=10.0)
+
+
+PROFILES: Final[dict[str, Callable[[Random], Options]]] = {
+    "static": _static,
+    "snapshot": _snapshot,
+    "membership": _membership,
+    "membership_snapshot": _membership_snapshot,
+    "adversarial": _adversarial,
+    "single": _single,
+    "small": _small,
+    "power": _power,
+    "clocks": _clocks,
+    "full_disk": _full_disk,
+}
+
+
+def options_of(profile: str, seed: int) -> Options:
+    """The circumstances of one run."""
+    return PROFILES[profile](Random(f"{profile}/{seed}/options"))

@@ -1,0 +1,147 @@
+"""One run: trouble for some seconds, then healing, then all that must be true of a healthy cluster."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Final
+
+from raftcluster.engine import seam
+from tests.simulation.checker import Checker
+from tests.simulation.faults import Faults
+from tests.simulation.network import Network
+from tests.simulation.process import Process, machines
+from tests.simulation.profiles import Options, options_of
+from tests.simulation.workload import Workload
+from tests.simulation.world import World
+
+HEALED_SECONDS: Final = 40.0
+"""Within this a healed cluster must have a leader and must have answered everything: thrice the slowest disk's delay
+that an election may still wait for, and some rounds of it."""
+SWEEP_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to."""
+
+    profile: str
+    seed: int
+    violations: list[str]
+    counts: Counter[str] = field(default_factory=Counter)
+    fingerprint: int = 0
+    healed_seconds: float = 0.0
+    """How long the healing took."""
+
+
+class Simulation:
+    """One seed's run. There is one at a time in a process: the engine has one clock."""
+
+    def __init__(
+        self,
+        profile: str,
+        seed: int,
+        *,
+        disabled: Collection[str] = (),
+        options: Options | None = None,
+        story: Callable[[str], None] | None = None,
+    ) -> None:
+        self.profile, self.seed = profile, seed
+        self.options = options or options_of(profile, seed)
+        self.world = World(f"{profile}/{seed}", story)
+        founders = [f"n{i}" for i in range(1, self.options.voters + 1)]
+        names = founders + [f"s{i}" for i in range(1, self.options.spares + 1)]
+        self.processes: dict[str, Process] = {}
+        self.checker = Checker(self.world, self.processes, founders, machines(), self.options.bounds.ring)
+        for name in names:
+            self.processes[name] = Process(name, founders, self.world, self.options, self.checker, disabled)
+        self.network = Network(self.world, self.options, self.processes)
+        for process in self.processes.values():
+            process.network, process.peers = self.network, self.processes
+        self.workload = Workload(self.world, self.options, self.processes, self.checker)
+        self.faults = Faults(self.world, self.options, self.processes, self.network)
+        self._founders = founders
+
+    def run(self) -> Outcome:
+        """Carry it out, up to the first violation."""
+        logging.getLogger("raftcluster").setLevel(logging.CRITICAL + 1)
+        logging.getLogger("pysyncobj").setLevel(logging.CRITICAL + 1)
+        seam.use_clock(self.world.read)
+        world = self.world
+        world.tell("", f"-- {self.profile}/{self.seed}: {self.options}")
+        for name in self._founders:
+            world.after(world.random.uniform(0, 0.1), self.processes[name].start)
+        self.workload.begin()
+        self.faults.begin()
+        self._sweep()
+        world.run(world.time + self.options.seconds, self._failed)
+        healed = self._heal()
+        if not self._failed():
+            self.checker.sweep()
+            self.checker.finish()
+        counts = world.counts
+        counts["passed"] = self.checker.greylist.passed
+        counts["timelines"] = self.checker.time.timelines
+        return Outcome(self.profile, self.seed, self.checker.violations, counts, world.fingerprint, healed)
+
+    def _failed(self) -> bool:
+        return bool(self.checker.violations)
+
+    def _sweep(self) -> None:
+        self.checker.sweep()
+        self.checker.same_tables(self.world.random.choice(list(self.processes.values())))
+        self.world.after(SWEEP_SECONDS, self._sweep)
+
+    def _heal(self) -> float:
+        """Liveness: runs apart from the trouble, so that it may ask for more."""
+        world = self.world
+        self.faults.heal()
+        self.workload.patient = True
+        began = world.time
+        for _ in range(3):
+            self.workload.operation()
+        while not self._failed():
+            world.run(world.time + 0.5, self._failed)
+            wanting = self._wanting()
+            if not wanting:
+                world.run(world.time + 0.5, self._failed)
+                if not self._wanting():
+                    break
+            elif world.time > began + HEALED_SECONDS:
+                self.checker.violate("liveness", f"{wanting} {HEALED_SECONDS} s after the last fault")
+        return world.time - began
+
+    def _wanting(self) -> str:
+        """What is missing of a healthy cluster; empty when nothing is."""
+        up = [p.replica for p in self.processes.values() if p.replica is not None]
+        leaders = [r for r in up if r.engine.is_leader]
+        if not leaders:
+            return "no leader " + str([(r.me, r.engine.term, sorted(r.journal.voters())) for r in up])
+        leader = max(leaders, key=lambda r: r.engine.term)
+        last = leader.journal.last[1]
+        for replica in up:
+            if replica.me in leader.journal.voters() and (
+                not replica.engine.applied == replica.engine.commit_index == replica.journal.last[1] == last
+                or replica.engine.leader != leader.me
+                or replica.journal.durable_index < last
+            ):
+                engine = replica.engine
+                return (
+                    f"{replica.me} has applied {engine.applied}, committed {engine.commit_index}, written "
+                    f"{replica.journal.last[1]}, follows {engine.leader}; the leader {leader.me} is at {last}"
+                )
+        missing = leader.journal.voters() - {r.me for r in up}
+        if missing:
+            return f"{sorted(missing)} are not up"
+        if self.workload.open:
+            return f"operations {sorted(self.workload.open)[:5]} have no result"
+        return ""
+
+
+def simulate(
+    profile: str, seed: int, disabled: Collection[str] = (), story: Callable[[str], None] | None = None
+) -> Outcome:
+    """The run of one seed."""
+    return Simulation(profile, seed, disabled=disabled, story=story).run()

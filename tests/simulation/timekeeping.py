@@ -1,0 +1,144 @@
+"""Cluster time against true time, which only the simulation knows.
+
+What is promised: stamps never decrease; within one timeline the time runs at most 5 % off true time, but for the delay
+of the message from which a new leader continues; wall clocks decide nothing. A timeline begins where a leader can ask
+nobody who knows the time: the first leader, or one after all have restarted at once.
+
+So the checker follows, beside each message, how fresh what the receiver then knows is. When a leader begins to stamp,
+its knowledge is `received - sent` late and has been running at its own rate since; that much more is allowed between
+stamps of before and after, and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+RATE: Final = 0.05 + 1e-3  # the slew, and what two hosts' quartzes differ
+SLACK: Final = 0.004  # stamps are whole milliseconds
+FRESH_SECONDS: Final = 5.0
+
+
+class Sample(NamedTuple):
+    """What a process knows of cluster time: how the cluster's time was when it was `sent`, got to know when `received`."""
+
+    term: int
+    sent: float
+    received: float
+    timeline: int
+
+
+class Note(NamedTuple):
+    """Travels with a message, unseen by the processes."""
+
+    sent: float
+    known: Sample | None
+
+
+class _Stamp(NamedTuple):
+    first: float
+    """True time: not before this ..."""
+    last: float
+    """... and not after this."""
+    stamp: float
+    who: str
+    timeline: int
+    late: float
+    early: float
+
+
+class _Answer(NamedTuple):
+    term: int
+    received: float
+    sent: float
+    known: Sample
+
+
+class Timekeeping:
+    """See the module's text."""
+
+    def __init__(self, violate: Callable[[str, str], None]) -> None:
+        self._violate = violate
+        self._samples: dict[str, Sample] = {}
+        self._answers: dict[tuple[str, str], _Answer] = {}
+        self._reigns: dict[str, int] = {}
+        self._late = self._early = 0.0
+        self.timelines = 0
+        self._stamps: dict[tuple[int, int], _Stamp] = {}
+
+    def restarted(self, name: str) -> None:
+        """It knows no time any more."""
+        self._samples.pop(name, None)
+        self._reigns.pop(name, None)
+        self._answers = {k: a for k, a in self._answers.items() if k[0] != name}
+
+    def note(self, name: str, now: float) -> Note:
+        """For a message that `name` sends with its time."""
+        return Note(now, self._samples.get(name))
+
+    def heard(self, name: str, term: int, note: Note, now: float) -> None:
+        """`name` accepts an append of `term`."""
+        if note.known is None:
+            return
+        sample = Sample(term, note.sent, now, note.known.timeline)
+        held = self._samples.get(name)
+        if held is None or (sample.term, sample.sent) > (held.term, held.sent):
+            self._samples[name] = sample
+
+    def answered(self, name: str, peer: str, term: int, note: Note, now: float) -> None:
+        """The leader `name` of `term` gets what `peer` knows."""
+        if note.known is not None:
+            self._answers[name, peer] = _Answer(term, now, note.sent, note.known)
+
+    def leads(self, name: str, term: int, now: float) -> None:
+        """`name` leads and knows the time."""
+        if self._reigns.get(name) != term:
+            self._reigns[name] = term
+            sample = self._samples.get(name) or self._asked(name, term, now)
+            if sample is None:
+                self.timelines += 1
+                sample = Sample(term, now, now, self.timelines)
+            running = RATE * (now - sample.sent)
+            self._late += sample.received - sample.sent + running
+            self._early += running
+        else:
+            sample = self._samples[name]
+        self._samples[name] = Sample(term, now, now, sample.timeline)
+
+    def _asked(self, name: str, term: int, now: float) -> Sample | None:
+        known = [
+            a
+            for (asker, _), a in self._answers.items()
+            if asker == name and a.term == term and now - a.received < FRESH_SECONDS
+        ]
+        if not known:
+            return None
+        latest = max(a.known.term for a in known)
+        worst = max((a for a in known if a.known.term == latest), key=lambda a: a.received - a.sent - a.known.sent)
+        sample = worst.known
+        return Sample(term, sample.sent, sample.received + worst.received - worst.sent, sample.timeline)
+
+    def stamped(self, name: str, index: int, term: int, stamp: int, began: float, now: float) -> None:
+        """The leader `name` wrote a stamped entry at a moment between `began` and `now`."""
+        sample = self._samples.get(name)
+        if sample is not None:
+            self._stamps[index, term] = _Stamp(began, now, stamp / 1000, name, sample.timeline, self._late, self._early)
+
+    def check(self, committed: list[tuple[int, int]]) -> None:
+        """The stamps of the committed (index, term), in order."""
+        before: _Stamp | None = None
+        for place in committed:
+            stamp = self._stamps.get(place)
+            if stamp is None:
+                continue
+            if before is not None:
+                gone = stamp.stamp - before.stamp
+                least, most = stamp.first - before.last, stamp.last - before.first
+                if gone < 0:
+                    self._violate("time decreases", f"entry {place}: by {-gone:.3f} s, {before.who} then {stamp.who}")
+                elif stamp.timeline == before.timeline:
+                    if gone > most + RATE * most + stamp.early - before.early + SLACK:
+                        self._violate("time too fast", f"entry {place}: {gone:.3f} s in {most:.3f} s of true time")
+                    if gone < least - RATE * least - (stamp.late - before.late) - SLACK:
+                        self._violate("time too slow", f"entry {place}: {gone:.3f} s in {least:.3f} s of true time")
+            before = stamp

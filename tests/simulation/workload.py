@@ -1,0 +1,217 @@
+"""Clients. Each operation keeps its id until its client knows the result, however often and wherever it is sent.
+
+What clients are told is held against the history by the checker; what they may conclude from it (exactly once, never
+applied, linearizable reads) is noted here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from raftcluster.engine.operations import Operation
+from raftcluster.errors import RaftclusterError, Unavailable
+from raftcluster.greylist.record import node_label
+from tests.simulation.checker import Checker
+from tests.simulation.machines import count
+from tests.simulation.process import Process
+from tests.simulation.profiles import Options
+from tests.simulation.world import World
+
+LAB: Final[dict[str, Any]] = {"lab": True, "delay": 1, "window": 4, "life": 6}
+"""Waits that fit into a run."""
+KEYS: Final = 6
+TRIES: Final = 6
+
+
+class Client:
+    """One operation and whoever wants its result."""
+
+    def __init__(self, number: int, ident: bytes, machine: str, command: list[Any]) -> None:
+        self.number, self.ident, self.machine, self.command = number, ident, machine, command
+        self.born: int | None = None
+        self.tries = 0
+        self.maybe_sent = False
+        """A copy may be under way somewhere: 'not applied' cannot be concluded any more."""
+        self.result: list[Any] | None = None
+        self.abandoned = False
+
+    @property
+    def settled(self) -> bool:
+        return self.result is not None or self.abandoned
+
+
+class Workload:
+    """Makes clients, and has them ask until they know."""
+
+    def __init__(self, world: World, options: Options, processes: Mapping[str, Process], checker: Checker) -> None:
+        self._world, self._options, self._processes, self._checker = world, options, processes, checker
+        self.clients: list[Client] = []
+        self.open: dict[int, Client] = {}
+        self.patient = False
+        """Everything is healed: nobody gives up any more."""
+        self._settings: tuple[int, Any] = (0, None)
+        self._highest = 0
+        """The greatest position in the ledger that any client knows of, from a result or from a linearizable read."""
+
+    def begin(self) -> None:
+        """The first operation sets the greylist's waits; then they come at random."""
+        self._submit("greylist", ["settings", LAB, "admin", "waits that fit into a run", None])
+        self._world.after(0.5, self._next)
+
+    def _next(self) -> None:
+        if self.patient:
+            return
+        if self._world.chance(0.2):
+            self.read()
+        else:
+            self.operation()
+        self._world.after(self._world.random.expovariate(self._options.operations_per_second), self._next)
+
+    # ---- operations
+
+    def operation(self) -> Client:
+        """One operation of any kind."""
+        random = self._world.random
+        number = len(self.clients)
+        kind = random.random()
+        if kind < 0.5:
+            return self._submit("ledger", ["add", number])
+        if kind < 0.55:
+            return self._submit("ledger", [random.choice(("refuse", "break")), number])
+        if kind < 0.9:
+            key = random.randrange(KEYS).to_bytes(16, "big")
+            triplet = random.choice((None, b"triplet of " + key))
+            command = ["c", self._settings[0], key, b"", int(random.random() < 0.2), triplet]
+            return self._submit("greylist", command)
+        name = random.choice(("a/b", "a/c", "d"))
+        expected = random.choice((None, None, 0, self._checker.revision))
+        if random.random() < 0.2:
+            return self._submit("config", ["delete", name, "admin", "", "n1", expected])
+        return self._submit("config", ["set", name, number, "admin", "because", "n1", expected])
+
+    def _submit(self, machine: str, command: list[Any]) -> Client:
+        number = len(self.clients)
+        ident = self._world.random.getrandbits(64).to_bytes(8, "big") + number.to_bytes(8, "big")
+        client = Client(number, ident, machine, command)
+        self.clients.append(client)
+        self.open[number] = client
+        self._ask(client)
+        return client
+
+    def _pick(self) -> Process | None:
+        up = [p for p in self._processes.values() if p.up]
+        leaders = [p for p in up if p.replica is not None and p.replica.engine.is_leader]
+        if not up:
+            return None
+        return self._world.random.choice(leaders if leaders and self._world.chance(0.4) else up)
+
+    def _ask(self, client: Client) -> None:
+        """Send the operation through some process; ask again elsewhere when no result comes."""
+        world, random = self._world, self._world.random
+        if client.settled:
+            return
+        process = self._pick()
+        if process is None or process.replica is None:
+            world.after(0.2, partial(self._ask, client))
+            return
+        client.tries += 1
+        replica = process.replica
+        if client.born is None:
+            client.born = replica.engine.applied
+            if client.command[0] == "c":
+                client.command[3] = node_label(process.name)
+        operation = Operation(client.machine, client.ident, client.born, client.command)
+        answer = partial(self._answered, client)
+        process.run(lambda: replica.submit(operation, answer))
+        process.wake()
+        incarnation = process.incarnation
+
+        def late() -> None:
+            if client.settled:
+                return
+            if process.up and process.incarnation == incarnation:
+                never: list[bool] = []
+                process.run(lambda: never.append(replica.give_up(client.ident, answer)))
+                if never == [True]:
+                    world.counts["not applied"] += 1
+                    if not client.maybe_sent and not self.patient and world.chance(0.5):
+                        self._checker.never_applied(client.number, process.name)
+                        self._abandon(client)
+                        return
+                else:
+                    client.maybe_sent = True
+            else:
+                client.maybe_sent = True
+            if not self.patient and (client.tries >= TRIES or world.chance(0.2)):
+                self._abandon(client)
+            else:
+                self._ask(client)
+
+        world.after(random.uniform(0.3, 2.0), late)
+        if world.chance(0.05):  # an impatient client: a second copy at once, through another process
+            client.maybe_sent = True
+            world.after(random.uniform(0, 0.05), partial(self._ask, client))
+
+    def _abandon(self, client: Client) -> None:
+        client.abandoned = True
+        self.open.pop(client.number, None)
+
+    def _answered(self, client: Client, result: list[Any] | None, error: RaftclusterError | None) -> None:
+        if result is None:
+            return  # `late` asks again
+        self._checker.answered(client.ident, result)
+        self.open.pop(client.number, None)
+        if client.result is not None and client.result != result and 3 not in (client.result[0], result[0]):
+            self._checker.violate("exactly once", f"operation {client.number}: {client.result}, then {result}")
+        if client.result is None:
+            self._world.counts["acknowledged"] += result[0] != 3
+            self._world.counts["too old to tell"] += result[0] == 3
+            client.result = result
+            if client.machine == "ledger" and result[0] == 0:
+                self._highest = max(self._highest, result[1])
+            elif client.machine == "greylist" and result[0] == 0 and client.command[0] == "c":
+                if result[1][0] == "settings":
+                    self._settings = (result[1][1], result[1][2])
+
+    # ---- reads
+
+    def read(self) -> None:
+        """A linearizable read of the ledger's length."""
+        process = self._pick()
+        if process is None or process.replica is None:
+            return
+        replica, least, world = process.replica, self._highest, self._world
+        outcome: list[str] = []
+
+        def look() -> None:
+            outcome.append("read")
+            world.counts["reads"] += 1
+            found = count(replica.tables("ledger"))
+            if found < least:
+                self._checker.violate(
+                    "linearizable read", f"{process.name} shows {found} lines, {least} were known before it was asked"
+                )
+            self._highest = max(self._highest, found)
+
+        def fail(error: RaftclusterError) -> None:
+            outcome.append("failed")
+            assert isinstance(error, Unavailable)
+
+        handle: list[Callable[[], None]] = []
+
+        def ask() -> None:
+            query = replica.query(look, fail, within=None)
+            if query is not None:
+                handle.append(lambda: replica.drop_query(query))
+
+        process.run(ask)
+        process.wake()
+        incarnation = process.incarnation
+
+        def late() -> None:
+            if not outcome and handle and process.incarnation == incarnation:
+                process.run(handle[0])
+
+        world.after(world.random.uniform(0.5, 2.0), late)
