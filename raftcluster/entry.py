@@ -22,7 +22,7 @@ from raftcluster.node import PRODUCT
 from raftcluster.transport.certificates import Token
 
 Address = tuple[str, int]
-BUILT_IN: Final[tuple[type[StateMachine], ...]] = (ClusterMachine, ConfigMachine, GreylistMachine)
+BUILT_IN: Final = {machine.name: machine.schema for machine in (ClusterMachine, ConfigMachine, GreylistMachine)}
 
 
 def init(
@@ -61,7 +61,7 @@ def join(
     `machines` are the embedder's, as for `Node.open`. Asking again with the same directory and token is always safe.
     Raises `Rejected`, `Unavailable`, `LinkRefused`, `StorageRefusal`.
     """
-    schema = {machine.name: machine.schema for machine in (*BUILT_IN, *machines)}
+    schema = BUILT_IN | {machine.name: machine.schema for machine in machines}
     return joining.join(
         path,
         address,

@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 
 from raftcluster import errors, limits
-from raftcluster.codec import Value, pack, unpack
-from raftcluster.config.api import Config
-from raftcluster.config.machine import ConfigMachine
+from raftcluster.codec import pack, unpack
 from raftcluster.control import wire
 from raftcluster.control.client import Client
 from raftcluster.control.server import STREAMS, ControlServer
@@ -27,29 +25,8 @@ from raftcluster.errors import (
     Rejected,
     Unavailable,
 )
-from raftcluster.greylist.api import Greylist
-from raftcluster.greylist.machine import GreylistMachine
 from tests.helpers import eventually
-from tests.local_host import LocalHost
-
-
-class LocalNode:
-    """The APIs of a node on a host of one process."""
-
-    def __init__(self) -> None:
-        self.host = LocalHost([ConfigMachine(), GreylistMachine()])
-        self.config = Config(self.host)
-        self.greylist = Greylist(self.host)
-        self.held = threading.Event()
-        self.broken = False
-
-    def status(self) -> dict[str, Value]:
-        if self.broken:
-            raise RuntimeError("a bug")
-        return {"node": self.host.id, "applied": self.host.index}
-
-    def transfer(self, node: str | None = None) -> None:
-        assert self.held.wait(10)
+from tests.local_node import LocalNode
 
 
 @pytest.fixture
@@ -111,7 +88,8 @@ def test_calls_reach_the_node_and_results_come_back(client: Client) -> None:
 
 
 def test_status_holds_what_this_process_adds(client: Client) -> None:
-    assert client.status() == {"node": "node-1", "applied": 0, "policy": "inet:127.0.0.1:1"}
+    assert client.status()["policy"] == "inet:127.0.0.1:1"
+    assert client.status()["id"] == "node-1"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +125,7 @@ def test_every_error_of_the_library_survives_the_wire(error: type[RaftclusterErr
 def test_a_call_that_waits_does_not_hold_up_others(client: Client, node: LocalNode) -> None:
     waiting = threading.Thread(target=client.transfer)
     waiting.start()
-    assert client.status()["node"] == "node-1"
+    assert client.status()["id"] == "node-1"
     node.held.set()
     waiting.join(10)
     assert not waiting.is_alive()
@@ -186,9 +164,9 @@ def test_changes_are_streamed_until_the_client_has_enough(client: Client, node: 
 
 def test_status_is_streamed(client: Client, node: LocalNode) -> None:
     statuses = client.watch_status(every=0.1)
-    assert next(statuses)["applied"] == 0
+    assert next(statuses)["applied_index"] == 0
     client.config.set("a", 1)
-    assert eventually(lambda: next(statuses)["applied"]) == 1
+    assert eventually(lambda: next(statuses)["applied_index"]) == 1
     statuses.close()  # type: ignore[attr-defined]
 
 
@@ -235,13 +213,13 @@ def test_nobody_there_is_said_with_path_and_remedy(tmp_path: Path) -> None:
 def test_what_a_dead_process_left_is_replaced_but_a_live_one_is_not(server: ControlServer, node: LocalNode) -> None:
     with pytest.raises(AddressInUse, match=r"control\.sock"):
         ControlServer(node, server.path).start()
-    assert Client(server.path).status()["node"] == "node-1"
+    assert Client(server.path).status()["id"] == "node-1"
     left = Path(server.path).with_name("left.sock")
     os.link(server.path, left)  # an address that outlives its server
     server.close()
     again = ControlServer(node, left)
     again.start()
-    assert Client(left).status()["applied"] == 0
+    assert Client(left).status()["applied_index"] == 0
     again.close()
 
 
@@ -257,7 +235,7 @@ def test_what_a_dead_process_left_is_replaced_but_a_live_one_is_not(server: Cont
 )
 def test_nonsense_is_answered_with_an_error_and_hung_up(server: ControlServer, data: bytes) -> None:
     assert isinstance(refusal(exchange(server.path, data)), FrameError)
-    assert Client(server.path).status()["node"] == "node-1"
+    assert Client(server.path).status()["id"] == "node-1"
 
 
 def _succeeds(work: object) -> bool:

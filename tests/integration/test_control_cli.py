@@ -1,0 +1,160 @@
+"""The commands against a control socket: what they print, with which exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from raftcluster.cli.main import main
+from raftcluster.cluster.create import init
+from raftcluster.codec import unpack
+from raftcluster.control.server import ControlServer
+from raftcluster.errors import OutcomeUnknown, StorageFull, Unavailable
+from tests.local_node import LocalNode
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def node() -> LocalNode:
+    return LocalNode()
+
+
+@pytest.fixture
+def run(node: LocalNode, tmp_path: Path) -> Iterator[Run]:
+    server = ControlServer(node, tmp_path / "control.sock", lambda: {"policy": {"address": "inet:127.0.0.1:1"}})
+    server.start()
+
+    def invoke(*arguments: str, given: str = "") -> Result:
+        return CliRunner().invoke(main, ["-C", str(tmp_path), *arguments], input=given)
+
+    yield invoke
+    node.held.set()
+    server.close()
+
+
+@pytest.fixture
+def founded(node: LocalNode, tmp_path: Path) -> LocalNode:
+    """The node after the genesis that `init` leaves."""
+    made = tmp_path / "made"
+    init(made, "mx1", ("127.0.0.1", 9777), ("127.0.0.1", 9777), "raftcluster/0.1", cluster="mail")
+    genesis = unpack((made / "genesis").read_bytes())
+    node.host.propose("cluster", genesis)
+    node.id = node.host.id = node.members.list()[0].node_id
+    return node
+
+
+def value(result: Result) -> Any:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_status_shows_facts_and_a_row_per_member(run: Run) -> None:
+    shown = run("status").stdout
+    assert "applied index" in shown and "inet:127.0.0.1:1" in shown
+    assert [line.split()[:2] for line in shown.splitlines() if line.startswith("mx")] == [
+        ["mx1", "leader"],
+        ["mx2", "voter"],
+    ]
+    assert value(run("status", "--json"))["id"] == "node-1"
+
+
+def test_configuration_from_setting_to_forgetting(run: Run) -> None:
+    assert "revision 1" in run("config", "set", "mail/limit", "5", "--reason", "holiday wave").stdout
+    assert run("config", "get", "mail/limit").stdout == "5\n"
+    assert value(run("config", "set", "mail/text", "5", "--text", "--json")) == {"key": "mail/text", "revision": 2}
+    assert value(run("config", "get", "mail/text", "--json"))["value"] == "5"
+    assert run("config", "keys").stdout == "mail/limit\nmail/text\n"
+    assert run("config", "delete", "mail/text").exit_code == 0
+    history = value(run("config", "history", "mail/limit", "--json"))
+    assert [(each["revision"], each["reason"]) for each in history] == [(1, "holiday wave")]
+    assert history[0]["author"]
+    assert "holiday wave" in run("config", "history", "mail/limit").stdout
+
+
+def test_a_key_that_is_not_set_is_exit_code_1(run: Run) -> None:
+    result = run("config", "get", "no/such")
+    assert (result.exit_code, result.stderr) == (1, "error: no/such is not set\n")
+
+
+def test_a_condition_that_does_not_hold_is_exit_code_4_and_json_says_the_code(run: Run) -> None:
+    run("config", "set", "a", "1")
+    result = run("config", "set", "a", "2", "--expect-revision", "0", "--json")
+    assert result.exit_code == 4
+    assert json.loads(result.stdout)["error"]["code"] == "revision-mismatch"
+    assert result.stderr.startswith("error: ")
+
+
+def test_greylist_settings_are_shown_changed_and_checked_together(run: Run) -> None:
+    assert value(run("greylist", "settings", "--json"))["delay"] == 180
+    assert "240" in run("greylist", "settings", "delay=240", "text=Wait %s s", "--reason", "slow").stdout
+    refused = run("greylist", "settings", "window=100")
+    assert refused.exit_code == 4 and "240" in refused.stderr and "100" in refused.stderr
+    assert run("greylist", "settings", "delay").exit_code == 2
+
+
+def test_greylist_explains_and_counts(run: Run, node: LocalNode) -> None:
+    node.greylist.check(client="192.0.2.7", sender="a@example.net", recipient="b@example.org")
+    explained = value(run("greylist", "explain", "192.0.2.7", "a@example.net", "b@example.org", "--json"))
+    assert explained["key"]
+    assert run("greylist", "explain", "192.0.2.7", "<>", "b@example.org").exit_code == 0
+    assert value(run("greylist", "stats", "--json"))["records"] == 1
+    assert "records" in run("greylist", "stats").stdout
+
+
+def test_members_are_listed_and_removed(run: Run, founded: LocalNode) -> None:
+    assert "127.0.0.1:9777" in run("members").stdout
+    assert value(run("members", "--json"))[0]["name"] == "mx1"
+    moved = run("members", "move", "mx1", "[2001:db8::1]:9777")
+    assert moved.exit_code == 0 and "[2001:db8::1]:9777" in run("members").stdout
+    refused = run("members", "remove", "mx9")
+    assert refused.exit_code == 4 and "mx9" in refused.stderr
+
+
+def test_an_invitation_is_a_token_alone_on_standard_output(run: Run, founded: LocalNode) -> None:
+    invited = run("invite", "mx2", "--ttl", "30m")
+    assert invited.exit_code == 0
+    assert invited.stdout.startswith("rc1.") and invited.stdout.count("\n") == 1
+    assert "raftcluster join 127.0.0.1:9777" in invited.stderr
+    secret = invited.stdout.strip().split(".")
+    listed = run("tokens", "--json")
+    (token,) = value(listed)
+    assert token["token_id"] == secret[1] and secret[2] not in listed.stdout
+    assert run("tokens", "revoke", secret[1]).exit_code == 0
+    assert value(run("tokens", "--json"))[0]["revoked"] is True
+    assert "yes" in run("tokens").stdout
+
+
+def test_destroying_is_confirmed_by_the_clusters_name(run: Run, founded: LocalNode) -> None:
+    wrong = run("destroy", given="other\n")
+    assert wrong.exit_code == 4 and "cannot be undone" in wrong.stderr
+    assert run("destroy", given="").exit_code == 1
+    assert value(run("destroy", "--confirm", "mail", "--reason", "test over", "--json"))["event_id"]
+
+
+def test_transfer(run: Run, node: LocalNode) -> None:
+    node.held.set()
+    assert run("transfer").exit_code == 0
+    refused = run("transfer", "mx9")
+    assert (refused.exit_code, refused.stderr) == (4, "error: mx9 is no voter (wait until it has caught up)\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(Unavailable("no leader"), 5), (OutcomeUnknown("lost"), 6), (StorageFull("the disk is full"), 8)],
+)
+def test_a_script_can_tell_the_errors_apart(run: Run, node: LocalNode, error: Exception, code: int) -> None:
+    node.host.failure = error  # type: ignore[assignment]
+    result = run("config", "set", "a", "1")
+    assert (result.exit_code, result.stderr) == (code, f"error: {error}\n")
+
+
+def test_a_bug_in_the_node_is_one_line_and_exit_code_1(run: Run, node: LocalNode) -> None:
+    node.broken = True
+    result = run("status")
+    assert result.exit_code == 1 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1

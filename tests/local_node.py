@@ -1,0 +1,44 @@
+"""The APIs of a node on a host of one process, for what is written against a node's control socket."""
+
+from __future__ import annotations
+
+import threading
+
+from raftcluster.cluster.api import Members, Tokens
+from raftcluster.cluster.machine import ClusterMachine
+from raftcluster.codec import Value
+from raftcluster.config.api import Config
+from raftcluster.config.machine import ConfigMachine
+from raftcluster.errors import Rejected
+from raftcluster.greylist.api import Greylist
+from raftcluster.greylist.machine import GreylistMachine
+from tests.local_host import LocalHost
+
+
+class LocalNode:
+    """A single node that leads; `held` is set when a transfer may end, `broken` makes `status` fail as a bug would."""
+
+    def __init__(self) -> None:
+        self.host = LocalHost([ClusterMachine(), ConfigMachine(), GreylistMachine()])
+        self.id = self.host.id
+        self.config = Config(self.host)
+        self.greylist = Greylist(self.host)
+        self.members = Members(self.host)
+        self.tokens = Tokens(self.host)
+        self.held = threading.Event()
+        self.broken = False
+
+    def status(self) -> dict[str, Value]:
+        if self.broken:
+            raise RuntimeError("a bug")
+        members = [
+            {"name": "mx1", "role": "leader", "trails_by": 0},
+            {"name": "mx2", "role": "voter", "trails_by": None},
+        ]
+        return {"id": self.id, "applied_index": self.host.index, "members": members, "alarms": {}}
+
+    def transfer(self, node: str | None = None) -> str:
+        if node is not None:
+            raise Rejected(f"{node} is no voter", subject=node, remedy="wait until it has caught up")
+        assert self.held.wait(10)
+        return self.id
