@@ -1,0 +1,520 @@
+"""The facade: one node of a cluster inside the process that embeds it.
+
+    with Node.open("/var/lib/raftcluster", product="mail-gateway/4.2") as node:
+        verdict = node.greylist.check(client="192.0.2.7", sender="a@example.net", recipient="b@example.org")
+
+A good guest: importing changes nothing, no thread runs before `open`, no signal handler is set, no logger but
+"raftcluster.*" is written to, and `close` leaves nothing behind. After a fork every call of the child raises `Rejected`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Any, TypeVar
+
+from raftcluster import limits, snapshots
+from raftcluster.cluster import destroy
+from raftcluster.cluster.api import Certs, Members, Tokens
+from raftcluster.cluster.join import Admission
+from raftcluster.cluster.keystore import Keystore
+from raftcluster.cluster.machine import ClusterMachine
+from raftcluster.cluster.reconcile import Reconciler
+from raftcluster.codec import Value
+from raftcluster.config.api import Config
+from raftcluster.config.machine import ConfigMachine
+from raftcluster.engine import seam
+from raftcluster.engine.membership import Change
+from raftcluster.engine.replica import Observer, Ports, Replica, Timing
+from raftcluster.errors import RaftclusterError, Refusal, Rejected, Unavailable
+from raftcluster.greylist.api import Greylist
+from raftcluster.greylist.machine import GreylistMachine
+from raftcluster.host import Completion, Consistency
+from raftcluster.machine import ReadTables, StateMachine
+from raftcluster.runtime import Runtime
+from raftcluster.storage.directory import DataDirectory
+from raftcluster.storage.log import LogStore
+from raftcluster.storage.tables import TableStore
+from raftcluster.transport.mesh import Mesh
+from raftcluster.transport.stream import Stream
+
+log = logging.getLogger("raftcluster.node")
+
+T = TypeVar("T")
+
+PRODUCT = "raftcluster/0.1"
+READY_SECONDS = 30.0
+SPOOL = "snapshot.part"
+EVENTS = "-events.log"
+"""Beside the data directory, which the end of a cluster removes: DIR-events.log."""
+
+
+class Node:
+    """See the module. Use :meth:`open`. Every method is thread-safe.
+
+    Errors of calls: `Unavailable` (not applied), `OutcomeUnknown` (may be), `Rejected` (never).
+    """
+
+    greylist: Greylist
+    config: Config
+    members: Members
+    tokens: Tokens
+    certs: Certs
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        product: str = PRODUCT,
+        machines: Sequence[StateMachine] = (),
+        timing: Timing | None = None,
+        allow_other_engine: bool = False,
+        events: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Open the directory and start; does not wait for a leader. See `open` for the arguments and errors."""
+        if destroy.is_marked(path):
+            destroy.wipe(path)
+            raise Refusal(
+                f"the cluster of {path} was destroyed; what was left of it here has been removed",
+                subject=str(path),
+                remedy="raftcluster init or join makes a new one",
+            )
+        self._closing = threading.Lock()
+        self._ending = threading.Event()
+        self._closed = False
+        self._undo: list[Callable[[], None]] = []
+        self._alarms: dict[str, str] = {}
+        try:
+            self._build(Path(path), product, machines, timing, allow_other_engine, events)
+        except BaseException:
+            self._unwind()
+            raise
+
+    def _build(
+        self,
+        path: Path,
+        product: str,
+        machines: Sequence[StateMachine],
+        timing: Timing | None,
+        allow_other_engine: bool,
+        events: str | os.PathLike[str] | None,
+    ) -> None:
+        if not seam.check_package(allow_other=allow_other_engine):
+            self._alarms["engine"] = "the installed pysyncobj is not the one that the guard was written against"
+        self.directory = directory = DataDirectory.open(path)
+        self._undo.append(directory.close)
+        self.facts = facts = directory.read_node()
+        """node.json: who this node is, where it listens, of which cluster it is."""
+        me = facts["node_id"]
+        self._log = LogStore(directory.log)
+        self._undo.append(self._log.close)
+        self._store = TableStore(directory.tables)
+        self._undo.append(self._store.close)
+        keystore = Keystore(directory, facts["cluster_id"], me)
+        trust = keystore.trust()
+        everything: list[StateMachine] = [ClusterMachine(), ConfigMachine(), GreylistMachine(), *machines]
+        schema = {machine.name: machine.schema for machine in everything}
+        self._admission: Admission | None = None
+        self.mesh = mesh = Mesh(
+            keystore.identity(trust.presented),
+            keystore.roots(trust.trusted),
+            (facts["listen"][0], facts["listen"][1]),
+            {"product": product, "schema": schema, "name": facts["name"]},
+            self,
+        )
+        self._undo.append(mesh.close)
+        self._replica = Replica(
+            me,
+            [facts["founder"]],
+            everything,
+            self._log,
+            self._store,
+            Ports(
+                send=mesh.send,
+                post=lambda work: self._runtime.post(work),
+                fetch=self._fetch,
+                now=time.monotonic,
+                boot=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e6,
+                wall=lambda: time.time_ns() / 1e6,
+                random=Random(),
+            ),
+            timing=timing,
+            observer=Observer(
+                applied=lambda entry, names: self._runtime.applied(entry, names),
+                role=lambda: self._runtime.role(),
+                health=self._health_changed,
+            ),
+        )
+        self._runtime = Runtime(self._replica, mesh)
+        self._role_changed = threading.Event()
+        self._runtime.on_role(self._role_changed.set)
+        self.greylist, self.config = Greylist(self), Config(self)
+        self.members, self.tokens, self.certs = Members(self), Tokens(self), Certs(self)
+        self._admission = Admission(self)
+        self._reconciler = Reconciler(
+            self,
+            directory,
+            keystore,
+            mesh,
+            Seats(self._runtime),
+            events=Path(events) if events is not None else path.absolute().with_name(path.name + EVENTS),
+            on_destroyed=self._destroyed,
+        )
+        mesh.start()
+        self._runtime.start()
+        self._undo.append(self._runtime.stop)
+        self._reconciler.start()
+        self._undo.append(self._reconciler.close)
+        self._undo.append(self.config.close)
+        if facts["lab"] and facts["founder"] == me:
+            founding = threading.Thread(target=self._found_lab, name="raftcluster-found", daemon=True)
+            founding.start()
+            self._undo.append(founding.join)
+            self._undo.append(self._ending.set)
+
+    def _found_lab(self) -> None:
+        """A lab cluster's greylist is told so once, as its first command; a repetition changes nothing."""
+        while not self._ending.is_set():
+            try:
+                if not self.greylist.settings(consistency="linearizable").lab:
+                    self.greylist.configure({"lab": True}, reason="init --lab", author=self.name, expect_revision=0)
+                return
+            except Rejected as error:
+                log.error("this is no lab cluster: %s", error)
+                return
+            except RaftclusterError:
+                self._ending.wait(limits.RESEND_SECONDS)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        product: str = PRODUCT,
+        ready_seconds: float = READY_SECONDS,
+        **settings: Any,
+    ) -> Node:
+        """Open the node in `path` (made by `init` or `join`) and return when it can answer.
+
+        `product` is "name/version" of what embeds it; nodes of another name do not form one cluster. `machines` are state
+        machines of the embedder. With `ready_seconds=0` it returns at once, also without a quorum.
+
+        Raises `Refusal` and its kinds when the environment does not allow it, `Unavailable` when there is no leader within
+        `ready_seconds`; then nothing is left running.
+        """
+        node = cls(path, product=product, **settings)
+        try:
+            node.wait_ready(ready_seconds)
+        except BaseException:
+            node.close()
+            raise
+        return node
+
+    def wait_ready(self, seconds: float) -> None:
+        """Wait until this node has applied what was committed before this call. Raises `Unavailable`."""
+        end = time.monotonic() + seconds
+        while seconds > 0:
+            self._role_changed.clear()
+            try:
+                self._runtime.query("cluster", lambda tables, now: None, consistency="linearizable", deadline=1.0)
+                return
+            except Unavailable as error:
+                if self._runtime.failure is not None or time.monotonic() >= end:
+                    raise Unavailable(
+                        f"no leader within {seconds:g} s",
+                        subject=self.name,
+                        remedy="start a majority of the members, or open with ready_seconds=0",
+                    ) from error
+                self._role_changed.wait(min(0.2, max(0.0, end - time.monotonic())))
+
+    def close(self) -> None:
+        """Hand leadership over, write the last checkpoint, end all threads. Idempotent."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._hand_over()
+                self._unwind()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the node was closed, by its embedder or with its cluster."""
+        return self._closed
+
+    @property
+    def failure(self) -> RaftclusterError | None:
+        """Why this node has stopped for good; None while it has not."""
+        return self._runtime.failure
+
+    def _hand_over(self, seconds: float = 1.0) -> None:
+        """A leader that leaves lets another one be elected first: a gap of milliseconds instead of an election time-out."""
+        end = time.monotonic() + seconds
+        try:
+            if not self._runtime.call(lambda replica: replica.engine.is_leader and replica.transfer()):
+                return
+            while time.monotonic() < end and self._runtime.call(lambda replica: replica.engine.is_leader):
+                self._role_changed.wait(0.01)
+                self._role_changed.clear()
+        except RaftclusterError as error:
+            log.info("leadership was not handed over: %s", error)
+
+    def _unwind(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- Host: what the APIs are written against
+
+    @property
+    def id(self) -> str:
+        """This node's id: a UUID that never changes."""
+        return str(self.facts["node_id"])
+
+    @property
+    def name(self) -> str:
+        """This node's name, for people."""
+        return str(self.facts["name"])
+
+    @property
+    def cluster_id(self) -> str:
+        return str(self.facts["cluster_id"])
+
+    def propose(
+        self, machine: str, command: Value, *, id: bytes | None = None, deadline: float = limits.CALL_SECONDS
+    ) -> Value:
+        """Have `command` applied by `machine` on every node; the result of its `apply`. Waits at most `deadline` seconds."""
+        return self._runtime.propose(machine, command, id=id, deadline=deadline)
+
+    async def apropose(
+        self, machine: str, command: Value, *, id: bytes | None = None, deadline: float = limits.CALL_SECONDS
+    ) -> Value:
+        """The same from asyncio."""
+        return await self._runtime.apropose(machine, command, id=id, deadline=deadline)
+
+    def submit(
+        self,
+        machine: str,
+        command: Value,
+        callback: Completion,
+        *,
+        id: bytes | None = None,
+        deadline: float = limits.CALL_SECONDS,
+    ) -> None:
+        """The same without waiting: `callback(value, error)` on the tick thread; it must not block."""
+        self._runtime.submit(machine, command, callback, id=id, deadline=deadline)
+
+    def query(
+        self,
+        machine: str,
+        read: Callable[[ReadTables, int], T],
+        *,
+        consistency: Consistency = "local",
+        deadline: float = limits.CALL_SECONDS,
+    ) -> T:
+        """`read(tables, cluster_time_ms)`, run between two log entries.
+
+        `consistency`: `local` (what this node has applied), `linearizable` (all that was acknowledged anywhere before), or a
+        number of seconds that the state may be old.
+        """
+        return self._runtime.query(machine, read, consistency=consistency, deadline=deadline)
+
+    def on_apply(self, machine: str, callback: Callable[[int], None]) -> None:
+        """Call `callback(index)` on the tick thread after each entry with a command for `machine`; it must only signal."""
+        self._runtime.on_apply(machine, callback)
+
+    # ---- leadership, status
+
+    def transfer(self, node: str | None = None, *, deadline: float = 5.0) -> str:
+        """Move leadership to the member `node` (name or id; by default whichever other voter has most); the new leader's id.
+
+        Raises `Rejected` when `node` is no voter, `Unavailable` when it has not come about within `deadline` seconds.
+        """
+        target = None if node is None else self.members.get(node).node_id
+        before = self._runtime.call(lambda replica: replica.engine.leader)
+        if target is not None and target == before:
+            return target
+        voters = self._runtime.call(lambda replica: replica.journal.voters())
+        if target is not None and target not in voters:
+            raise Rejected(f"{node} is no voter", subject=str(node), remedy="wait until it has caught up")
+        if len(voters) == 1:
+            raise Rejected("there is no other voter", subject=self.name, remedy="add a member first")
+        end = time.monotonic() + deadline
+        while time.monotonic() < end:
+            self._role_changed.clear()
+            self._runtime.call(lambda replica: replica.transfer(target))
+            self._role_changed.wait(limits.ELECTION_MAX_SECONDS)
+            leader = self._runtime.call(lambda replica: replica.engine.leader)
+            if leader is not None and leader != before and target in (None, leader):
+                return leader
+        raise Unavailable(
+            "leadership did not move in time", subject=str(node or "cluster"), remedy="see status, try again"
+        )
+
+    def status(self) -> dict[str, Value]:
+        """This node's view of itself and of the cluster, as plain values. Times in seconds, cluster time in milliseconds."""
+        own = self._runtime.call(self._own_status)
+        links = self.mesh.links()
+        leader, voters, match = own["leader"], set(own["voters"]), own.pop("match")
+        rows = []
+        for member in self.members.list():
+            link = links.get(member.node_id)
+            trails = own["last_index"] - match[member.node_id] if member.node_id in match else None
+            rows.append(
+                {
+                    "id": member.node_id,
+                    "name": member.name,
+                    "address": f"{member.host}:{member.port}",
+                    "role": "leader"
+                    if member.node_id == leader
+                    else "voter"
+                    if member.node_id in voters
+                    else "learner",
+                    "linked": member.node_id == self.id or link is not None,
+                    "trails_by": 0 if member.node_id == self.id else trails,
+                    "generation": link.generation if link is not None else None,
+                    "round_trip": link.round_trip if link is not None else None,
+                    "product": member.product,
+                }
+            )
+        return {**own, "alarms": {**self._alarms, **self._reconciler.troubles()}, "members": rows}
+
+    def _own_status(self, replica: Replica) -> dict[str, Value]:
+        engine, journal = replica.engine, replica.journal
+        voters = journal.voters()
+        skew = replica.clock.skew(engine.term, voters, self.id) if engine.is_leader else None
+        failure = self._runtime.failure
+        return {
+            "id": self.id,
+            "name": self.name,
+            "cluster_id": self.cluster_id,
+            "lab": self.facts["lab"],
+            "role": "leader" if engine.is_leader else "voter" if self.id in voters else "learner",
+            "leader": engine.leader,
+            "term": engine.term,
+            "voters": sorted(voters),
+            "last_index": journal.last[1],
+            "commit_index": engine.commit_index,
+            "applied_index": engine.applied,
+            "durable_index": journal.durable_index,
+            "checkpoint_index": journal.base_index,
+            "log_entries": len(journal),
+            "log_bytes": journal.bytes,
+            "overlay_keys": replica.overlay.keys,
+            "cluster_time_ms": replica.stamp,
+            "clock_skew": None if skew is None else skew / 1000,
+            "storage": replica.health,
+            "failure": None if failure is None else str(failure),
+            "match": {peer: engine.match_index(peer) for peer in engine.others if engine.match_index(peer) is not None}
+            if engine.is_leader
+            else {},
+        }
+
+    def _health_changed(self, health: str, detail: str) -> None:
+        """Tick thread."""
+        if health == "ok":
+            self._alarms.pop("storage", None)
+            log.warning("storage is well again")
+        else:
+            self._alarms["storage"] = f"{health}: {detail}"
+            log.error("storage is %s: %s", health, detail)
+
+    # ---- connections that are no links (transport.Services)
+
+    def snapshot(self, peer: str, stream: Stream) -> None:
+        """A member wants the tables. Called on a stream thread."""
+        snapshots.serve(self._store, peer, stream)
+
+    def join(self, stream: Stream) -> None:
+        """Somebody wants the public chain, or to join. Called on a stream thread."""
+        if self._admission is None:
+            raise Unavailable("the node is starting", subject=self.name, remedy="try again")
+        self._admission.join(stream)
+
+    def _fetch(self, peer: str) -> None:
+        """Tick thread: bring the peer's snapshot on a thread of its own."""
+        threading.Thread(target=self._fetch_from, args=(peer,), name="raftcluster-fetch", daemon=True).start()
+
+    def _fetch_from(self, peer: str) -> None:
+        def done(installed: bool) -> None:
+            self._runtime.post(lambda: self._replica.snapshot_done(installed))
+
+        try:
+            stream = self.mesh.open_stream(peer, "snapshot")
+        except RaftclusterError as error:
+            log.warning("no snapshot from %s: %s", peer, error)
+            done(False)
+            return
+        try:
+            snapshots.fetch(stream, self.directory.path / SPOOL, self._store, done)
+        finally:
+            stream.close()
+
+    # ---- the end
+
+    def _destroyed(self) -> None:
+        """Reconciler's thread: the record is written, the directory is marked."""
+        threading.Thread(target=self._wipe, name="raftcluster-wipe").start()
+
+    def _wipe(self) -> None:
+        self.close()
+        destroy.wipe(self.directory.path)
+
+
+class Seats:
+    """The engine's voters, as the reconciler asks for them and changes them."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def leader(self) -> bool:
+        return self._runtime.call(lambda replica: replica.engine.is_leader)
+
+    def voters(self) -> frozenset[str]:
+        return self._runtime.call(lambda replica: replica.journal.voters())
+
+    def caught_up(self, node_id: str) -> bool:
+        return self._runtime.call(lambda replica: replica.caught_up(node_id))
+
+    def promote(self, node_id: str) -> None:
+        """Make a learner a voter. Raises `Unavailable`."""
+        if node_id not in self.voters():
+            self._change(Change("add", node_id))
+
+    def expel(self, node_id: str) -> None:
+        """Make a voter none. A leader that is to go hands over: its successor does it. Raises `Unavailable`."""
+        if node_id not in self.voters():
+            return
+        if self._runtime.call(lambda replica: replica.me == node_id and replica.transfer()):
+            raise Unavailable("leadership is handed over first", subject=node_id, remedy="the next leader goes on")
+        self._change(Change("rem", node_id))
+
+    def _change(self, change: Change, seconds: float = 5.0) -> None:
+        done = threading.Event()
+        committed: list[bool] = []
+
+        def answer(good: bool) -> None:
+            committed.append(good)
+            done.set()
+
+        if not self._runtime.call(lambda replica: replica.change_voters(change, answer)):
+            raise Unavailable(
+                f"the voters cannot be changed now ({change.action} {change.node})",
+                subject=change.node,
+                remedy="another change is under way, this node does not lead, or the learner has not caught up: tried again",
+            )
+        if not done.wait(seconds) or committed != [True]:
+            raise Unavailable(
+                f"the change of voters was not committed ({change.action} {change.node})", subject=change.node
+            )
