@@ -102,10 +102,12 @@ class Link:
                 count = self._socket.recv_into(scratch)
             except BlockingIOError:
                 break
+            if count == 0:
+                raise ConnectionResetError("the connection has ended")
             self.heard = now
             channel.feed(scratch[:count])
             budget -= count
-            more = count == len(scratch) or count == 0  # 0 is the end: the channel reports it
+            more = count == len(scratch)
         self._begun = (self._begun or now) if decoder.unfinished else None
 
     def sweep(self, now: float) -> None:

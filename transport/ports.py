@@ -95,6 +95,10 @@ class Links(Protocol):
     def address(self) -> Address:
         """The address that is listened at."""
 
+    @property
+    def refusals(self) -> dict[str, int]:
+        """How many connections were refused for which reason (`handshake.REASONS`), by either end."""
+
     def start(self) -> None:
         """Listen and begin to dial. Raises `AddressInUse` or `MissingPrivilege`; then nothing has been started."""
 

@@ -160,13 +160,16 @@ class Channel:
         Raises `ConnectionError` when the peer has ended the connection, `Refused` when it sent an alert or no TLS.
         """
         try:
-            return cast(int, self._tls.read(len(room), room))  # a count, since a buffer is given
+            count = cast(int, self._tls.read(len(room), room))  # a count, since a buffer is given
         except ssl.SSLWantReadError:
             return 0
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError) as error:
             raise ConnectionResetError("the peer has closed the connection") from error
         except ssl.SSLError as error:
             raise _refused(error) from error
+        if count == 0:  # a proper end is no error to `ssl`, and would be read again and again
+            raise ConnectionResetError("the peer has closed the connection")
+        return count
 
     def write(self, plaintext: bytes | memoryview) -> None:
         """Encrypt all of `plaintext`; `drain` hands out the result. Raises `ConnectionError` after the connection's end."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raftcluster.codec import Value
+from raftcluster.errors import Rejected
 from raftcluster.transport import handshake
 from raftcluster.transport.handshake import Refused
 from raftcluster.transport.ports import Identity, Peer
@@ -53,7 +54,7 @@ class Trust:
     def use(self, identity: Identity, roots: Sequence[bytes]) -> None:
         """Replace the credentials. Raises `Rejected`, then nothing has changed."""
         if (identity.cluster_id, identity.node_id) != (self.cluster_id, self.node_id):
-            raise handshake.Refused("other-node", f"{identity} is not of {self.node_id} in {self.cluster_id}")
+            raise Rejected(f"{identity} is not of {self.node_id} in {self.cluster_id}", subject=identity.node_id)
         self.credentials = Credentials(identity, roots)
         self.changed = True
 
