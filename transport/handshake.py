@@ -45,6 +45,7 @@ REASONS: Final = {
     "kind": "a connection of a kind that is not served here",
     "hello": "what came is no hello",
     "frame": "what came is no frame",
+    "nonsense": "a member's message that the engine cannot make sense of",
     "timeout": "the handshake took too long, or gave way to others when all were taken",
     "busy": "too many connections of this kind",
     "rate": "too many connections without a certificate from this address",

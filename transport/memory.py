@@ -240,7 +240,7 @@ class MemoryMesh:
         return moved
 
     def drop(self, peer: str, reason: str) -> None:
-        """Take the link to `peer` down at both ends, with what was under way; nothing when there is none."""
+        """Take the link to `peer` down, at both ends and with what was under way; nothing when there is none."""
         end = self.ends.pop(peer, None)
         if end is None:
             return

@@ -202,6 +202,12 @@ class Mesh:
             if link.queued and not link.blocked:
                 self._flush(link)
 
+    def drop(self, peer: str, reason: str) -> None:
+        """Close the link to `peer`, because it sends nonsense."""
+        if (link := self._links.get(peer)) is not None:
+            self._log.note("nonsense", peer, reason)
+            self._end(link, reason)
+
     def _serve(self, link: Link, mask: int) -> None:
         if mask & select.EPOLLOUT:
             self._flush(link)
@@ -226,9 +232,9 @@ class Mesh:
             step()
         except Refused as refused:  # its certificate was turned down after all
             self._log.note(refused.reason, link.peer, refused.message, refused.remedy)
-            self._drop(link, refused.message)
+            self._end(link, refused.message)
         except (OSError, RaftclusterError) as error:
-            self._drop(link, str(error) or type(error).__name__)
+            self._end(link, str(error) or type(error).__name__)
 
     def _settle(self) -> None:
         """Take over what other threads have left."""
@@ -241,7 +247,7 @@ class Mesh:
                     self._trust.admit(link.connection.shown)
                 except Refused as refused:
                     self._log.note(refused.reason, link.peer, refused.message, refused.remedy)
-                    self._drop(link, refused.message)
+                    self._end(link, refused.message)
         if self._relink:
             self._relink = False
             for link in self._links.values():
@@ -260,7 +266,7 @@ class Mesh:
             self._lost(connection, 0.0)
             return
         if (old := self._links.get(peer)) is not None:
-            self._drop(old, "replaced by a newer link", dial=False)
+            self._end(old, "replaced by a newer link", dial=False)
         link = Link(connection)
         self._links = {**self._links, peer: link}
         self._by_descriptor[link.descriptor] = link
@@ -269,7 +275,7 @@ class Mesh:
         LOGGER.info("link to %s (%s) is up", peer, connection.stream.address)
         self._receive(link)  # what has come with the hello is in memory already: no descriptor will tell
 
-    def _drop(self, link: Link, reason: str, *, dial: bool = True) -> None:
+    def _end(self, link: Link, reason: str, *, dial: bool = True) -> None:
         if self._links.get(link.peer) is not link:
             return
         self._links = {peer: other for peer, other in self._links.items() if other is not link}

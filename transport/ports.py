@@ -88,7 +88,7 @@ class LinkInfo:
 class Links(Protocol):
     """One ordered link per peer. See `DESIGN.md` for what it promises.
 
-    Thread: `poll`, `send` and `flush` on the tick thread; everything else on any.
+    Thread: `poll`, `send`, `flush` and `drop` on the tick thread; everything else on any.
     """
 
     @property
@@ -124,6 +124,9 @@ class Links(Protocol):
 
     def flush(self) -> None:
         """Give the kernel what is queued, without waiting."""
+
+    def drop(self, peer: str, reason: str) -> None:
+        """Tick thread: close the link to `peer`, because it sends nonsense. `Down` follows, then a new link may."""
 
     def wake(self) -> None:
         """End a `poll` that waits, now or soon."""

@@ -59,6 +59,17 @@ def test_a_message_is_a_copy(bench: Bench) -> None:
     assert bench.messages("b") == [{"list": [1]}]
 
 
+def test_a_link_that_is_dropped_goes_down_at_both_ends_and_comes_up_again(bench: Bench) -> None:
+    bench.link("ab")
+    bench.nodes["a"].drop("b", "it sends nonsense")
+    bench.nodes["a"].drop("c", "there is none")
+    assert not bench.nodes["a"].links()
+    assert not bench.nodes["a"].send("b", {"n": 1})
+    bench.until(lambda: bench.nodes["a"].links() and bench.nodes["b"].links(), "linked again")
+    assert bench.seen["a"] == [Down("b", "it sends nonsense"), Up("b")]
+    assert kinds(bench, "b") == [Down, Up]
+
+
 def test_without_a_link_nothing_is_accepted(bench: Bench) -> None:
     bench.start("a")
     assert not bench.nodes["a"].send("b", {"n": 1})
