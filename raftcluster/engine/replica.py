@@ -342,37 +342,40 @@ class Replica:
 
     def give_up(self, ident: bytes, answer: Answer) -> bool:
         """A caller's deadline has passed; `answer` is not called any more. True when no copy of the operation ever left
-        this node's queue: it is not applied."""
+        this node's queue, nor will for another caller: it is not applied."""
         pending = self._pending.get(ident)
         if pending is None:
             return False
         pending.answers = [a for a in pending.answers if a != answer]
-        if not pending.answers:
-            del self._pending[ident]
+        if pending.answers:
+            return False
+        del self._pending[ident]
         return pending.sent_at is None
 
     def _route(self) -> None:
         """Send what is unsent: into the own queue, or to the leader in one frame."""
         if not self._unsent or self._last_leader[0] is None or not self._leader_linked:
             return
-        batch: list[bytes] = []
-        taken: list[_Pending] = []
-        size = 0
-        while self._unsent and size < self.bounds.append_bytes:
-            pending = self._pending.get(self._unsent.popleft())
-            if pending is not None:
-                batch.append(pending.packed)
-                taken.append(pending)
-                size += len(pending.packed)
-        if not batch:
-            return
         leader = self._last_leader[0]
+        room = self.bounds.queue - len(self._queue) if leader == self.me else len(self._unsent)
+        taken: dict[bytes, _Pending] = {}
+        size = 0
+        while self._unsent and len(taken) < room and size < self.bounds.append_bytes:
+            ident = self._unsent.popleft()
+            pending = self._pending.get(ident)
+            if pending is not None:
+                taken[ident] = pending
+                size += len(pending.packed)
+        if not taken:
+            return
+        batch = [pending.packed for pending in taken.values()]
         if leader == self.me:
             self._forwarded(batch)
         elif not self.ports.send(leader, {"type": "forward", "operations": batch}):
-            return  # sent again by _watch_leader
+            self._unsent.extendleft(reversed(taken))  # no room on the link: with the next step
+            return
         now = self.ports.now()
-        for pending in taken:
+        for pending in taken.values():
             pending.sent_at = now
 
     def _forwarded(self, packed: list[Any]) -> None:
