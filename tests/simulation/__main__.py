@@ -132,7 +132,8 @@ def main() -> int:
             each = -(-CI_SEEDS // len(profiles))
             work = portions(profiles, 0, each, PORTION)
         else:
-            work = portions(profiles, *(given.seeds or (0, 20)), LONG_PORTION if given.long else PORTION)
+            first, end = given.seeds or (0, 20)
+            work = portions(profiles, first, end, LONG_PORTION if given.long else PORTION)
         if given.long and given.long.exists():
             done = set(given.long.read_text().splitlines())
             work = [portion for portion in work if _line(portion) not in done]

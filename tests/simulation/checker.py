@@ -10,7 +10,7 @@ The names are those of the Raft paper: *election safety*, *leader append-only*, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from raftcluster.codec import Value, unpack

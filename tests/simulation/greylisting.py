@@ -38,7 +38,7 @@ class Greylisting:
 
     def _check(self, key: bytes, null_sender: int, verdict: list[Any], now: int) -> None:
         delay, window, life = self._waits
-        action, first, passed_before, left, _ = verdict
+        action, first = verdict[:2]
         seen = self._seen.get(key)
         if seen is not None and now >= seen.alive_until:
             seen = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from raftcluster.codec import pack, unpack
@@ -25,11 +26,11 @@ FETCH_FAILS: Final = 0.1
 class Endpoint(Protocol):
     """What the network needs of a process."""
 
-    name: str
-    up: bool
     incarnation: int
     slow_until: float
 
+    @property
+    def up(self) -> bool: ...
     @property
     def awake_at(self) -> float:
         """When the process takes the next message: now, or the end of its pause."""
@@ -158,7 +159,7 @@ class Network:
         """A process is there: it dials, and is dialled by those who have noticed that it was gone."""
         for peer in self._endpoints:
             if peer != name:
-                self._dial_soon(*sorted((name, peer), reverse=True), self._world.random.uniform(0.0, 0.05))
+                self._dial_soon(max(name, peer), min(name, peer), self._world.random.uniform(0.0, 0.05))
 
     def _dial_soon(self, dialler: str, acceptor: str, seconds: float) -> None:
         if (dialler, acceptor) not in self._dialling:
@@ -260,10 +261,9 @@ class Network:
         self._blocked.add((source, target))
         for connection in {id(c): c for c in self._links.values() if set(c.ends) == {source, target}}.values():
             if connection.blocked_since is None:
-                since = connection.blocked_since = self._world.time
-                self._world.after(
-                    self._world.random.uniform(1.0, 4.0), lambda c=connection, s=since: self._give_up(c, s)
-                )
+                connection.blocked_since = self._world.time
+                give_up = partial(self._give_up, connection, self._world.time)
+                self._world.after(self._world.random.uniform(1.0, 4.0), give_up)
 
     def _give_up(self, connection: Connection, since: float) -> None:
         if connection.blocked_since == since:

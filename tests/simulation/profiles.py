@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
@@ -45,8 +45,8 @@ class Options:
     """A minority of wall clocks is off by a day or half a minute, again and again."""
     reconnect: float = 0.3
     link_bytes: int = 1 << 20
-    timing: Timing = Timing()
-    bounds: Bounds = Bounds()
+    timing: Timing = field(default_factory=Timing)
+    bounds: Bounds = field(default_factory=Bounds)
 
 
 def _bounds(random: Random, *, cut: bool) -> Bounds:
@@ -70,6 +70,7 @@ def _bounds(random: Random, *, cut: bool) -> Bounds:
 def _common(random: Random, *, cut: bool = False) -> Options:
     heartbeat, least, most = random.choice(((0.05, 0.3, 0.6), (0.09, 0.3, 0.6), (0.1, 0.4, 1.0)))
     strikes = random.random() < 0.5
+    bounds = _bounds(random, cut=cut)
     return Options(
         voters=random.choice((3, 3, 3, 5)),
         operations_per_second=random.choice((4.0, 10.0, 25.0)),
@@ -77,7 +78,7 @@ def _common(random: Random, *, cut: bool = False) -> Options:
         disks=("mixed", "slow", "crawl") if strikes else ("fast", "mixed", "mixed", "slow"),
         strikes=strikes,
         reconnect=random.choice((0.1, 0.3, 2.0)),
-        link_bytes=random.choice((1_500, 1 << 20, 1 << 20)),
+        link_bytes=random.choice((4 * bounds.append_bytes, 1 << 20, 1 << 20)),
         timing=Timing(
             heartbeat=heartbeat,
             election_min=least,
@@ -86,7 +87,7 @@ def _common(random: Random, *, cut: bool = False) -> Options:
             checkpoint=random.choice((0.1, 0.3, 1.0)) if cut else random.choice((0.3, 1.0, 5.0)),
             resend=random.choice((0.2, 0.5)),
         ),
-        bounds=_bounds(random, cut=cut),
+        bounds=bounds,
     )
 
 
