@@ -153,7 +153,7 @@ class Environment:
     def refusal(self, error: lmdb.Error) -> RaftclusterError:
         """What `error` means, sorted as above."""
         reason = str(error)
-        if isinstance(error, _FULL) or reason.endswith((os.strerror(errno.EDQUOT), os.strerror(errno.EFBIG))):
+        if isinstance(error, _FULL) or reason.endswith(os.strerror(errno.EDQUOT)):
             return self._full(reason)
         if reason.endswith(os.strerror(errno.EIO)) and not self.has_space():
             return self._full(reason)

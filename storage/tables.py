@@ -26,7 +26,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 from raftcluster import limits
-from raftcluster.errors import RaftclusterError, Rejected, StorageFull, Unavailable
+from raftcluster.errors import RaftclusterError, Rejected, StorageFull, StorageRefusal, Unavailable
 from raftcluster.storage.environment import Environment, LmdbError
 from raftcluster.storage.ports import Chunk, Health, Row, Snapshot, Unit
 from raftcluster.storage.source import UnusableSource, checked
@@ -66,8 +66,7 @@ class TableStore:
         try:
             self._meta = self._env.database(_CHECKPOINT)
             self._handles: Handles = {name: self._env.database(name) for name in self._env.names()}
-            self._view, self._view_handles = self._begin()
-            self._anchor = self._reached(self._view)
+            self._view, self._view_handles, self._anchor = self._begin()
         except BaseException:
             self._env.close()
             raise
@@ -104,8 +103,7 @@ class TableStore:
     def refresh(self) -> None:
         """Let reads see the newest durable unit; the pages that only the old view used become free."""
         self._view.abort()
-        self._view, self._view_handles = self._begin()
-        self._anchor = self._reached(self._view)
+        self._view, self._view_handles, self._anchor = self._begin()
 
     # --- any thread
 
@@ -113,8 +111,7 @@ class TableStore:
         """The newest durable unit's tables, in a transaction of its own. Raises `Unavailable` when closed."""
         with self._guard:
             self._check_open()
-            transaction, handles = self._begin()
-            reached = self._reached(transaction)
+            transaction, handles, reached = self._begin()
             if reached is None:
                 transaction.abort()
                 return None
@@ -194,13 +191,13 @@ class TableStore:
         installed = False
         try:
             installed = self._replace(index, anchor, chunks)
-        except (UnusableSource, Rejected) as error:
-            logger.warning("a snapshot of index %d was not installed: %s", index, error)
         except StorageFull as error:
             self._become("full", str(error))
-        except RaftclusterError as error:
+        except StorageRefusal as error:
             self._become("failed", str(error))
             return False
+        except (UnusableSource, Rejected) as error:
+            logger.warning("a snapshot of index %d was not installed: %s", index, error)
         done(installed)
         while self.health == "full":
             if self._env.has_space():
@@ -240,17 +237,20 @@ class TableStore:
 
     # --- parts
 
-    def _begin(self) -> tuple[Transaction, Handles]:
-        """A read transaction and the handles of exactly the databases it sees."""
-        while True:
-            handles = self._handles
-            transaction = self._env.read()
-            names = transaction.cursor().iternext(keys=True, values=False)
-            if all(name.decode() in handles for name in names):
-                return transaction, handles
-            transaction.abort()
-            with self._publishing:
-                pass
+    def _begin(self) -> tuple[Transaction, Handles, tuple[int, bytes] | None]:
+        """A read transaction, the handles of exactly the databases it sees, and what they have reached."""
+        try:
+            while True:
+                handles = self._handles
+                transaction = self._env.read()
+                names = transaction.cursor().iternext(keys=True, values=False)
+                if all(name.decode() in handles for name in names):
+                    return transaction, handles, self._reached(transaction)
+                transaction.abort()
+                with self._publishing:
+                    pass
+        except LmdbError as error:
+            raise self._env.refusal(error) from error
 
     def _reached(self, transaction: Transaction) -> tuple[int, bytes] | None:
         index = transaction.get(b"index", None, self._meta)
@@ -285,6 +285,8 @@ class TableStore:
                 rows = transaction.cursor(handles[table]).iternext()
                 while chunk := self._chunk(rows):
                     yield table, chunk
+        except LmdbError as error:
+            raise self._env.refusal(error) from error
         finally:
             transaction.abort()
 

@@ -1,0 +1,51 @@
+"""A process to be killed: writes a history into an LMDB store and prints what it is told is durable.
+
+python -m tests.contract.writer log|tables PATH SEED
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+from raftcluster.storage.log import LogStore
+from raftcluster.storage.tables import TableStore
+from tests.contract.models import log_history, table_history
+
+OUTSTANDING = 40  # submitted and not yet durable, at most
+
+
+def write_log(path: Path, seed: int) -> None:
+    log = LogStore(path)
+    room = threading.Semaphore(OUTSTANDING)
+    reported = 0
+
+    def durable(ticket: int) -> None:
+        nonlocal reported
+        os.write(1, b"%d\n" % ticket)
+        room.release(ticket - reported)
+        reported = ticket
+
+    log.on_durable = durable
+    for records in log_history(seed):
+        room.acquire()
+        log.submit(records)
+
+
+def write_tables(path: Path, seed: int) -> None:
+    store = TableStore(path)
+    room = threading.Semaphore(OUTSTANDING)
+    for number, unit in enumerate(table_history(seed), 1):
+        room.acquire()
+
+        def done(result: bool, number: int = number) -> None:
+            os.write(1, b"%d\n" % number)
+            room.release()
+
+        store.checkpoint(unit, done)
+
+
+if __name__ == "__main__":
+    {"log": write_log, "tables": write_tables}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))

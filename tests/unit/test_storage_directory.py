@@ -1,0 +1,152 @@
+"""The data directory: what it refuses, and that a file in it is the old one or the new one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raftcluster.errors import DataVersion, MissingPrivilege, Refusal, StorageFailed, StorageFull, StorageRefusal
+from raftcluster.storage.directory import VERSION, DataDirectory
+
+HOLDER = """
+import sys
+from raftcluster.storage.directory import DataDirectory
+with DataDirectory.open(sys.argv[1]):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_created_directory_opens_again(tmp_path: Path) -> None:
+    root = tmp_path / "var" / "cluster"
+    with DataDirectory.create(root) as directory:
+        assert directory.generations() == []
+        directory.write_node({"id": "n1", "name": "mx1.example.net"})
+        directory.write(f"{directory.certificates(3).relative_to(root)}/node.key", b"secret")
+        directory.write("certificates/12/root.pem", b"root")
+    with DataDirectory.open(root) as directory:
+        assert directory.read_node() == {"id": "n1", "name": "mx1.example.net"}
+        assert directory.generations() == [3, 12]
+        assert (directory.certificates(3) / "node.key").read_bytes() == b"secret"
+        assert all(folder.is_dir() for folder in (directory.log, directory.tables, directory.local))
+        assert directory.control_socket == root / "control.sock" and directory.events == root / "events.log"
+    assert (root / "VERSION").read_text() == f"{VERSION}\n"
+
+
+def test_nobody_else_may_look_into_it(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    before = os.umask(0)
+    try:
+        with DataDirectory.create(root) as directory:
+            directory.write_node({})
+            directory.write("certificates/1/node.key", b"secret")
+    finally:
+        os.umask(before)
+    for path in (root, *root.rglob("*")):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_another_version_is_named_with_the_remedy(tmp_path: Path) -> None:
+    DataDirectory.create(tmp_path / "data").close()
+    (tmp_path / "data" / "VERSION").write_text("raftcluster-data 2\n")
+    with pytest.raises(DataVersion) as caught:
+        DataDirectory.open(tmp_path / "data")
+    assert "'raftcluster-data 2'" in str(caught.value) and f"'{VERSION}'" in str(caught.value) and caught.value.remedy
+    (tmp_path / "data" / "VERSION").write_bytes(b"\xff" * 1000)
+    with pytest.raises(DataVersion):
+        DataDirectory.open(tmp_path / "data")
+
+
+def test_what_is_no_data_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageRefusal, match="no data directory"):
+        DataDirectory.open(tmp_path / "absent")
+    with pytest.raises(StorageRefusal, match="no data directory"):
+        DataDirectory.open(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageRefusal):
+        DataDirectory.open(tmp_path / "file")
+    with pytest.raises(StorageRefusal):
+        DataDirectory.create(tmp_path / "file")
+    with pytest.raises(StorageRefusal, match="not empty: it holds file"):
+        DataDirectory.create(tmp_path)
+
+
+def test_creating_twice_is_refused_but_an_interrupted_creation_is_finished(tmp_path: Path) -> None:
+    DataDirectory.create(tmp_path / "data").close()
+    with pytest.raises(StorageRefusal, match="already"):
+        DataDirectory.create(tmp_path / "data")
+    (tmp_path / "data" / "VERSION").unlink()
+    DataDirectory.create(tmp_path / "data").close()
+    DataDirectory.open(tmp_path / "data").close()
+
+
+def test_a_second_user_is_refused_by_the_number_of_the_first(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    directory = DataDirectory.create(root)
+    with pytest.raises(Refusal, match=f"already used by process {os.getpid()}"):
+        DataDirectory.open(root)
+    directory.close()
+    directory.close()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"open\n"
+        with pytest.raises(Refusal, match=f"already used by process {holder.pid}"):
+            DataDirectory.open(root)
+        holder.kill()
+        holder.wait()
+    DataDirectory.open(root).close()
+
+
+def test_a_file_of_another_owner_is_a_missing_privilege(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests may run as root, who is refused nothing: the operating system's answer is put in its mouth."""
+    root = tmp_path / "data"
+    with DataDirectory.create(root) as directory:
+        for number, kind in (
+            (errno.EACCES, MissingPrivilege),
+            (errno.EROFS, MissingPrivilege),
+            (errno.ENOSPC, StorageFull),
+            (errno.EIO, StorageFailed),
+            (errno.EMFILE, StorageRefusal),
+        ):
+
+            def refuse(*_: object, number: int = number, **__: object) -> int:
+                raise OSError(number, os.strerror(number))
+
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fsync", refuse)
+                with pytest.raises(kind, match=r"node\.json") as caught:
+                    directory.write_node({})
+            assert caught.value.subject == str(root / "node.json")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    with DataDirectory.create(tmp_path / "data") as directory:
+        directory.write_node({"id": "old"})
+        present = set(directory.path.iterdir())
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+        try:
+            with pytest.raises(StorageRefusal, match="File too large"):
+                directory.write("node.json", b"x" * 10_000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert directory.read_node() == {"id": "old"} and set(directory.path.iterdir()) == present
+
+
+def test_a_node_file_that_is_damaged_is_not_believed(tmp_path: Path) -> None:
+    with DataDirectory.create(tmp_path / "data") as directory:
+        with pytest.raises(StorageRefusal, match="no node yet"):
+            directory.read_node()
+        for damaged in (b"", b"{", b"\xff", b"[]"):
+            directory.write("node.json", damaged)
+            with pytest.raises(StorageFailed, match=r"node\.json"):
+                directory.read_node()
