@@ -24,7 +24,7 @@ def write_log(path: Path, seed: int) -> None:
 
     def durable(ticket: int) -> None:
         nonlocal reported
-        os.write(1, b"%d\n" % ticket)
+        os.write(1, b"log %d\n" % ticket)
         room.release(ticket - reported)
         reported = ticket
 
@@ -41,11 +41,13 @@ def write_tables(path: Path, seed: int) -> None:
         room.acquire()
 
         def done(result: bool, number: int = number) -> None:
-            os.write(1, b"%d\n" % number)
+            os.write(1, b"tables %d\n" % number)
             room.release()
 
         store.checkpoint(unit, done)
 
 
 if __name__ == "__main__":
-    {"log": write_log, "tables": write_tables}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
+    root, number = Path(sys.argv[1]), int(sys.argv[2])
+    threading.Thread(target=write_tables, args=(root / "tables", number), daemon=True).start()
+    write_log(root / "log", number)
