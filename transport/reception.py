@@ -171,7 +171,8 @@ class Reception:
 class Buckets:
     """Token buckets, one per key, the least recently used forgotten. Any thread."""
 
-    def __init__(self, burst: float, per_second: float) -> None:
+    def __init__(self, burst: float, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._burst = burst
         self._per_second = per_second
         self._level: dict[str, tuple[float, float]] = {}
@@ -179,7 +180,7 @@ class Buckets:
 
     def take(self, key: str) -> bool:
         """Whether one more is allowed now."""
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             level, since = self._level.pop(key, (self._burst, now))
             level = min(self._burst, level + (now - since) * self._per_second)

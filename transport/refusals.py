@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from raftcluster import limits
@@ -18,7 +19,8 @@ _KEYS: Final = 1_024  # (reason, peer) pairs remembered; strangers choose addres
 class RefusalLog:
     """Any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.counts: Counter[str] = Counter()
         """Refusals per reason since the start, logged or not: for metrics."""
         self._lock = threading.Lock()
@@ -26,7 +28,7 @@ class RefusalLog:
 
     def note(self, reason: str, who: str, why: str, remedy: str = "") -> None:
         """Count a refusal and log it, unless one of the same reason and peer was logged just before."""
-        now = time.monotonic()
+        now = self._clock()
         key = (reason, who)
         with self._lock:
             self.counts[reason] += 1
