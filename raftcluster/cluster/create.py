@@ -1,0 +1,75 @@
+"""A new cluster of one: its data directory, its first certificates, and its first command."""
+
+from __future__ import annotations
+
+import os
+import uuid
+
+from raftcluster.cluster.keystore import Keystore, Trust
+from raftcluster.cluster.reconcile import GENESIS
+from raftcluster.cluster.records import SCHEMA, Facts
+from raftcluster.cluster.rows import check_address, check_name
+from raftcluster.codec import pack
+from raftcluster.storage.directory import DataDirectory
+from raftcluster.transport.certificates import fingerprint, mint
+from raftcluster.transport.ports import Address
+
+GENERATION = 1
+
+
+def init(
+    path: str | os.PathLike[str],
+    name: str,
+    listen: Address,
+    advertise: Address,
+    product: str,
+    *,
+    cluster: str | None = None,
+    lab: bool = False,
+    realm: str = "standalone",
+) -> str:
+    """Make `path` the data directory of the first node of a new cluster; the result is the cluster's id.
+
+    `name` is the node's name, `cluster` the cluster's (default: the same). `lab` marks a cluster for trying things out.
+    Nothing is started: the genesis waits in the directory and is proposed when the node starts, as often as it takes.
+
+    Raises `Rejected` for a bad name or address, `StorageRefusal` when the directory is not empty, `Refusal` when the minting
+    child cannot run. What an interrupted attempt has left is used by the next one: node.json is written last.
+    """
+    check_name(name)
+    check_address(*advertise)
+    cluster_id, node_id = str(uuid.uuid4()), str(uuid.uuid4())
+    facts = Facts(cluster_id, cluster or name, lab, product, SCHEMA, realm, node_id)
+    with _directory(path) as directory:
+        keystore = Keystore(directory, cluster_id, node_id)
+        request = keystore.request(GENERATION)
+        minted = mint(cluster_id, GENERATION, {node_id: request})
+        certificate = minted.certificates[node_id]
+        keystore.store(GENERATION, minted.root_pem, certificate)
+        keystore.keep(Trust(0, GENERATION, (GENERATION,), {}))
+        founder = [node_id, name, *advertise, product]
+        first = [GENERATION, minted.root_pem, certificate, fingerprint(certificate)]
+        directory.write(GENESIS, pack(["genesis", facts.values(), founder, first]))
+        directory.write_node(
+            {
+                "node_id": node_id,
+                "name": name,
+                "listen": list(listen),
+                "advertise": list(advertise),
+                "product": product,
+                "cluster_id": cluster_id,
+                "cluster": facts.name,
+                "founder": node_id,
+                "realm": realm,
+                "lab": lab,
+            }
+        )
+    return cluster_id
+
+
+def _directory(path: str | os.PathLike[str]) -> DataDirectory:
+    """A new directory, or one that an earlier attempt has begun."""
+    begun = os.path.exists(os.path.join(path, "VERSION"))
+    if begun and not any(os.path.exists(os.path.join(path, name)) for name in ("node.json", "join.json")):
+        return DataDirectory.open(path)
+    return DataDirectory.create(path)
