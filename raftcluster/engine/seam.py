@@ -361,6 +361,8 @@ class Engine(_SyncObj):  # type: ignore[misc]
         """Whether this tick may start an election, and the deadline to keep when it may not."""
         go, self._go = self._go, False
         now = self._now()
+        if not self._SyncObj__otherNodes and self.me in self.journal.voters():
+            return True, deadline  # a cluster of one has nobody to wait for
         if deadline >= now:
             return False, deadline
         if guard.on("only_voters") and self.me not in self.journal.voters():
