@@ -139,6 +139,11 @@ class Guard:
         self._pre_votes: set[str] = set()
         self._reads: dict[int, _Read] = {}
         self._read_number = 0
+        self._sent: dict[str, deque[tuple[int, float]]] = {}
+        """peer -> (sequence, when sent) of the appends of this term that it has not answered."""
+        self._confirmed: dict[str, float] = {}
+        """peer -> when the newest append was sent that it has answered in this term."""
+        self._confirmed_term = -1
         self.full = False
         """The disk is full: this node hears heartbeats and takes no entries, so that what waits in memory is bounded."""
         self._blocked: dict[str, int] = {}
@@ -168,6 +173,7 @@ class Guard:
             if peer in self._blocked:
                 return
             self._sequence[peer] = sequence = self._sequence.get(peer, 0) + 1
+            self._note_sent(peer, sequence)
             message = dict(message, seq=sequence)
             if message.pop("serialized", None) is not None:
                 message["offer"] = list(seam.journal[1][1:3])  # H4-H7: an offer, never data
@@ -220,7 +226,10 @@ class Guard:
         if kind == "append_entries":
             time = self._clock.now()
             if time is not None:
-                message = dict(message, time=time)
+                age = self.staleness()
+                message = dict(message, time=time) | (
+                    {} if age == float("inf") else {"fresh": max(0.0, time - 1000 * age)}
+                )
         elif kind == "next_node_idx":
             known = self._clock.known()
             message = dict(message, wall=self._clock.wall(), time=None if known is None else list(known))
@@ -397,6 +406,7 @@ class Guard:
         seam = self._seam
         if not seam.is_leader or (message.get("term") != seam.term and self.on("ack_term")):
             return
+        self._note_answered(peer, int(message.get("seq", 0)))
         wall = message.get("wall")
         if wall is not None:
             known = message.get("time")
@@ -424,6 +434,32 @@ class Guard:
         after = seam.next_index(peer)
         if not message["reset"] and after is not None and after < before:
             seam.set_next_index(peer, before)  # H2: a late acknowledgement does not move nextIndex back
+
+    # ---- since when this leader may be none any more
+
+    def _note_sent(self, peer: str, sequence: int) -> None:
+        if self._confirmed_term != self._seam.term:
+            self._confirmed_term = self._seam.term
+            self._sent, self._confirmed = {}, {}
+        self._sent.setdefault(peer, deque(maxlen=64)).append((sequence, self._now()))
+
+    def _note_answered(self, peer: str, sequence: int) -> None:
+        """Whoever answers an append of this term was in no later one when it came, which was after it was sent."""
+        sent = self._sent.get(peer)
+        while self._confirmed_term == self._seam.term and sent and sent[0][0] <= sequence:
+            self._confirmed[peer] = sent.popleft()[1]
+
+    def staleness(self) -> float:
+        """How old what this leader has committed may be, in seconds: since a quorum last knew no other leader. Infinite
+        when it does not lead, or does not know yet what its predecessors have committed."""
+        seam = self._seam
+        committed = seam.journal.get(seam.commit_index)
+        if not seam.is_leader or committed is None or committed[2] != seam.term:
+            return float("inf")
+        now = self._now()
+        confirmed = self._confirmed if self._confirmed_term == seam.term else {}
+        times = sorted([now, *(confirmed.get(p, NEVER) for p in seam.others)], reverse=True)
+        return now - times[len(times) // 2]
 
     # ---- elections
 

@@ -216,7 +216,8 @@ class Replica:
         self._handed_over = False
         self._queries: list[_Query] = []
         self._remote_reads: dict[int, _Query] = {}
-        self._read_number = 0
+        self._read_number = ports.random.getrandbits(48)
+        """Begins anywhere: the leader's answer to this node's predecessor must not pass for one to it."""
         self._fresh_time: float | None = None
         self.health: str = "ok"
         self._changes: list[tuple[int, int, Callable[[bool], None]]] = []
@@ -255,9 +256,9 @@ class Replica:
             if offer is not None:
                 self._offered(peer, offer["index"])
             if kind == "append_entries" and message["term"] == self.engine.term:
-                time = message.get("time")
-                if time is not None and message["commit_index"] <= self.engine.applied:
-                    self._fresh_time = max(self._fresh_time or 0.0, float(time))
+                fresh = message.get("fresh")
+                if fresh is not None and message["commit_index"] <= self.engine.applied:
+                    self._fresh_time = max(self._fresh_time or 0.0, float(fresh))
 
     # ---- the step
 
@@ -519,10 +520,13 @@ class Replica:
         query.read = lambda: None
 
     def staleness(self) -> float:
-        """How old this node's applied state may be, in seconds of cluster time; infinite when it has no leader."""
-        now = self.clock.now()
+        """How old this node's applied state may be, in seconds of cluster time; infinite when that is not known.
+
+        A leader's state is as old as the last sign that it leads; a follower's as old as its leader's was.
+        """
         if self.engine.is_leader:
-            return 0.0 if self.engine.applied == self.engine.commit_index else self.timing.check_quorum
+            return self.guard.staleness() if self.engine.applied == self.engine.commit_index else float("inf")
+        now = self.clock.now()
         return float("inf") if now is None or self._fresh_time is None else max(0.0, (now - self._fresh_time) / 1000)
 
     def _confirmed(self, query: _Query, index: int | None) -> None:

@@ -94,6 +94,7 @@ _OPTIONAL: dict[str, dict[str, Callable[[Any], bool]]] = {
         "prevLogTerm": _maybe(_number),
         "offer": _pair,
         "time": _maybe(_time),
+        "fresh": _time,
     },
     "next_node_idx": {"seq": _number, "wall": _maybe(_time), "time": _maybe(_known)},
     "request_vote": {"transfer": _flag},
