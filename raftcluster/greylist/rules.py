@@ -109,8 +109,8 @@ def normal_sender(sender: str | bytes) -> bytes:
     if address in (b"", b"<>"):
         return b""
     local, at, domain = address.rpartition(b"@")
-    if not at:
-        return _normal_local(address)
+    if not at:  # a local user: no BATV, SRS or VERP without a domain
+        return address
     return _normal_local(local) + b"@" + domain.rstrip(b".")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raftcluster import codec, limits
@@ -400,7 +400,6 @@ def play(cluster: Cluster, steps: list[Step], seen: Callable[[list[Any], Step], 
 
 
 @given(STEPS)
-@settings(max_examples=200)
 def test_against_the_naive_greylist(steps: list[Step]) -> None:
     cluster, naive = Cluster(), Naive()
 
@@ -428,7 +427,6 @@ def test_against_the_naive_greylist(steps: list[Step]) -> None:
 
 
 @given(STEPS, st.integers(0, 39))
-@settings(max_examples=60)
 def test_two_nodes_get_the_same_bytes_whenever_one_of_them_begins(steps: list[Step], restart: int) -> None:
     """The second one restarts, with a snapshot of the first one's tables, between two entries."""
     one, other = Cluster(), Cluster()

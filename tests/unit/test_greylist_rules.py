@@ -28,6 +28,8 @@ SENDERS = [
     ("", b""),
     ("<>", b""),
     ("root", b"root"),
+    ("Root+x", b"root+x"),
+    ("<>+", b"<>+"),
     # BATV: the tag changes daily
     ("prvs=1234abcdef=user@example.org", b"user@example.org"),
     ("PRVS=9999FEDCBA=User@example.org", b"user@example.org"),
