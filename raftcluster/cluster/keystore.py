@@ -79,7 +79,7 @@ class Keystore:
         return file.read_bytes()
 
     def store(self, number: int, root: bytes, certificate: bytes, *, key_of: int | None = None) -> None:
-        """Complete a generation; its key is the one of the request (or the one that lies under `key_of`).
+        """Complete a generation; its key is the one of the request, or a copy of the one under `key_of`.
 
         Raises `Rejected` when the certificate is not this node's, of this generation, by this root, for this key.
         """
@@ -102,8 +102,6 @@ class Keystore:
         self._write(number, "root.pem", root)
         self._write(number, "node.pem", certificate)
         self._file(number, "request.pem").unlink(missing_ok=True)
-        if key_of is not None:
-            self.forget([key_of])
 
     def add_root(self, number: int, root: bytes) -> None:
         """Keep the root of a generation that this node has no certificate of."""

@@ -1,0 +1,195 @@
+"""Nodes of a cluster as far as the cluster room reaches: real directories, certificates, TLS and links, one shared log.
+
+`Engine` stands in for Raft: what is proposed anywhere is applied at once, and everybody reads the same tables.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from raftcluster.cluster.api import Certs, Members, Tokens
+from raftcluster.cluster.create import init
+from raftcluster.cluster.join import Admission
+from raftcluster.cluster.keystore import Keystore
+from raftcluster.cluster.machine import ClusterMachine
+from raftcluster.cluster.reconcile import Reconciler
+from raftcluster.cluster.view import View
+from raftcluster.storage.directory import DataDirectory
+from raftcluster.transport.mesh import Mesh
+from raftcluster.transport.ports import Address, Down, Up
+from raftcluster.transport.stream import Stream
+from tests.helpers import eventually
+from tests.local_host import LocalHost
+
+SCHEMA = {"cluster": 1}
+PRODUCT = "mta/1.0"
+
+
+class Engine(LocalHost):
+    """The log, and who leads and votes."""
+
+    def __init__(self) -> None:
+        super().__init__([ClusterMachine()])
+        self.leading = ""
+        self.seats: set[str] = set()
+        self.commands: list[Any] = []
+
+    def propose(self, machine: str, command: Any, **options: Any) -> Any:
+        self.commands.append(command)
+        return super().propose(machine, command, **options)
+
+
+class Access(LocalHost):
+    """One node's access to the engine."""
+
+    def __init__(self, engine: Engine, node_id: str) -> None:
+        self.engine = engine
+        self.id = node_id
+        self.name = f"{node_id[:8]}.example.org"
+        self.propose = engine.propose  # type: ignore[method-assign]
+        self.query = engine.query  # type: ignore[method-assign]
+        self.on_apply = engine.on_apply  # type: ignore[method-assign]
+
+    def leader(self) -> bool:
+        return self.engine.leading == self.id
+
+    def voters(self) -> frozenset[str]:
+        return frozenset(self.engine.seats)
+
+    def caught_up(self, node_id: str) -> bool:
+        return True
+
+    def promote(self, node_id: str) -> None:
+        self.engine.seats.add(node_id)
+
+    def expel(self, node_id: str) -> None:
+        self.engine.seats.discard(node_id)
+
+
+class Services:
+    """Only joining is served."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.join = admission.join
+
+    def snapshot(self, peer: str, stream: Stream) -> None:
+        raise AssertionError(peer)
+
+
+class Running:
+    """A started node, polled by a thread of its own."""
+
+    def __init__(self, path: Path, engine: Engine, clock_skew_s: float = 0.0) -> None:
+        self.path, self.engine = path, engine
+        self.directory = DataDirectory.open(path)
+        node = self.directory.read_node()
+        self.id, self.cluster_id = node["node_id"], node["cluster_id"]
+        self.keystore = Keystore(self.directory, self.cluster_id, self.id)
+        self.host = Access(engine, self.id)
+        trust = self.keystore.trust()
+        identity, roots = self.keystore.identity(trust.presented), self.keystore.roots(trust.trusted)
+        admission = Admission(self.host, clock=lambda: time.time() + clock_skew_s)
+        about = {"product": node["product"], "schema": SCHEMA}
+        self.mesh = Mesh(identity, roots, tuple(node["listen"]), about, Services(admission))
+        self.destroyed = threading.Event()
+        self.events = path.parent / f"{path.name}.events"
+        self.reconciler = self._reconciler()
+        self.ups: list[str] = []
+        self.gaps: list[float] = []
+        """For how many seconds a peer was without a link, each time that one was lost and came back."""
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+
+    def start(self) -> Running:
+        self.mesh.start()
+        self._thread.start()
+        self.reconciler.start()
+        return self
+
+    def stop(self) -> None:
+        self.reconciler.close()
+        self._stopped.set()
+        self.mesh.wake()
+        self._thread.join()
+        self.mesh.close()
+        self.directory.close()
+
+    def reconcile_again(self) -> None:
+        """A new reconciler, as after a restart."""
+        self.reconciler.close()
+        self.reconciler = self._reconciler()
+        self.reconciler.start()
+
+    def _reconciler(self) -> Reconciler:
+        return Reconciler(
+            self.host, self.directory, self.keystore, self.mesh, self.host, events=self.events,
+            on_destroyed=self.destroyed.set, interval_s=0.1,
+        )  # fmt: skip
+
+    def _poll(self) -> None:
+        down: dict[str, float] = {}
+        while not self._stopped.is_set():
+            for event in self.mesh.poll(0.05):
+                if isinstance(event, Up):
+                    self.ups.append(event.peer)
+                    if event.peer in down:
+                        self.gaps.append(time.monotonic() - down.pop(event.peer))
+                elif isinstance(event, Down):
+                    down[event.peer] = time.monotonic()
+
+
+def port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Cluster:
+    """A founder, and whoever joins. Close it."""
+
+    def __init__(self, folder: Path, clock_skew_s: float = 0.0, **options: Any) -> None:
+        self.folder = folder
+        self.engine = Engine()
+        self.nodes: list[Running] = []
+        self.address: Address = ("127.0.0.1", port())
+        path = folder / "mx1"
+        init(path, "mx1.example.org", self.address, self.address, PRODUCT, cluster="mail", **options)
+        founder = self.add(path, clock_skew_s)
+        self.engine.leading = founder.id
+        self.engine.seats = {founder.id}
+        founder.start()
+        self.members, self.tokens, self.certs = Members(founder.host), Tokens(founder.host), Certs(founder.host)
+        try:
+            eventually(lambda: self.view().facts is not None, what=f"the genesis: {founder.reconciler.troubles()}")
+        except BaseException:
+            self.close()
+            raise
+
+    def add(self, path: Path, clock_skew_s: float = 0.0) -> Running:
+        self.nodes.append(Running(path, self.engine, clock_skew_s))
+        return self.nodes[-1]
+
+    def view(self) -> View:
+        return self.engine.query("cluster", View.read)
+
+    def settled(self, number: int) -> bool:
+        """Whether every node presents and trusts this generation alone, and is linked with it to all others."""
+        view = self.view()
+        if view.pending is not None or view.active is None or view.active.number != number:
+            return False
+        for node in self.nodes:
+            links = node.mesh.links()
+            if node.keystore.trust().trusted != (number,) or node.keystore.on_disk() != {number}:
+                return False
+            if len(links) != len(self.nodes) - 1 or {info.generation for info in links.values()} - {number}:
+                return False
+        return True
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.stop()

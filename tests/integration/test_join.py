@@ -1,0 +1,297 @@
+"""Joining over real TLS on loopback: what is let in, and everything that is not."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftcluster import limits
+from raftcluster.cluster import destroy
+from raftcluster.cluster.join import Joined, join
+from raftcluster.codec import pack
+from raftcluster.errors import LinkRefused, Rejected, StorageFull, StorageRefusal, Unavailable
+from raftcluster.transport.certificates import Token
+from raftcluster.transport.connect import dial_rooted
+from tests.cluster_nodes import PRODUCT, SCHEMA, Cluster, port
+from tests.helpers import eventually
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path)
+    yield made
+    made.close()
+
+
+def ask(cluster: Cluster, token: Token, number: int = 2, **other: Any) -> Joined:
+    where = ("127.0.0.1", port())
+    options: dict[str, Any] = {
+        "name": f"mx{number}.example.org",
+        "listen": where,
+        "advertise": where,
+        "product": PRODUCT,
+        "schema": SCHEMA,
+    }
+    return join(cluster.folder / f"mx{number}", cluster.address, token, **(options | other))
+
+
+def refused(cluster: Cluster, token: Token, **other: Any) -> Rejected:
+    with pytest.raises(Rejected) as caught:
+        ask(cluster, token, **other)
+    view = cluster.view()
+    assert len(view.members) == 1 and view.pending is None, "nothing has changed"
+    assert not (cluster.folder / "mx2" / "node.json").exists()
+    return caught.value
+
+
+def test_growing_to_three_then_renewing_while_the_links_stay(cluster: Cluster) -> None:
+    for number in (2, 3):
+        said: list[str] = []
+        token = cluster.members.invite(f"mx{number}.example.org")
+        joined = ask(cluster, token, number, progress=said.append)
+        assert joined.generation == number and joined.cluster == "mail" and len(joined.members) == number
+        assert said[0] == "the root matches the token"
+        cluster.add(cluster.folder / f"mx{number}").start()
+        eventually(partial(cluster.settled, number), 20.0, f"generation {number}")
+        assert cluster.members.get(f"mx{number}.example.org").role == "voter"
+    assert len(cluster.engine.seats) == 3
+    for node in cluster.nodes:
+        node.gaps.clear()
+    assert cluster.certs.rotate() == 4
+    eventually(lambda: cluster.settled(4), 20.0, "generation 4")
+    gaps = [gap for node in cluster.nodes for gap in node.gaps]
+    print("gaps [ms]:", [round(gap * 1000, 1) for gap in gaps])
+    assert gaps and max(gaps) < limits.ELECTION_MIN_SECONDS / 2, "links are replaced, never missed"
+    assert all(node.reconciler.troubles() == {} for node in cluster.nodes)
+    shown = cluster.certs.show()
+    assert shown.generation == 4 and len(shown.certificates) == 3 and shown.pending is None
+    for node in cluster.nodes:
+        assert node.keystore.root_keys() == [], "no file matches a root"
+
+
+def test_no_secret_is_replicated_or_written_elsewhere(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    token = cluster.members.invite("mx2.example.org")
+    ask(cluster, token)
+    cluster.add(cluster.folder / "mx2").start()
+    eventually(lambda: cluster.settled(2), 20.0, "generation 2")
+    replicated = pack(cluster.engine.commands) + cluster.engine.tables["cluster"].image()
+    everything = replicated + caplog.text.encode()
+    assert token.id.encode() in replicated, "the search finds what is there"
+    for spelled in (token.secret, token.secret.hex().encode(), str(token).split(".")[2].encode()):
+        assert spelled not in everything
+        for file in cluster.folder.rglob("*"):
+            assert not file.is_file() or spelled not in file.read_bytes(), file
+    assert b"PRIVATE KEY" not in everything
+    keys = list(cluster.folder.rglob("node.key"))
+    assert len(keys) == 2 and all(oct(key.stat().st_mode)[-3:] == "600" for key in keys)
+
+
+def test_a_token_for_another_root_stops_before_anything_is_sent(cluster: Cluster) -> None:
+    token = cluster.members.invite("mx2.example.org")
+    other = Token(token.id, token.secret, secrets.token_bytes(32))
+    error = refused(cluster, other)
+    assert error.code == "fingerprint"
+    assert other.root_hash.hex() in str(error) and token.root_hash.hex() in str(error), "both are shown"
+
+
+def test_a_token_that_the_cluster_does_not_know_or_with_another_secret(cluster: Cluster) -> None:
+    token = cluster.members.invite("mx2.example.org")
+    assert refused(cluster, Token("0" * 16, token.secret, token.root_hash)).code == "token-unknown"
+    assert refused(cluster, Token(token.id, secrets.token_bytes(16), token.root_hash)).code == "token-proof"
+
+
+def test_a_token_lets_in_whom_it_names_until_it_expires_or_is_revoked(cluster: Cluster) -> None:
+    token = cluster.members.invite("mx2.example.org", ttl_s=60)
+    assert refused(cluster, token, name="mx3.example.org").code == "token-name"
+    cluster.engine.now += 60_000
+    assert refused(cluster, token).code == "token-expired"
+    token = cluster.members.invite("mx2.example.org", ttl_s=60)
+    cluster.tokens.revoke(token.id)
+    assert refused(cluster, token).code == "token-revoked"
+    assert {each.token_id: each.revoked for each in cluster.tokens.list()}[token.id]
+
+
+def test_a_used_token_is_a_replay_but_the_same_request_may_be_repeated(cluster: Cluster) -> None:
+    token = cluster.members.invite("mx2.example.org")
+    first = ask(cluster, token)
+    node = cluster.folder / "mx2"
+    with pytest.raises(StorageRefusal):
+        ask(cluster, token)
+    cluster.add(node).start()
+    eventually(lambda: cluster.view().pending is None, 20.0, "generation 2")
+    with pytest.raises(Rejected) as caught:
+        ask(cluster, token, 4, name="mx2.example.org")
+    assert caught.value.code == "fingerprint", "the root that it names is gone"
+    renewed = Token(token.id, token.secret, bytes.fromhex(cluster.certs.show().root_hash))
+    with pytest.raises(Rejected) as caught:
+        ask(cluster, renewed, 5, name="mx2.example.org")
+    assert caught.value.code == "token-replayed"
+    assert first.node_id in cluster.view().live() and len(cluster.view().live()) == 2
+
+
+def test_a_joiner_that_was_interrupted_asks_again(cluster: Cluster) -> None:
+    token = cluster.members.invite("mx2.example.org")
+    (founder,) = cluster.nodes
+    founder.reconciler.close()
+
+    def interrupt(text: str) -> None:
+        if text.startswith("generation 2"):
+            raise InterruptedError(text)
+
+    with pytest.raises(InterruptedError, match="requests 1/2"):
+        ask(cluster, token, progress=interrupt)
+    founder.reconcile_again()
+    assert ask(cluster, token).generation == 2, "the same key and node id as before"
+    assert len(cluster.view().members) == 2
+    cluster.add(cluster.folder / "mx2").start()
+    eventually(lambda: cluster.settled(2), 20.0, "generation 2")
+
+
+def test_a_full_disk_between_bundle_and_node(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = cluster.members.invite("mx2.example.org")
+
+    def full(*_: Any) -> None:
+        raise StorageFull("node.json: No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("raftcluster.storage.directory.DataDirectory.write_node", full)
+        with pytest.raises(StorageFull):
+            ask(cluster, token)
+    eventually(lambda: cluster.view().pending is None, what="the cluster goes on without the joiner")
+    renewed = Token(token.id, token.secret, bytes.fromhex(cluster.certs.show().root_hash))
+    assert ask(cluster, renewed).generation == 2
+    cluster.add(cluster.folder / "mx2").start()
+    eventually(lambda: cluster.settled(2), 20.0, "generation 2")
+
+
+@pytest.mark.parametrize(
+    ("other", "reason", "texts"),
+    [
+        ({"product": "gateway/4.2"}, "product", ("gateway/4.2", "mta/1.0")),
+        ({"schema": {"cluster": 1, "counter": 3}}, "schema", ("counter",)),
+    ],
+)
+def test_another_product_or_other_tables(
+    cluster: Cluster, other: dict[str, Any], reason: str, texts: tuple[str, ...]
+) -> None:
+    token = cluster.members.invite("mx2.example.org")
+    error = refused(cluster, token, **other)
+    assert isinstance(error, LinkRefused) and error.exit_code == 11, reason
+    assert all(text in str(error) for text in texts)
+
+
+def test_another_trust_realm(cluster: Cluster) -> None:
+    error = refused(cluster, cluster.members.invite("mx2.example.org"), realm="dns:example.org")
+    assert error.code == "incompatible"
+    assert "dns:example.org" in str(error) and "standalone" in str(error)
+
+
+def test_a_clock_that_is_off(cluster: Cluster) -> None:
+    token = cluster.members.invite("mx2.example.org")
+    for skew_s in (-6.0, 6.0):
+        error = refused(cluster, token, clock=lambda skew_s=skew_s: time.time() + skew_s)
+        assert error.code == "clock" and f"{skew_s:+.0f}"[:2] in str(error)
+    assert ask(cluster, token, clock=lambda: time.time() + 3.0).generation == 2
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        None,
+        7,
+        [],
+        {},
+        {"token": "x"},
+        "join me",
+        {"type": "chain"},
+        b"\0" * 1000,
+        {"token": 1, "proof": b"", "name": []},
+    ],
+)
+def test_garbage_is_refused_in_words(cluster: Cluster, garbage: Any) -> None:
+    active = cluster.view().active
+    assert active is not None
+    stream = dial_rooted(cluster.address, active.root, {"product": PRODUCT, "schema": SCHEMA})
+    assert set(stream.receive()) == {"nonce"}
+    stream.send(garbage)
+    answer = stream.receive()
+    stream.close()
+    assert answer["refused"] == "malformed" and answer["text"]
+    assert len(cluster.view().members) == 1
+
+
+def test_a_request_that_is_no_request_never_reaches_the_log(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = cluster.members.invite("mx2.example.org")
+    monkeypatch.setattr("raftcluster.cluster.join.Keystore.request", lambda *_: b"-----BEGIN nonsense")
+    monkeypatch.setattr("raftcluster.cluster.join.request_hash", lambda request: b"h" * 32)
+    before = len(cluster.engine.commands)
+    error = refused(cluster, token)
+    assert "request" in str(error) and len(cluster.engine.commands) == before
+
+
+def test_two_invited_hosts_at_once_are_let_in_one_after_the_other(cluster: Cluster) -> None:
+    first, second = (cluster.members.invite(f"mx{number}.example.org") for number in (2, 3))
+    cluster.engine.failure = Unavailable("no quorum")
+    outcome: dict[int, Any] = {}
+    threads = [
+        threading.Thread(
+            target=lambda number=number, token=token: outcome.update({number: ask(cluster, token, number)})
+        )
+        for number, token in ((2, first), (3, second))
+    ]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: cluster.engine.proposals >= 2 + 2, what="both wait for a quorum")
+    cluster.engine.failure = None
+    eventually(lambda: len(outcome) >= 1, 20.0, "one has its bundle")
+    ready = next(iter(outcome))
+    cluster.add(cluster.folder / f"mx{ready}").start()
+    eventually(lambda: len(outcome) == 2, 20.0, "the other one, too")
+    other = 5 - ready
+    cluster.add(cluster.folder / f"mx{other}").start()
+    for thread in threads:
+        thread.join()
+    eventually(lambda: cluster.settled(3), 20.0, "generation 3")
+    assert {joined.generation for joined in outcome.values()} == {2, 3}
+
+
+def test_a_removed_member_is_shut_out_and_a_generation_without_it_follows(cluster: Cluster) -> None:
+    ask(cluster, cluster.members.invite("mx2.example.org"))
+    cluster.add(cluster.folder / "mx2").start()
+    eventually(lambda: cluster.settled(2), 20.0, "generation 2")
+    founder, second = cluster.nodes
+    cluster.members.remove("mx2.example.org")
+    eventually(lambda: not founder.mesh.links(), what="its link is closed")
+    eventually(lambda: cluster.certs.show().generation == 3, 20.0, "generation 3")
+    assert list(cluster.view().live()) == [founder.id] and cluster.engine.seats == {founder.id}
+    eventually(lambda: "removed" in second.reconciler.troubles(), what="it knows")
+
+
+def test_destroy_records_on_every_node_then_wipes(cluster: Cluster) -> None:
+    ask(cluster, cluster.members.invite("mx2.example.org"))
+    cluster.add(cluster.folder / "mx2").start()
+    eventually(lambda: cluster.settled(2), 20.0, "generation 2")
+    with pytest.raises(Rejected, match="2 members"):
+        cluster.members.destroy("mail")
+    event_id = cluster.members.destroy("mail", every_node=True, reason="moved")
+    follower = cluster.nodes[1]
+    assert follower.destroyed.wait(10)
+    assert set(cluster.view().destruction.recorded) == {node.id for node in cluster.nodes}  # type: ignore[union-attr]
+    follower.stop()
+    assert cluster.nodes[0].destroyed.wait(10)
+    cluster.nodes[0].stop()
+    nodes, cluster.nodes = cluster.nodes, []
+    for node in nodes:
+        assert event_id in node.events.read_text()
+        assert destroy.is_marked(node.path)
+        destroy.wipe(node.path)
+        assert not node.path.exists()
+    assert limits.CLOCK_ALARM_SECONDS == 5.0
