@@ -199,7 +199,7 @@ def status(obj: Context, watch: bool, as_json: bool) -> None:
         else:
             if watch:
                 click.clear()
-            output.document(found)
+            output.document(_for_people(found))
 
 
 @click.command()
@@ -208,8 +208,9 @@ def status(obj: Context, watch: bool, as_json: bool) -> None:
 @click.pass_obj
 def transfer(obj: Context, node: str | None, as_json: bool) -> None:
     """Hand leadership over to NODE (name or id), or to the member that is furthest."""
-    obj.client.transfer(node)
-    output.as_json({"transferred": True}) if as_json else click.echo("leadership handed over")
+    leader = obj.client.transfer(node)
+    name = next((each["name"] for each in obj.client.members.list() if each["node_id"] == leader), leader)
+    output.as_json({"leader": leader, "name": name}) if as_json else click.echo(f"{name} leads")
 
 
 @click.command()
@@ -224,6 +225,33 @@ def destroy(obj: Context, confirm: str | None, every_node: bool, reason: str, as
         confirm = click.prompt("This cannot be undone. The cluster's name", err=True)
     event = obj.client.members.destroy(confirm, every_node=every_node, reason=reason)
     output.as_json({"event_id": event}) if as_json else click.echo(f"destroyed; event {event} is recorded on each node")
+
+
+def _for_people(status: Mapping[str, Any]) -> dict[str, Any]:
+    """The status with names instead of ids, and without what only a bug report needs."""
+    names = {row["id"]: row["name"] for row in status["members"]}
+    facts = {
+        "node": f"{status['name']} ({status['id']})",
+        "cluster": status["cluster_id"],
+        "role": status["role"],
+        "leader": names.get(status["leader"], status["leader"]) or "none: there is no quorum, or an election",
+        "term": status["term"],
+        "applied": f"{status['applied_index']} of {status['commit_index']} committed",
+        "cluster_time_ms": status["cluster_time_ms"],
+        "storage": status["storage"],
+    }
+    if status["lab"]:
+        facts["lab"] = "yes: not for real mail, waits below a minute are allowed"
+    if status["failure"]:
+        facts["failure"] = status["failure"]
+    columns = ("name", "role", "linked", "trails_by", "generation", "round_trip", "address", "product")
+    rows = [{**row, "round_trip": _milliseconds(row["round_trip"])} for row in status["members"]]
+    shown = {**facts, "members": [{column: row[column] for column in columns} for row in rows]}
+    return {**shown, **{name: status[name] for name in ("alarms", "policy") if status[name]}}
+
+
+def _milliseconds(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds * 1000:.1f} ms"
 
 
 def _address(record: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ def explain(obj: Context, client: str, sender: str, recipient: str, as_json: boo
     The null sender is written '<>' or ''. Nothing is changed by asking.
     """
     found = obj.client.greylist.explain(client, sender, recipient)
-    output.as_json(found) if as_json else output.facts(found)
+    output.as_json(found) if as_json else output.document(found)
 
 
 @greylist.command()
@@ -34,7 +34,11 @@ def explain(obj: Context, client: str, sender: str, recipient: str, as_json: boo
 def stats(obj: Context, as_json: bool) -> None:
     """Count triplets and decisions, in the cluster and on this node."""
     found = obj.client.greylist.stats()
-    output.as_json(found) if as_json else output.facts(found)
+    if as_json:
+        output.as_json(found)
+    else:
+        nodes = [{"node": node, **counts} for node, counts in found["nodes"].items()]
+        output.document({**found, "nodes": nodes})
 
 
 @greylist.command()

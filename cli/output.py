@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -42,9 +43,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
 
 def facts(values: Mapping[str, Cell]) -> None:
     """Names and values, one per line."""
-    width = max(map(len, values), default=0)
-    for name, value in values.items():
-        click.echo(f"{name.replace('_', ' '):<{width}}  {text(value)}")
+    shown = {_title(name): _timed(name, value) for name, value in values.items()}
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        click.echo(f"{name:<{width}}  {text(value)}")
 
 
 def document(value: Mapping[str, Any]) -> None:
@@ -57,7 +59,7 @@ def document(value: Mapping[str, Any]) -> None:
             facts({f"{name} {key}": inner for key, inner in each.items()})
         else:
             columns = list(dict.fromkeys(column for record in each for column in record))
-            table([column.replace("_", " ") for column in columns], [[row.get(c) for c in columns] for row in each])
+            table([_title(column) for column in columns], [[_timed(c, row.get(c)) for c in columns] for row in each])
 
 
 def text(value: Cell) -> str:
@@ -75,6 +77,19 @@ def text(value: Cell) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(text(each) for each in value) or "-"
     return str(value)
+
+
+def _title(name: str) -> str:
+    """A field's name as people read it."""
+    return name.removesuffix("_ms").replace("_", " ")
+
+
+def _timed(name: str, value: Cell) -> Cell:
+    """Moments as dates: cluster time in milliseconds ends in `_ms`, certificates' seconds begin with `not_`."""
+    if not isinstance(value, int | float) or not (name.startswith("not_") or name.endswith("_ms")):
+        return value
+    seconds = value / 1000 if name.endswith("_ms") else value
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _plain(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> None:

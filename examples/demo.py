@@ -273,7 +273,7 @@ def story(nodes: list[Node], loads: list[Load]) -> list[tuple[bool, str]]:
     before = [load.answered for load in loads]
     wait_until(lambda: leader_of(survivors[0]) not in (None, leader.name), "another leader")
     say(f"{leader_of(survivors[0])} leads, {time.monotonic() - killed_at:.2f} s later", "cyan")
-    early = ask(survivors[0], SENDERS[0], "2.early")
+    early = ask(survivors[-1], SENDERS[0], "2.early")
     time.sleep(max(0.0, deferred_at + DELAY_SECONDS + 0.3 - time.monotonic()))
 
     say(f"{DELAY_SECONDS} s are over: the senders retry, each at another node than before")

@@ -31,11 +31,27 @@ class LocalNode:
     def status(self) -> dict[str, Value]:
         if self.broken:
             raise RuntimeError("a bug")
-        members = [
-            {"name": "mx1", "role": "leader", "trails_by": 0},
-            {"name": "mx2", "role": "voter", "trails_by": None},
+        row = {"linked": True, "trails_by": 0, "generation": 1, "round_trip": 0.0012, "address": "127.0.0.1:1"}
+        rows = [
+            {"id": self.id, "name": "mx1", "role": "leader", "product": "raftcluster/0.1", **row},
+            {"id": "node-2", "name": "mx2", "role": "voter", "product": "raftcluster/0.1", **row},
         ]
-        return {"id": self.id, "applied_index": self.host.index, "members": members, "alarms": {}}
+        return {
+            "id": self.id,
+            "name": "mx1",
+            "cluster_id": "c1",
+            "lab": True,
+            "role": "leader",
+            "leader": self.id,
+            "term": 1,
+            "commit_index": self.host.index,
+            "applied_index": self.host.index,
+            "cluster_time_ms": self.host.now,
+            "storage": "ok",
+            "failure": None,
+            "alarms": {"clock": "off"},
+            "members": rows,
+        }
 
     def transfer(self, node: str | None = None) -> str:
         if node is not None:

@@ -44,9 +44,9 @@ class Client:
         """`status` again and again, `every` seconds."""
         return self.stream("status.watch", every=every)
 
-    def transfer(self, node: str | None = None) -> Value:
-        """Hand leadership over, to `node` (name or id) or to whoever is furthest."""
-        return self.call("transfer", node=node)
+    def transfer(self, node: str | None = None) -> str:
+        """Hand leadership over, to `node` (name or id) or to whoever is furthest; the new leader's id."""
+        return self.call("transfer", node=node)  # type: ignore[no-any-return]
 
     def call(self, method: str, **arguments: Value) -> Value:
         """One call. Raises what the node raises; `NotRunning`, `MissingPrivilege`; `OutcomeUnknown` when it hung up."""
