@@ -7,7 +7,7 @@ import errno
 import socket
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from raftcluster import limits
 from raftcluster.errors import AddressInUse, MissingPrivilege
@@ -33,9 +33,7 @@ def listen(address: Address) -> Socket:
     """
     where = text(address)
     try:
-        family, kind, protocol, _, resolved = socket.getaddrinfo(
-            address[0] or None, address[1], type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, kind, protocol, resolved = _resolve(address, socket.AI_PASSIVE)[0]
     except OSError as error:
         raise AddressInUse(
             f"cannot listen at {where}: {error}", subject=where, remedy="give an address of this host, or 0.0.0.0"
@@ -72,8 +70,8 @@ def dial(address: Address, deadline: float, opened: Callable[[Socket], None]) ->
     `deadline` is a time of the monotonic clock. `opened` gets each socket before it connects, so that another thread can
     :func:`abort` it. Raises `OSError`.
     """
-    found = socket.getaddrinfo(address[0], address[1], type=socket.SOCK_STREAM)
-    for left, (family, kind, protocol, _, resolved) in zip(range(len(found), 0, -1), found, strict=True):
+    found = _resolve(address)
+    for left, (family, kind, protocol, resolved) in zip(range(len(found), 0, -1), found, strict=True):
         sock = socket.socket(family, kind, protocol)
         try:
             opened(sock)
@@ -120,6 +118,16 @@ def text(address: Address) -> str:
     """host:port, with brackets around an IPv6 address."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _resolve(address: Address, flags: int = 0) -> list[tuple[int, int, int, Any]]:
+    if not 0 <= address[1] <= 0xFFFF:  # the system would take it modulo 65536
+        raise OSError(errno.EINVAL, f"{text(address)} is no address")
+    try:
+        found = socket.getaddrinfo(address[0] or None, address[1], type=socket.SOCK_STREAM, flags=flags)
+    except ValueError as error:  # a name that no codec takes
+        raise OSError(errno.EINVAL, f"{text(address)} is no address") from error
+    return [(family, kind, protocol, resolved) for family, kind, protocol, _, resolved in found]
 
 
 def _prepare(sock: Socket) -> None:
