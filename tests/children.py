@@ -42,7 +42,7 @@ class Child:
                 env=env,
             )
         self.counters = psutil.Process(self.process.pid)
-        self._lines: queue.Queue[str] = queue.Queue()
+        self._lines: queue.Queue[str | None] = queue.Queue()  # None: there will be no more
         self._reader = threading.Thread(target=self._read, daemon=True, name=f"output of {name}")
         if pipes:
             self._reader.start()
@@ -51,21 +51,21 @@ class Child:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)
 
     def line(self, timeout: float) -> str:
         """The next line it printed; AssertionError with the end of its log when none comes within `timeout` seconds."""
         try:
-            return self._lines.get(timeout=timeout)
+            line = self._lines.get(timeout=timeout)
         except queue.Empty:
             raise AssertionError(f"{self.name} said nothing within {timeout} s:\n{self.tail()}") from None
+        assert line is not None, f"{self.name} will say nothing more:\n{self.tail()}"
+        return line
 
     def rest(self) -> list[str]:
         """The lines that it printed before it ended and that nobody has read. It must have ended."""
-        assert self.process.poll() is not None
-        lines = []
-        while not self._lines.empty():
-            lines.append(self._lines.get_nowait())
-        return lines
+        assert self.process.poll() is not None, f"{self.name} still runs"
+        return list(iter(self._lines.get, None))
 
     def tell(self, line: str) -> None:
         """Write one line to its standard input."""

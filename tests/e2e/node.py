@@ -55,15 +55,15 @@ class RaftNode:
         self.said("join", member.address, *place, stdin=token)
 
     def serve(self) -> str:
-        """Start it; returns when it answers, with the line that it prints for Postfix's main.cf."""
+        """Start it; returns when it has a leader, with the line that it prints for Postfix's main.cf."""
         command = [COMMAND, "-C", str(self._directory), "serve"]
         self._child = self._hosts.start(self._number, f"raftcluster {self.name}", command, self._log)
-        eventually(self._answers, READY_SECONDS, f"{self.name} answers")
+        eventually(self._ready, READY_SECONDS, f"{self.name} has a leader")
         return eventually(self._postfix_line, READY_SECONDS, f"{self.name} prints the line for Postfix")
 
-    def _answers(self) -> bool:
+    def _ready(self) -> bool:
         assert self._child is not None and self._child.alive()
-        return self.command("status").returncode == 0
+        return self.command("status").returncode == 0 and self.leader() != ""
 
     def _postfix_line(self) -> str:
         found = re.search(r"^check_policy_service .*$", self._log.read_text(), re.MULTILINE)
