@@ -17,9 +17,10 @@ from rich.console import Console
 from benchmarks import report
 from benchmarks.load import Cell, Peer, Sample, interleave
 from benchmarks.peers.etcd import Etcd
+from benchmarks.peers.ours import Ours
 
 DIRECTORY = Path(__file__).parent.parent / "build" / "bench"
-PEERS: dict[str, Callable[[Path], Peer]] = {"etcd": Etcd}
+PEERS: dict[str, Callable[[Path], Peer]] = {"ours": Ours, "etcd": Etcd}
 WIDTH_WITHOUT_TERMINAL = 140
 
 

@@ -1,0 +1,123 @@
+"""`python -m benchmarks.caller DIRECTORY`: a node with its embedded callers, driven by JSON lines on standard input.
+
+    ["status"]                                          -> the node's status
+    ["invite", name]                                    -> a token
+    ["run", in flight, seconds, warm-up, name]          -> "begin", "end", then the result
+
+A run is a closed loop: whenever a check is answered, on the node's own tick thread, the next one is submitted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import sys
+import time
+from collections import Counter
+from hashlib import blake2b
+from typing import Any
+
+from raftcluster import Node
+from raftcluster.errors import RaftclusterError
+from raftcluster.greylist.api import Verdict
+
+RECIPIENT = "recipient@example.test"
+CLIENT = "192.0.2.7"
+RETRY_SECONDS = 0.05
+DRAIN_SECONDS = 20.0
+DEADLINE_SECONDS = 10.0  # as the client of the rivals
+
+
+class Loop:
+    """One run. `answered` is called on the tick thread, everything else on the main thread."""
+
+    def __init__(self, node: Node, in_flight: int, name: str) -> None:
+        self._node = node
+        self._in_flight = in_flight
+        # Letters and digits only: a number that stands alone in a sender is taken for a variable part, and not kept.
+        self._sender = f"s{blake2b(name.encode(), digest_size=6).hexdigest()}n%d@sender.example"
+        self._next = 0
+        self._measuring = False
+        self._stopping = False
+        self._ended: queue.SimpleQueue[bool] = queue.SimpleQueue()  # a slot ended: True, or failed: False
+        self._latencies: list[float] = []
+        self._errors: Counter[str] = Counter()
+
+    def _submit(self) -> None:
+        self._next += 1
+        begun = time.perf_counter()
+
+        def answered(verdict: Verdict | None, error: RaftclusterError | None) -> None:
+            if verdict is None or verdict.degraded or verdict.reason != "new":
+                self._errors[verdict.reason if verdict else str(error)] += 1
+                self._ended.put(False)
+                return
+            if self._measuring:
+                self._latencies.append(time.perf_counter() - begun)
+            if self._stopping:
+                self._ended.put(True)
+            else:
+                self._submit()
+
+        sender = self._sender % self._next
+        self._node.greylist.submit(
+            answered, client=CLIENT, sender=sender, recipient=RECIPIENT, deadline=DEADLINE_SECONDS
+        )
+
+    def _wait(self, seconds: float) -> None:
+        """Let it run; what failed is tried again after a moment, from here, so that no failure repeats itself at once."""
+        end = time.perf_counter() + seconds
+        while (left := end - time.perf_counter()) > 0:
+            try:
+                self._ended.get(timeout=left)
+            except queue.Empty:
+                return
+            time.sleep(RETRY_SECONDS)
+            self._submit()
+
+    def run(self, seconds: float, warm_up: float) -> dict[str, Any]:
+        for _ in range(self._in_flight):
+            self._submit()
+        self._wait(warm_up)
+        say("begin")
+        begun = time.perf_counter()
+        self._measuring = True
+        self._wait(seconds)
+        self._measuring = False
+        elapsed = time.perf_counter() - begun
+        say("end")
+        self._stopping = True
+        for _ in range(self._in_flight):
+            self._ended.get(timeout=DRAIN_SECONDS)
+        microseconds = Counter(float(f"{latency * 1e6:.3g}") for latency in self._latencies)
+        return {
+            "checks": len(self._latencies),
+            "seconds": elapsed,
+            "microseconds": sorted(microseconds.items()),
+            "errors": dict(self._errors),
+        }
+
+
+def say(value: object) -> None:
+    print(json.dumps(value, default=str), flush=True)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with Node.open(sys.argv[1]) as node:
+        say("open")
+        for line in sys.stdin:
+            match json.loads(line):
+                case ["status"]:
+                    say(node.status())
+                case ["invite", name]:
+                    say(str(node.members.invite(name)))
+                case ["run", in_flight, seconds, warm_up, name]:
+                    say(Loop(node, in_flight, name).run(seconds, warm_up))
+                case other:
+                    raise SystemExit(f"what is {other!r}?")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""This library: three node processes on loopback, mutual TLS between them, every process with embedded callers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import raftcluster
+from benchmarks.load import IN_FLIGHT, Meter, Row, Sample, Window
+from raftcluster import limits
+from tests.children import Child
+from tests.helpers import eventually, free_ports
+
+NODES = 3
+START_SECONDS = 30.0
+SLACK_SECONDS = 30.0
+
+
+class Ours:
+    """A `Peer` (benchmarks/load.py). Not thread-safe."""
+
+    name = "ours"
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._children: list[Child] = []
+
+    def start(self) -> None:
+        self._directory.mkdir(parents=True)
+        names = [f"node{number}" for number in range(NODES)]
+        addresses = [("127.0.0.1", port) for port in free_ports(NODES)]
+        for name, address in zip(names, addresses, strict=True):
+            if name == names[0]:
+                raftcluster.init(self._directory / name, cluster="benchmark", node=name, listen=address)
+            else:
+                eventually(lambda: self._ask(self._children[0], "status")["members"], START_SECONDS, "the first member")
+                token = self._ask(self._children[0], "invite", name)
+                there = addresses[0]
+                raftcluster.join(self._directory / name, address=there, token=token, node=name, listen=address)
+            self._open(name)
+        eventually(self._complete, START_SECONDS, "all nodes vote and know the leader")
+
+    def _open(self, name: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.caller", str(self._directory / name)]
+        child = Child(name, command, self._directory / f"{name}.log", pipes=True)
+        self._children.append(child)
+        assert json.loads(child.line(START_SECONDS)) == "open"
+
+    def _ask(self, child: Child, *request: object) -> Any:
+        child.alive()
+        child.tell(json.dumps(request))
+        return json.loads(child.line(SLACK_SECONDS))
+
+    def _complete(self) -> bool:
+        states = [self._ask(child, "status") for child in self._children]
+        return all(len(state["voters"]) == NODES and state["leader"] for state in states)
+
+    def stop(self) -> None:
+        for child in self._children:
+            child.stop()
+        self._children = []
+
+    def rows(self) -> Sequence[Row]:
+        return [Row("ours", "ours, embedded callers on all nodes", IN_FLIGHT, self._measure)]
+
+    def _measure(self, window: Window) -> Sample:
+        """One in flight is tried at each node for a third of the time: it is another distance from each."""
+        if window.in_flight >= NODES:
+            whole, rest = divmod(window.in_flight, NODES)
+            return self._run(window, [[whole + (number < rest) for number in range(NODES)]])
+        return self._run(window, [[int(number == turn) for number in range(NODES)] for turn in range(NODES)])
+
+    def _run(self, window: Window, turns: Sequence[Sequence[int]]) -> Sample:
+        checks, seconds, errors, written = 0, 0.0, 0, 0
+        latencies: Counter[float] = Counter()
+        cpu: Counter[str] = Counter()
+        detail: dict[str, Any] = {}
+        for turn in turns:
+            callers = [(child, share) for child, share in zip(self._children, turn, strict=True) if share]
+            for child, share in callers:
+                child.alive()
+                plan = ["run", share, window.seconds / len(turns), window.warm_up, f"{window.name}-{child.name}"]
+                child.tell(json.dumps(plan))
+            self._expect(callers, "begin", window.warm_up)
+            meter = Meter({child.name: child.counters for child in self._children})
+            self._expect(callers, "end", window.seconds)
+            cpu.update(meter.cpu_seconds())
+            written += meter.written_bytes() or 0
+            results = {child.name: json.loads(child.line(SLACK_SECONDS)) for child, _ in callers}
+            seconds += max(result["seconds"] for result in results.values())
+            for name, result in results.items():
+                checks += result["checks"]
+                errors += sum(result["errors"].values())
+                mine = Counter(dict(result["microseconds"]))
+                latencies.update(mine)
+                detail[name] = {"checks": result["checks"], "p50_ms": _quantile(mine, 0.5), "errors": result["errors"]}
+        return Sample(
+            checks=checks,
+            seconds=seconds,
+            p50_ms=_quantile(latencies, 0.50),
+            p99_ms=_quantile(latencies, 0.99),
+            max_ms=_quantile(latencies, 1.0),
+            errors=errors,
+            cpu_seconds=dict(cpu),
+            written_bytes=written or None,
+            detail=detail,
+        )
+
+    def _expect(self, callers: Sequence[tuple[Child, int]], word: str, seconds: float) -> None:
+        for child, _ in callers:
+            said = json.loads(child.line(SLACK_SECONDS + seconds))
+            assert said == word, f"{child.name} said {said!r} instead of {word!r}"
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "nodes": NODES,
+            "tls": "mutual, TLS 1.3 between nodes; callers are embedded and need none",
+            "durability": "default: fsync on a majority before any answer",
+            "callers": "embedded, closed loop, node.greylist.submit, in all three node processes in equal shares "
+            "(one in flight: at each node for a third of the time)",
+            "limits": {
+                name: getattr(limits, name)
+                for name in (
+                    "ENTRY_BYTES",
+                    "ENTRY_OPERATIONS",
+                    "ENTRIES_IN_FLIGHT",
+                    "CHECKPOINT_SECONDS",
+                    "CHECKPOINT_KEYS",
+                )
+            },
+        }
+
+
+def _quantile(latencies: Counter[float], share: float) -> float:
+    """Milliseconds; nan when there are none."""
+    left = max(1, round(share * latencies.total()))
+    for microseconds in sorted(latencies):
+        left -= latencies[microseconds]
+        if left <= 0:
+            return microseconds / 1000
+    return float("nan")
