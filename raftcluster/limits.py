@@ -83,7 +83,6 @@ POLICY_IDLE_SECONDS: Final = 600.0  # Postfix keeps its connections; a client th
 CONFIG_KEY_BYTES: Final = 240
 CONFIG_VALUE_BYTES: Final = 64 * KIB
 HISTORY_REVISIONS: Final = 1_000  # kept per configuration key
-WATCH_CHANGES: Final = 10_000  # buffered per watcher; a slower one is told that it must start again
 
 assert OPERATION_BYTES < ENTRY_BYTES < APPEND_BYTES, "an operation fits an entry, an entry an append"
 assert 2 * APPEND_BYTES < FRAME_BYTES < LINK_QUEUE_BYTES, "a frame holds an append whose last entry was the largest"
