@@ -395,8 +395,8 @@ class Replica:
         time = self.clock.stamp(term, float(self._last_stamp), self.journal.voters(), self.me)
         if time is None or not self._queue or self._handover is not None or self.health != "ok":
             return []
-        if self.journal.last[1] - self.engine.commit_index >= self.bounds.in_flight:
-            return []
+        if self.journal.last[1] - self.engine.applied >= self.bounds.in_flight:
+            return []  # unapplied, not uncommitted: where tables are slow, what waits is sent again and must not pile up
         batch: list[bytes] = []
         size = 0
         while self._queue and len(batch) < self.bounds.entry_operations and size < self.bounds.entry_bytes:
