@@ -31,6 +31,7 @@ SHOWN: Final = (
     "elections",
     "acknowledged",
     "reads",
+    "bounded reads",
     "crashes",
     "strikes",
     "snapshots",

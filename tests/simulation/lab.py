@@ -434,7 +434,7 @@ class GuardedLab(Lab):
             now=self.clock,
             boot=lambda: self.clock.now * 1000,
             wall=lambda: self.clock.now * 1000,
-            random=Random(int.from_bytes(node.encode(), "big")),
+            random=Random(f"{node} {self.clock.now}"),
         )
         timing = Timing(heartbeat=0.1, election_min=0.4, election_max=1.4, check_quorum=30.0, checkpoint=10**9)
         self.nodes[node] = Replica(

@@ -52,6 +52,7 @@ class Options:
 def _bounds(random: Random, *, cut: bool) -> Bounds:
     """Bounds small enough to be reached."""
     append_bytes = random.choice((500, 900, 4_000, 65_536))
+    checkpoint_keys = random.choice((15, 100, 1_000))
     return Bounds(
         entry_bytes=min(append_bytes - 300, 2_000),
         entry_operations=random.choice((1, 3, 100)),
@@ -59,8 +60,8 @@ def _bounds(random: Random, *, cut: bool) -> Bounds:
         in_flight=random.choice((1, 2, 5)),
         pending=200,
         queue=random.choice((5, 200)),
-        checkpoint_keys=random.choice((15, 1_000)),
-        overlay_keys=random.choice((60, 10_000)),
+        checkpoint_keys=checkpoint_keys,
+        overlay_keys=4 * checkpoint_keys,
         ring=random.choice((20, 10_000, 10_000)),
         keep_entries=random.choice((0, 2, 5)) if cut else 1 << 30,
         keep_bytes=random.choice((1_000, 1 << 30)) if cut else 1 << 30,

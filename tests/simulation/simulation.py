@@ -64,8 +64,8 @@ class Simulation:
         self.faults = Faults(self.world, self.options, self.processes, self.network)
         self._founders = founders
 
-    def run(self) -> Outcome:
-        """Carry it out, up to the first violation."""
+    def begin(self) -> None:
+        """Take the engine's clock, and start the founders."""
         logging.getLogger("raftcluster").setLevel(logging.CRITICAL + 1)
         logging.getLogger("pysyncobj").setLevel(logging.CRITICAL + 1)
         seam.use_clock(self.world.read)
@@ -73,9 +73,14 @@ class Simulation:
         world.tell("", f"-- {self.profile}/{self.seed}: {self.options}")
         for name in self._founders:
             world.after(world.random.uniform(0, 0.1), self.processes[name].start)
+        self._sweep()
+
+    def run(self) -> Outcome:
+        """Carry it out, up to the first violation."""
+        world = self.world
+        self.begin()
         self.workload.begin()
         self.faults.begin()
-        self._sweep()
         world.run(world.time + self.options.seconds, self._failed)
         healed = self._heal()
         if not self._failed():

@@ -90,6 +90,11 @@ class Timekeeping:
         if note.known is not None:
             self._answers[name, peer] = _Answer(term, now, note.sent, note.known)
 
+    def lateness(self, name: str) -> float:
+        """How late `name`'s cluster time may be, in seconds."""
+        sample = self._samples.get(name)
+        return 0.0 if sample is None else sample.received - sample.sent
+
     def leads(self, name: str, term: int, now: float) -> None:
         """`name` leads and knows the time."""
         if self._reigns.get(name) != term:

@@ -6,6 +6,7 @@ applied, linearizable reads) is noted here.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -17,6 +18,7 @@ from tests.simulation.checker import Checker
 from tests.simulation.machines import count
 from tests.simulation.process import Process
 from tests.simulation.profiles import Options
+from tests.simulation.timekeeping import RATE, SLACK
 from tests.simulation.world import World
 
 LAB: Final[dict[str, Any]] = {"lab": True, "delay": 1, "window": 4, "life": 6}
@@ -54,6 +56,8 @@ class Workload:
         self._settings: tuple[int, Any] = (0, None)
         self._highest = 0
         """The greatest position in the ledger that any client knows of, from a result or from a linearizable read."""
+        self._heights: list[tuple[float, int]] = [(0.0, 0)]
+        """(time, highest) of each rise."""
 
     def begin(self) -> None:
         """The first operation sets the greylist's waits; then they come at random."""
@@ -63,8 +67,11 @@ class Workload:
     def _next(self) -> None:
         if self.patient:
             return
-        if self._world.chance(0.2):
+        kind = self._world.random.random()
+        if kind < 0.2:
             self.read()
+        elif kind < 0.3:
+            self.bounded_read()
         else:
             self.operation()
         self._world.after(self._world.random.expovariate(self._options.operations_per_second), self._next)
@@ -170,12 +177,39 @@ class Workload:
             self._world.counts["too old to tell"] += result[0] == 3
             client.result = result
             if client.machine == "ledger" and result[0] == 0:
-                self._highest = max(self._highest, result[1])
+                self._rise(result[1])
             elif client.machine == "greylist" and result[0] == 0 and client.command[0] == "c":
                 if result[1][0] == "settings":
                     self._settings = (result[1][1], result[1][2])
 
+    def _rise(self, position: int) -> None:
+        if position > self._highest:
+            self._highest = position
+            self._heights.append((self._world.time, position))
+
     # ---- reads
+
+    def bounded_read(self) -> None:
+        """A read of what was current at most so many seconds ago: by cluster time, which is late by a message's delay."""
+        process, world = self._pick(), self._world
+        if process is None or process.replica is None:
+            return
+        replica, within = process.replica, world.random.choice((0.05, 0.3, 1.0, 3.0))
+
+        def look() -> None:
+            world.counts["bounded reads"] += 1
+            late = self._checker.time.lateness(process.name)
+            since = world.time - within * (1 + RATE) - late - SLACK
+            least = self._heights[bisect_left(self._heights, (since, 0)) - 1][1]
+            found = count(replica.tables("ledger"))
+            if found < least:
+                self._checker.violate(
+                    "bounded read",
+                    f"{process.name} shows {found} lines, {least} were known {within} s + {late:.3f} s before",
+                )
+
+        process.run(lambda: replica.query(look, lambda error: None, within=within))
+        process.wake()
 
     def read(self) -> None:
         """A linearizable read of the ledger's length."""
@@ -193,7 +227,7 @@ class Workload:
                 self._checker.violate(
                     "linearizable read", f"{process.name} shows {found} lines, {least} were known before it was asked"
                 )
-            self._highest = max(self._highest, found)
+            self._rise(found)
 
         def fail(error: RaftclusterError) -> None:
             outcome.append("failed")

@@ -1,0 +1,179 @@
+"""What the simulation, or writing it, has found in the engine: each defect as a schedule of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from raftcluster.engine.operations import Operation, Result
+from raftcluster.engine.replica import Observer
+from raftcluster.errors import RaftclusterError
+from tests.simulation.lab import GuardedLab
+
+THREE = ["n1", "n2", "n3"]
+
+
+class Caller:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.results: list[Result] = []
+
+    def __call__(self, result: Result | None, error: RaftclusterError | None) -> None:
+        assert error is None and result is not None
+        self.results.append(result)
+
+
+def operation(number: int) -> Operation:
+    return Operation("history", number.to_bytes(16, "big"), 1, [number, ""])
+
+
+def test_a_leader_with_a_full_queue_carries_out_all_that_its_own_callers_ask() -> None:
+    """The leader marked what found no room in its queue as sent, and as its own leader never sent it again."""
+    lab = GuardedLab(["n1"])
+    replica = lab.nodes["n1"]
+    replica.bounds = replace(replica.bounds, queue=2, in_flight=1)
+    lab.elect("n1", [])
+    callers = [Caller() for _ in range(10)]
+    for number, caller in enumerate(callers):
+        replica.submit(operation(number), caller)
+    lab.flow(["n1"], rounds=20)
+    assert [caller.results for caller in callers] == [[[0, number]] for number in range(10)]
+
+
+def test_a_follower_whose_link_takes_no_frame_sends_it_later() -> None:
+    """The operations of a frame that the link refused were neither unsent nor sent any more: nobody sent them again."""
+    lab = GuardedLab(THREE)
+    lab.elect("n1", ["n2"])
+    lab.flow(THREE)
+    follower, caller = lab.nodes["n2"], Caller()
+    refused: list[dict[str, object]] = []
+    send = follower.ports.send
+
+    def full_once(peer: str, message: dict[str, object]) -> bool:
+        if message["type"] == "forward" and not refused:
+            refused.append(message)
+            return False
+        return send(peer, message)
+
+    follower.ports = replace(follower.ports, send=full_once)
+    follower.submit(operation(1), caller)
+    lab.flow(THREE)
+    assert len(refused) == 1
+    assert caller.results == [[0, 1]]
+
+
+def test_giving_up_concludes_nothing_while_another_caller_waits_for_the_same_operation() -> None:
+    """The first of two callers was told 'not applied' of what the second one's wait then had applied."""
+    lab = GuardedLab(["n1"])
+    replica, first, second = lab.nodes["n1"], Caller(), Caller()
+    replica.submit(operation(1), first)
+    replica.submit(operation(1), second)
+    assert replica.give_up(operation(1).id, first) is False
+    lab.elect("n1", [])
+    lab.flow(["n1"])
+    assert (first.results, second.results) == ([], [[0, 1]])
+
+
+def test_a_caller_who_waited_alone_learns_that_nothing_was_sent() -> None:
+    lab = GuardedLab(["n1"])
+    replica, caller = lab.nodes["n1"], Caller()
+    replica.submit(operation(1), caller)
+    assert replica.give_up(operation(1).id, caller) is True
+    lab.elect("n1", [])
+    lab.flow(["n1"])
+    assert caller.results == [] and lab.executed == {}
+
+
+def test_an_answer_to_the_read_of_a_process_before_is_none_to_this_one() -> None:
+    """Read requests were numbered from 1 with each start. n2 asks, dies, is back and asks again; between the two a
+    command is acknowledged. The leader's answer to the first request must not release the second read."""
+    lab = GuardedLab(THREE)
+    lab.elect("n1", ["n2"])
+    lab.flow(THREE)
+
+    def ask() -> tuple[int, list[str]]:
+        told: list[str] = []
+        lab.nodes["n2"].query(lambda: told.append("read"), lambda error: told.append("failed"), within=None)
+        (number,) = [m["number"] for m in lab.take("n2", "n1") if m["type"] == "read_index"]
+        return number, told
+
+    first, _ = ask()
+    lab.crash("n2")
+    lab.start("n2")
+    lab.beat("n1")
+    lab.give("n1", "n2")  # now n2 knows the leader
+    lab.take("n2", "n1")
+    second, told = ask()
+    command = lab.command("n1")
+    lab.flow(["n1", "n3"])
+    assert lab.acknowledged[command]
+    for number, expected in ((first, []), (second, ["read"])):
+        lab.nodes["n2"].deliver("n1", {"type": "read_at", "number": number, "index": 1})
+        lab.tick("n2")
+        assert told == expected
+
+
+def test_after_an_install_the_hook_names_the_entry_at_the_snapshots_index() -> None:
+    """It was given the last entry of the log, which may be one that is not even committed."""
+    lab = GuardedLab(THREE, keep_entries=0)
+    lab.elect("n1", ["n2"])
+    lab.flow(THREE)
+    lab.unlink("n1", "n3")
+    lab.unlink("n2", "n3")
+    for _ in range(5):
+        lab.command("n1")
+        lab.flow(["n1", "n2"], rounds=2)
+    lab.compact("n1")
+    told: list[tuple[int, int]] = []
+    n3 = lab.nodes["n3"]
+    n3.observer = Observer(applied=lambda entry, machines: told.append((entry[1], n3.engine.applied)))
+    lab.link("n1", "n3")
+    while not lab.fetches:
+        lab.flow(["n1", "n3"], rounds=1)
+    lab.bring_snapshots()
+    index = lab.disks["n1"].index
+    assert told == [(index, index)]
+
+
+def test_a_leader_that_is_cut_off_does_not_call_its_state_current() -> None:
+    """It said 'not stale at all' until it stepped down, while its successor acknowledged writes."""
+    lab = GuardedLab(THREE)
+    lab.elect("n1", ["n2"])
+    lab.flow(THREE)
+    assert lab.nodes["n1"].staleness() < 1.0 and lab.nodes["n2"].staleness() < 1.0
+    lab.unlink("n1", "n2")
+    lab.unlink("n1", "n3")
+    lab.elect("n2", ["n3"])
+    command = lab.command("n2")
+    lab.flow(["n2", "n3"])
+    assert lab.acknowledged[command] and lab.is_leader("n1")
+    answers: list[str] = []
+    lab.nodes["n1"].query(lambda: answers.append("read"), lambda error: answers.append("refused"), within=1.0)
+    assert answers == ["refused"]
+
+
+def test_followers_inherit_how_old_their_leaders_state_is() -> None:
+    """n1 leads n2 and is cut off from the others; what it sends n2 is no newer than its own last majority."""
+    five = ["n1", "n2", "n3", "n4", "n5"]
+    lab = GuardedLab(five)
+    lab.elect("n1", five[1:])
+    lab.flow(five)
+    for node in ("n1", "n2"):
+        for other in ("n3", "n4", "n5"):
+            lab.unlink(node, other)
+    lab.flow(["n1", "n2"], rounds=20)
+    assert lab.is_leader("n1")
+    assert lab.nodes["n2"].staleness() > 2.0
+
+
+def test_a_leader_that_cannot_apply_appends_no_more() -> None:
+    """With the overlay full behind a slow disk it went on appending, and with it all that was sent again meanwhile."""
+    lab = GuardedLab(["n1"])
+    replica = lab.nodes["n1"]
+    lab.elect("n1", [])
+    replica.bounds = replace(replica.bounds, overlay_keys=10, in_flight=2)
+    for number in range(100):
+        replica.submit(operation(number), Caller())
+    lab.flow(["n1"], rounds=60)
+    assert replica.overlay.keys >= 10
+    assert replica.journal.last[1] == replica.engine.applied + 2
