@@ -1,0 +1,232 @@
+"""Keys and trust on the disk, the making of a first node, and the unmaking of one."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from raftcluster.cluster import create, destroy
+from raftcluster.cluster.keystore import UNNUMBERED, Keystore, Trust
+from raftcluster.cluster.reconcile import GENESIS
+from raftcluster.cluster.records import SCHEMA, Destruction, Facts
+from raftcluster.codec import unpack
+from raftcluster.errors import Refusal, Rejected, StorageFailed, StorageFull, StorageRefusal
+from raftcluster.storage.directory import DataDirectory
+from raftcluster.transport.certificates import issue, issue_root, new_key, subject_of, verify_leaf
+from raftcluster.transport.ports import Peer
+from raftcluster.transport.tls import Credentials
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[DataDirectory]:
+    with DataDirectory.create(tmp_path / "node") as made:
+        yield made
+
+
+def init(path: Path, **options: Any) -> str:
+    return create.init(path, "mx1.example.org", ("127.0.0.1", 0), ("192.0.2.1", 9777), "mta/1", **options)
+
+
+def test_a_generation_from_key_to_certificate(directory: DataDirectory) -> None:
+    keys = Keystore(directory, "c1", "n1")
+    request = keys.request(1)
+    assert keys.request(1) == request, "the same key, however often it is asked for"
+    assert keys.requests() == {1: request} and keys.stored() == set() and keys.on_disk() == {1}
+    minted = issue("c1", 1, {"n1": request})
+    keys.store(1, minted.root_pem, minted.certificates["n1"])
+    keys.store(1, minted.root_pem, minted.certificates["n1"])
+    assert keys.requests() == {} and keys.stored() == {1}
+    Credentials(keys.identity(1), keys.roots([1]))
+    assert [oct(file.stat().st_mode & 0o777) for file in directory.certificates(1).iterdir()] == ["0o600"] * 3
+    keys.forget([1, 7])
+    assert keys.on_disk() == set()
+    with pytest.raises(StorageFailed):
+        keys.identity(1)
+
+
+@pytest.mark.parametrize("kept", [["node.key"], ["node.key", "request.pem"], ["node.key", "request.pem", "root.pem"]])
+def test_a_crash_between_any_two_files(directory: DataDirectory, kept: list[str]) -> None:
+    keys = Keystore(directory, "c1", "n1")
+    request = keys.request(1)
+    minted = issue("c1", 1, {"n1": request})
+    key = (directory.certificates(1) / "node.key").read_bytes()
+    keys.add_root(1, minted.root_pem)
+    for file in directory.certificates(1).iterdir():
+        if file.name not in kept:
+            file.unlink()
+    again = Keystore(directory, "c1", "n1")
+    assert again.stored() == set()
+    request = again.request(1)
+    assert (directory.certificates(1) / "node.key").read_bytes() == key
+    minted = issue("c1", 1, {"n1": request})
+    again.store(1, minted.root_pem, minted.certificates["n1"])
+    assert again.stored() == {1}
+
+
+def test_certificates_that_are_not_ours_are_refused(directory: DataDirectory) -> None:
+    keys = Keystore(directory, "c1", "n1")
+    request = keys.request(2)
+    good = issue("c1", 2, {"n1": request})
+    for cluster, number, node in (("c2", 2, "n1"), ("c1", 3, "n1"), ("c1", 2, "n2")):
+        other = issue(cluster, number, {node: request})
+        with pytest.raises(Rejected):
+            keys.store(2, other.root_pem, other.certificates[node])
+    other_root = issue("c1", 2, {"n1": request}).root_pem
+    with pytest.raises(Rejected):
+        keys.store(2, other_root, good.certificates["n1"])
+    directory.write("certificates/2/node.key", new_key())
+    with pytest.raises(Rejected) as caught:
+        keys.store(2, good.root_pem, good.certificates["n1"])
+    assert caught.value.code == "key-lost" and keys.stored() == set()
+
+
+def test_a_joiners_key_is_kept_until_it_is_a_node(directory: DataDirectory) -> None:
+    keys = Keystore(directory, "c1", "n1")
+    request = keys.request(UNNUMBERED)
+    assert keys.on_disk() == set(), "not of a generation yet"
+    minted = issue("c1", 5, {"n1": request})
+    keys.store(5, minted.root_pem, minted.certificates["n1"], key_of=UNNUMBERED)
+    assert keys.stored() == {5} and keys.request(UNNUMBERED) == request
+    keys.forget([UNNUMBERED])
+    assert keys.stored() == {5}
+
+
+def test_trust_never_turns_back(directory: DataDirectory) -> None:
+    keys = Keystore(directory, "c1", "n1")
+    with pytest.raises(StorageFailed):
+        keys.trust()
+    peers = {"n2": Peer("n2", ("mx2.example.org", 9777), frozenset([b"a" * 32, b"b" * 32]))}
+    keys.keep(Trust(7, 2, (1, 2), peers))
+    assert keys.trust() == Trust(7, 2, (1, 2), peers)
+    keys.keep(Trust(5, 2, (2,), {}))
+    assert keys.trust() == Trust(7, 2, (2,), {})
+    for damage in (b"", b"{}", b"[]", b'{"revision": 1, "presented": 1, "trusted": [1], "peers": {"n2": {}}}'):
+        directory.write("certificates/trust.json", damage)
+        with pytest.raises(StorageFailed):
+            keys.trust()
+
+
+def test_a_roots_key_would_be_found_wherever_it_lies(directory: DataDirectory) -> None:
+
+    keys = Keystore(directory, "c1", "n1")
+    minted = issue("c1", 1, {"n1": keys.request(1)})
+    keys.store(1, minted.root_pem, minted.certificates["n1"])
+    assert keys.root_keys() == []
+    root_key = ec.generate_private_key(ec.SECP256R1())
+
+    root = issue_root(root_key, "c1", 2, datetime.datetime.now(datetime.UTC))
+    keys.add_root(2, root.public_bytes(serialization.Encoding.PEM))
+    pem = root_key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+    directory.write("local/deep/in/some.bin", b"\0" * 100_000 + pem + b"\xff" * 1000)
+    directory.write("local/empty", b"")
+    assert keys.root_keys() == [directory.path / "local/deep/in/some.bin"]
+
+
+def test_init_makes_a_complete_node(tmp_path: Path) -> None:
+    path = tmp_path / "mx1"
+    cluster_id = init(path, cluster="mail", realm="dns:example.org")
+    with DataDirectory.open(path) as directory:
+        node = directory.read_node()
+        assert node["cluster_id"] == cluster_id and node["founder"] == node["node_id"] and node["cluster"] == "mail"
+        keys = Keystore(directory, cluster_id, node["node_id"])
+        identity, trust = keys.identity(1), keys.trust()
+        assert trust == Trust(0, 1, (1,), {})
+        subject = verify_leaf(identity.certificate, keys.roots([1])[0])
+        assert subject == subject_of(identity.certificate)
+        assert (subject.cluster_id, subject.generation, subject.node_id) == (cluster_id, 1, node["node_id"])
+        verb, facts, founder, first = unpack((path / GENESIS).read_bytes())
+        assert verb == "genesis" and Facts.of(facts).realm == "dns:example.org" and founder[1] == "mx1.example.org"
+        assert b"PRIVATE" not in (path / GENESIS).read_bytes() and first[0] == 1
+        assert keys.root_keys() == []
+    with pytest.raises(StorageRefusal):
+        init(path)
+    for name, advertise in (("MX1", ("192.0.2.1", 9777)), ("mx1", ("", 1)), ("mx1", ("192.0.2.1", 0))):
+        with pytest.raises(Rejected):
+            create.init(tmp_path / "other", name, ("127.0.0.1", 0), advertise, "mta/1")
+        assert not (tmp_path / "other").exists()
+
+
+def test_init_again_after_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mx1"
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise StorageFull("no space")
+
+    for step in (
+        "raftcluster.cluster.create.mint",
+        "raftcluster.cluster.keystore.Keystore.store",
+        "raftcluster.cluster.keystore.Keystore.keep",
+        "raftcluster.storage.directory.DataDirectory.write_node",
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(step, fail)
+            with pytest.raises(StorageFull):
+                init(path)
+    cluster_id = init(path)
+    with DataDirectory.open(path) as directory:
+        node = directory.read_node()
+        keys = Keystore(directory, cluster_id, node["node_id"])
+        Credentials(keys.identity(1), keys.roots([1]))
+        assert unpack((path / GENESIS).read_bytes())[1][0] == cluster_id
+
+
+FACTS = Facts("c1", "mail", False, "mta/1", SCHEMA, "standalone", "n1")
+DECIDED = Destruction("event-1", "moved", 1_000, [])
+
+
+def test_the_record_is_outside_and_written_once_asked_for(tmp_path: Path) -> None:
+    events = tmp_path / "log" / "events"
+    assert not destroy.is_recorded(events, "event-1")
+    destroy.record(events, FACTS, "n1", DECIDED)
+    assert destroy.is_recorded(events, "event-1") and not destroy.is_recorded(events, "event-2")
+    (line,) = events.read_text().splitlines()
+    record = json.loads(line)
+    assert (record["event"], record["cluster"], record["node_id"], record["reason"]) == (
+        "cluster-destroyed",
+        "mail",
+        "n1",
+        "moved",
+    )
+
+
+def test_wiping_is_finished_however_often_it_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mx1"
+    init(path)
+    destroy.wipe(path)
+    assert (path / "node.json").exists(), "without the marker nothing is removed"
+    with DataDirectory.open(path) as directory:
+        destroy.mark(directory, "event-1")
+
+    removed: list[str] = []
+    real = shutil.rmtree
+    allowed = 0
+
+    def interrupted(target: Path) -> None:
+        if len(removed) >= allowed:
+            raise OSError("crash")
+        removed.append(target.name)
+        real(target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("raftcluster.cluster.destroy.shutil.rmtree", interrupted)
+        while allowed < 4:
+            with pytest.raises(OSError, match="crash"):
+                destroy.wipe(path)
+            assert destroy.is_marked(path)
+            allowed += 1
+    assert removed[0] == "certificates", "what gives access goes first"
+    destroy.wipe(path)
+    assert not path.exists()
+    destroy.wipe(path)
+    with pytest.raises(Refusal):
+        DataDirectory.open(path)
