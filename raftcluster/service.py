@@ -14,7 +14,7 @@ from raftcluster import limits
 from raftcluster.codec import Value
 from raftcluster.control.server import ControlServer
 from raftcluster.node import Node
-from raftcluster.policy.server import LISTEN, PolicyServer
+from raftcluster.policy.server import LISTEN, PolicyServer, parse_listen
 
 log = logging.getLogger("raftcluster.service")
 
@@ -26,7 +26,8 @@ class Service:
     """Use it as a context manager: entering starts everything, without waiting for a leader; leaving stops everything.
 
     Without a quorum the policy server answers as the administrator chose for that, and `status` can be asked.
-    `settings` are those of `Node.open`. Raises what `Node.open` raises, and `AddressInUse`, `MissingPrivilege`.
+    `settings` are those of `Node.open`. Raises what `Node.open` raises, `AddressInUse`, `MissingPrivilege`; `Rejected` at once when
+    `policy` is no address.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class Service:
         deadline: float = limits.CALL_SECONDS,
         **settings: Any,
     ) -> None:
+        if policy is not None:
+            parse_listen(policy)
         self._path = Path(path)
         self._listen, self._deadline, self._settings = policy, deadline, settings
         self._stop: SimpleQueue[bool] = SimpleQueue()

@@ -1,0 +1,168 @@
+"""Three nodes as `serve` runs them: every verb works at a follower (R1), and Postfix is answered by all."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import raftcluster
+from raftcluster.cli.main import main
+from raftcluster.control.client import Client
+from tests.helpers import eventually
+from tests.policy_client import PolicyClient
+
+NAMES = ("mx1", "mx2", "mx3")
+
+
+def cli(directory: Path, *arguments: str, given: str = "") -> Result:
+    result = CliRunner().invoke(main, ["-C", str(directory), *arguments], input=given)
+    assert result.exit_code == 0, f"{arguments}: {result.output}"
+    return result
+
+
+def cli_json(directory: Path, *arguments: str) -> Any:
+    return json.loads(cli(directory, *arguments, "--json").stdout)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return int(held.getsockname()[1])
+
+
+class Cluster:
+    """Three services in this process; `init`, `invite`, `join` by the commands."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.directories = [folder / name for name in NAMES]
+        self.services: list[raftcluster.Service] = []
+        self._running = ExitStack()
+
+    def start(self) -> None:
+        first, ports = self.directories[0], {name: free_port() for name in NAMES}
+        for name, directory in zip(NAMES, self.directories, strict=True):
+            here = ("--node", name, "--listen", f"127.0.0.1:{ports[name]}")
+            if directory is first:
+                cli(directory, "init", "--name", "mail", "--lab", *here)
+            else:
+                token = cli(first, "invite", name).stdout
+                cli(directory, "join", f"127.0.0.1:{ports[NAMES[0]]}", *here, given=token)
+            service = raftcluster.Service(directory, policy="inet:127.0.0.1:0")
+            self._running.enter_context(service)
+            self.services.append(service)
+            eventually(lambda: client(directory).status()["members"], 20)  # noqa: B023 - called at once
+        eventually(lambda: len(client(first).status()["voters"]) == 3, 20)
+
+    def leader(self) -> Path:
+        """The directory of the node that leads, once all agree."""
+
+        def agreed() -> str | None:
+            leaders = {client(each).status()["leader"] for each in self.directories}
+            return next(iter(leaders)) if len(leaders) == 1 else None
+
+        found = eventually(agreed, 20)
+        return next(each for each in self.directories if client(each).status()["id"] == found)
+
+    def follower(self) -> Path:
+        leader = self.leader()
+        return next(each for each in self.directories if each != leader)
+
+    def close(self) -> None:
+        self._running.close()
+
+
+def client(directory: Path) -> Client:
+    return Client(directory / "control.sock", timeout=30)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def test_configuration_set_at_a_follower_is_read_everywhere_at_its_revision(cluster: Cluster) -> None:
+    revision = cli_json(cluster.follower(), "config", "set", "mail/limit", "7", "--reason", "test")["revision"]
+    for directory in cluster.directories:
+        eventually(lambda: client(directory).config.get("mail/limit") == 7)  # noqa: B023 - called at once
+        assert cli_json(directory, "config", "get", "mail/limit")["revision"] == revision
+
+
+def test_a_change_at_the_leader_is_watched_at_a_follower(cluster: Cluster) -> None:
+    changes = client(cluster.follower()).config.watch("seen/", since=0)
+    cli(cluster.leader(), "config", "set", "seen/it", "yes")
+    assert next(changes)["value"] == "yes"
+    changes.close()  # type: ignore[attr-defined]
+
+
+def test_a_sender_deferred_at_one_node_passes_at_another(cluster: Cluster) -> None:
+    cli(cluster.follower(), "greylist", "settings", "delay=1")
+    addresses = [client(each).status()["policy"]["address"] for each in cluster.directories]
+    with PolicyClient(addresses[0]) as first, PolicyClient(addresses[2]) as last:
+        assert first.ask(sender="x@example.net", instance="1") == "DEFER_IF_PERMIT 4.2.0 Greylisted, retry in 1 s"
+        numbers = iter(range(2, 10_000))
+
+        def passed() -> str:
+            action = last.ask(sender="x@example.net", instance=str(next(numbers)))
+            return "" if action.startswith("DEFER_IF_PERMIT 4.2.0") else action
+
+        assert eventually(passed).startswith("PREPEND X-Greylist: delayed 1 seconds")
+        assert first.ask(sender="x@example.net", instance="last") == "DUNNO"
+    explained = cli_json(cluster.follower(), "greylist", "explain", "192.0.2.7", "x@example.net", "b@example.org")
+    assert explained["action"] == "pass"
+
+
+def test_every_other_verb_works_at_a_follower(cluster: Cluster) -> None:
+    here = cluster.follower()
+    assert len(cli_json(here, "status")["members"]) == 3
+    assert [each["name"] for each in cli_json(here, "members")] == list(NAMES)
+    assert "leader" in cli(here, "status").stdout
+    assert cli_json(here, "greylist", "stats")["records"] >= 1
+    cli(here, "config", "set", "gone", "1")
+    cli(here, "config", "delete", "gone")
+    assert "gone" not in cli(here, "config", "keys").stdout
+    assert len(cli_json(here, "config", "history", "gone")) == 2
+    token = cli(here, "invite", "mx4.example.org", "--ttl", "5m").stdout.split(".")[1]
+    cli(here, "tokens", "revoke", token)
+    assert {each["token_id"]: each["revoked"] for each in cli_json(here, "tokens")}[token]
+    host, port = cli_json(here, "members")[0]["host"], cli_json(here, "members")[0]["port"]
+    cli(here, "members", "move", "mx1", f"{host}:{port}")
+
+
+def test_leadership_is_transferred_from_a_follower_to_it(cluster: Cluster) -> None:
+    here = cluster.follower()
+    assert cli(here, "transfer", here.name).stdout == f"{here.name} leads\n"
+    assert cluster.leader() == here
+
+
+def test_certificates_are_renewed_from_a_follower(cluster: Cluster) -> None:
+    before = cli_json(cluster.follower(), "certs")["generation"]
+    number = cli_json(cluster.follower(), "certs", "rotate")["generation"]
+    assert number > before
+    for directory in cluster.directories:
+        eventually(lambda: client(directory).certs.show()["generation"] == number, 30)  # noqa: B023 - called at once
+
+
+def test_destroying_at_a_follower_ends_every_node(cluster: Cluster) -> None:
+    refused = CliRunner().invoke(main, ["-C", str(cluster.follower()), "destroy", "--confirm", "mail"])
+    assert refused.exit_code == 4  # there are others, and nobody said that they are meant
+    event = cli_json(cluster.follower(), "destroy", "--confirm", "mail", "--every-node", "--reason", "test over")
+    with ThreadPoolExecutor() as pool:
+        for waiting in [pool.submit(service.wait) for service in cluster.services]:
+            waiting.result(60)
+    cluster.close()
+    for directory in cluster.directories:
+        eventually(lambda: not directory.exists() or not any(directory.iterdir()))  # noqa: B023 - called at once
+        assert event["event_id"] in directory.with_name(f"{directory.name}-events.log").read_text()
