@@ -1,6 +1,7 @@
 """Members, tokens and certificates as an administrator's program sees them, on any node.
 
-Thread: any. Errors: `Unavailable`, `OutcomeUnknown`, `Rejected` with a stable code (see `machine`).
+Thread: any. Errors: `Unavailable` (also while a cluster that was just made has not committed its genesis), `OutcomeUnknown`,
+`Rejected` with a stable code (see `machine`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from raftcluster.cluster import view as tables
 from raftcluster.cluster.records import Facts, Generation, Invitation, Member, rejected
 from raftcluster.cluster.view import View
+from raftcluster.codec import Value
+from raftcluster.errors import Rejected, Unavailable
 from raftcluster.host import Host
 from raftcluster.transport.certificates import Token, certificate_hash, fingerprint, validity
 
@@ -27,7 +30,7 @@ class Members:
         self._host = host
 
     def facts(self) -> Facts:
-        """What makes this cluster this cluster: id, name, product, trust realm. Raises `Rejected` before genesis."""
+        """What makes this cluster this cluster: id, name, product, trust realm. Raises `Unavailable` before genesis."""
         return _facts(_view(self._host))
 
     def list(self, *, removed: bool = False) -> list[Member]:
@@ -50,7 +53,7 @@ class Members:
         """
         view = _view(self._host)
         if view.active is None:
-            raise rejected("no-cluster", "the cluster has no genesis yet")
+            raise _unfounded()
         if view.pending is not None and view.pending.root:
             raise rejected(
                 "generation-under-way",
@@ -58,18 +61,18 @@ class Members:
                 remedy="try again in a moment",
             )
         token = Token.new(view.active.root)
-        self._host.propose(MACHINE, ["invite", token.id, token.public_key(), _plain(name), math.ceil(ttl_s)])
+        _propose(self._host, ["invite", token.id, token.public_key(), _plain(name), math.ceil(ttl_s)])
         return token
 
     def remove(self, name: str) -> Member:
         """Shut a member out. From the commit on its links are closed; a new certificate generation follows."""
         member = self.get(name)
-        self._host.propose(MACHINE, ["removed", member.node_id])
+        _propose(self._host, ["removed", member.node_id])
         return member
 
     def move(self, name: str, host: str, port: int) -> None:
         """Tell all members that `name` is at another address now. Its identity stays."""
-        self._host.propose(MACHINE, ["address", self.get(name).node_id, host, port])
+        _propose(self._host, ["address", self.get(name).node_id, host, port])
 
     def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "") -> str:
         """Dismantle the cluster named `confirm`; the result is the event id that every node records before it wipes.
@@ -77,7 +80,7 @@ class Members:
         Raises `Rejected` when the name differs, or when there are other members and not `every_node`.
         """
         event_id = str(uuid.uuid4())
-        return str(self._host.propose(MACHINE, ["destroy", event_id, confirm, every_node, reason]))
+        return str(_propose(self._host, ["destroy", event_id, confirm, every_node, reason]))
 
 
 class Tokens:
@@ -92,7 +95,7 @@ class Tokens:
 
     def revoke(self, token_id: str) -> None:
         """Make a token worthless. Raises `Rejected` when it is unknown or was used."""
-        self._host.propose(MACHINE, ["revoke", token_id])
+        _propose(self._host, ["revoke", token_id])
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +131,11 @@ class Certs:
         self._host = host
 
     def show(self) -> Hierarchy:
-        """What is in force. Raises `Rejected` before genesis."""
+        """What is in force. Raises `Unavailable` before genesis."""
         view = _view(self._host)
         facts, active = _facts(view), view.active
         if active is None:
-            raise rejected("no-cluster", "the cluster has no genesis yet")
+            raise _unfounded()
         rows = []
         for node_id, pem in active.certificates.items():
             member = view.members.get(node_id)
@@ -144,7 +147,7 @@ class Certs:
 
     def rotate(self) -> int:
         """Begin a new hierarchy; the result is its number. Returns at once, `show` tells how far it is."""
-        return int(self._host.propose(MACHINE, ["begin", str(uuid.uuid4()), None]))
+        return int(_propose(self._host, ["begin", str(uuid.uuid4()), None]))
 
 
 def _view(host: Host) -> View:
@@ -153,8 +156,21 @@ def _view(host: Host) -> View:
 
 def _facts(view: View) -> Facts:
     if view.facts is None:
-        raise rejected("no-cluster", "the cluster has no genesis yet")
+        raise _unfounded()
     return view.facts
+
+
+def _unfounded() -> Unavailable:
+    return Unavailable("the cluster has no genesis yet", subject="cluster", remedy="ask again in a moment")
+
+
+def _propose(host: Host, command: Value) -> Value:
+    try:
+        return host.propose(MACHINE, command)
+    except Rejected as error:
+        if error.code == "no-cluster":
+            raise _unfounded() from error
+        raise
 
 
 def _plain(name: str) -> str:
