@@ -45,6 +45,7 @@ def to_member(trust: Trust, node_id: str, kind: str, opened: Callable[[Socket], 
         stream.close()
         raise
     stream.peer = node_id
+    stream.shown = shown
     stream.peer_certificate = shown.pem
     stream.certificate = credentials.identity.certificate
     stream.decoder.authorised()

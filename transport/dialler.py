@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -94,7 +95,8 @@ class Dialler:
             except Refused as refused:
                 self._log.note(refused.reason, self.node_id, refused.message, refused.remedy)
             except (OSError, RaftclusterError) as error:
-                LOGGER.debug("cannot dial %s: %s", self.node_id, error)
+                level = logging.DEBUG if self._failures else logging.INFO  # once, not at each of the dials that follow
+                LOGGER.log(level, "cannot dial %s: %s", self.node_id, error)
             except Exception:  # noqa: BLE001 - a defect: this dial has failed, the next may do better
                 LOGGER.exception("dialling %s failed", self.node_id)
             else:

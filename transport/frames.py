@@ -19,6 +19,7 @@ HEADER_BYTES: Final = 4
 _LENGTH: Final = struct.Struct(">I")
 _ROOM: Final = 16 * limits.KIB  # a TLS record's content: each read has room for one whole record
 _INITIAL: Final = 2 * _ROOM
+_KEPT: Final = 256 * limits.KIB  # a buffer up to this size stays
 
 
 def encode(value: Value) -> bytes:
@@ -84,6 +85,12 @@ class Decoder:
         if self._start == self._end:
             self._start = self._end = 0
 
+    def trim(self) -> None:
+        """Give back a buffer that a large frame has left behind."""
+        if not self.unfinished and len(self._buffer) > _KEPT:
+            self._buffer = bytearray(_INITIAL)
+            self._view = memoryview(self._buffer)
+
     def _pending(self) -> int | None:
         """The length of the first frame, once its header is here."""
         if self._end - self._start < HEADER_BYTES:
@@ -97,7 +104,7 @@ class Decoder:
         """Move the unfinished frame to the front; double the buffer while that is not enough. Amortised: each move frees
         at least half the buffer or is followed by doubling it."""
         held = self._end - self._start
-        size = len(self._buffer)
+        size = max(len(self._buffer), HEADER_BYTES + (self._pending() or 0) + _ROOM)
         while size - held < max(_ROOM, size // 2):
             size *= 2
         if size == len(self._buffer):

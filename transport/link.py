@@ -5,6 +5,7 @@ Messages are dicts; what the link says for itself is a list: `[PING, stamp]`, `[
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from typing import Final
@@ -22,7 +23,7 @@ RELINK: Final = 2
 """The acceptor asks the dialler for a new link, which will show new certificates."""
 
 READ_BYTES: Final = 256 * limits.KIB
-_WRITE_BYTES: Final = 256 * limits.KIB  # encrypted at once: more would only wait in memory as ciphertext
+_WRITE_BYTES: Final = 256 * limits.KIB  # encrypted at once: more would only wait, in buffers that TLS never gives back
 
 
 class Link:
@@ -46,7 +47,7 @@ class Link:
         self._decoder = connection.stream.decoder
         self._socket.setblocking(False)
         self.descriptor = self._socket.fileno()
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[bytes | memoryview] = deque()
         self._queued = 0
         self._encrypted = memoryview(b"")
         self._pinged = 0.0
@@ -116,6 +117,7 @@ class Link:
             raise TimeoutError(f"silent for {limits.LINK_IDLE_SECONDS} s")
         if self._begun is not None and now - self._begun > limits.FRAME_SECONDS:
             raise TimeoutError(f"a frame did not end within {limits.FRAME_SECONDS} s")
+        self._decoder.trim()
         if now - self._pinged >= limits.PING_SECONDS:
             self._pinged = now
             self.send(frames.encode([PING, time.monotonic()]))
@@ -128,7 +130,11 @@ class Link:
         """Drop what is unread and unsent. Idempotent."""
         self._queue.clear()
         self._queued = 0
-        self._stream.close()
+        if not self._encrypted:  # else the end would come in the middle of a record
+            self._channel.end()
+            with contextlib.suppress(OSError):  # gone, or full: it will see the end without a word
+                self._socket.send(self._channel.drain())
+        self._socket.close()
 
     def info(self, now: float) -> LinkInfo:
         """Any thread: how it stands."""
@@ -145,15 +151,20 @@ class Link:
         )
 
     def _encrypt(self) -> None:
-        """Move frames of about `_WRITE_BYTES` from the queue through TLS: small ones share records."""
-        batch = [self._queue.popleft()]
-        size = len(batch[0])
+        """Move up to `_WRITE_BYTES` from the queue through TLS: small frames share records, a large one goes in pieces."""
+        first = self._queue.popleft()
+        if len(first) > _WRITE_BYTES:
+            view = memoryview(first)
+            first, rest = view[:_WRITE_BYTES], view[_WRITE_BYTES:]
+            self._queue.appendleft(rest)
+        batch = [first]
+        size = len(first)
         while self._queue and size + len(self._queue[0]) <= _WRITE_BYTES:
             frame = self._queue.popleft()
             size += len(frame)
             batch.append(frame)
         self._queued -= size
-        self._channel.write(b"".join(batch))
+        self._channel.write(first if len(batch) == 1 else b"".join(batch))
         self._encrypted = memoryview(self._channel.drain())
 
     def _take(self, value: Value, events: list[Event], now: float) -> None:

@@ -104,13 +104,14 @@ class Mesh:
     def configure(self, peers: Mapping[str, Peer]) -> None:
         """Set who may link and is dialled; peers that are not linked are dialled at once."""
         self._trust.configure(peers)
-        self._reception.dismiss(lambda node_id: not node_id or node_id in peers)
+        self._reception.judge()
         self._set_diallers()
         self.wake()
 
     def use(self, identity: Identity, roots: Sequence[bytes]) -> None:
         """Show and trust these from now on. Raises `Rejected`, then nothing has changed."""
         self._trust.use(identity, roots)
+        self._reception.judge()
         self.wake()
 
     def relink(self) -> None:
@@ -133,8 +134,6 @@ class Mesh:
         except OSError as error:
             raise Unavailable(f"cannot reach {peer}: {error}", subject=peer, remedy="try again") from error
         self._reception.adopt(stream)
-        if self._closed:
-            stream.abort()
         return stream
 
     def wake(self) -> None:
@@ -152,7 +151,7 @@ class Mesh:
             diallers = [*self._diallers.values(), *self._ended]
         for dialler in diallers:
             dialler.stop()
-        self._reception.dismiss(lambda _: False)
+        self._reception.close()
         if self._door is not None:
             self._door.close(_CLOSE_SECONDS)
         for dialler in diallers:
@@ -218,7 +217,7 @@ class Mesh:
         self._attempt(link, partial(link.receive, self._scratch, self._events, time.monotonic()))
         if link.relink_asked:
             link.relink_asked = False
-            self._want(link.peer)
+            self._lost(link.connection, time.monotonic() - link.since)  # with a pause when it asks again and again
 
     def _flush(self, link: Link) -> None:
         blocked = link.blocked

@@ -53,6 +53,7 @@ class Reception:
         self._streams: WeakSet[Stream] = WeakSet()
         self._rate = Buckets(limits.JOIN_BURST, limits.JOIN_PER_SECOND)
         self._lock = threading.Lock()
+        self._closed = False
 
     def receive(self, sock: Socket, host: str, settled: Callable[[], None]) -> None:
         """A new connection from `host`. `settled` is called when the handshake is over and a service takes its time.
@@ -84,23 +85,36 @@ class Reception:
             raise
 
     def adopt(self, stream: Stream) -> None:
-        """A stream that this node has dialled ends with its peer's membership, too."""
+        """A stream that this node has dialled ends with its peer's membership, and with the mesh, too."""
         with self._lock:
             self._streams.add(stream)
+        self.judge()
 
-    def dismiss(self, members: Callable[[str], bool]) -> None:
-        """End the streams of peers for which `members` is false."""
+    def judge(self) -> None:
+        """End the streams of those that are members no more, or are known by another key now."""
         with self._lock:
             streams = list(self._streams)
         for stream in streams:
-            if not members(stream.peer):
+            try:
+                if self._closed:
+                    raise Refused("busy", "the node is stopping")
+                if stream.shown is not None:
+                    self._trust.admit(stream.shown)
+            except Refused as refused:
+                LOGGER.info("stream with %s (%s) ends: %s", stream.peer, stream.address, refused)
                 stream.abort()
+
+    def close(self) -> None:
+        """End all streams, and those that come yet."""
+        self._closed = True
+        self.judge()
 
     def _member(
         self, stream: Stream, credentials: Credentials, shown: Shown, deadline: float, settled: Callable[[], None]
     ) -> None:
         node_id = self._trust.admit(shown).node_id
         stream.peer = node_id
+        stream.shown = shown
         stream.peer_certificate = shown.pem
         theirs = handshake.check_hello(
             self._trust.hello(RAFT), stream.receive(deadline - time.monotonic()), self._kinds
@@ -152,6 +166,7 @@ class Reception:
             self._places[kind] -= 1
             self._streams.add(stream)
         try:
+            self.judge()  # what changed since it was admitted has not ended it
             yield
         finally:
             with self._lock:
@@ -164,7 +179,7 @@ class Reception:
 
     def _note(self, stream: Stream, refused: Refused) -> None:
         who = stream.peer or refused.subject
-        host = stream.address.rpartition(":")[0]  # the port differs each time: one peer would look like many
+        host = stream.address.rpartition(":")[0] or "?"  # the port differs each time: one peer would look like many
         self._log.note(refused.reason, f"{who} from {host}" if who else host, refused.message, refused.remedy)
 
 

@@ -12,7 +12,7 @@ from raftcluster.codec import Value
 from raftcluster.errors import Unavailable
 from raftcluster.transport import frames, sockets
 from raftcluster.transport.sockets import Socket
-from raftcluster.transport.tls import Channel
+from raftcluster.transport.tls import Channel, Shown
 
 _READ_BYTES: Final = 64 * limits.KIB
 _LINGER_SECONDS: Final = 0.5
@@ -35,6 +35,9 @@ class Stream:
     """PEM of what this end has shown."""
     ends: float = float("inf")
     """Monotonic time after which nothing is sent or received any more, whatever the single calls allow."""
+
+    shown: Shown | None = None
+    """What the peer has been admitted by; None for a stranger, and for a listener that a joiner talks to."""
 
     def __init__(self, sock: Socket, channel: Channel) -> None:
         self.socket = sock

@@ -240,6 +240,6 @@ def _refused(error: ssl.SSLError) -> Refused:
     return Refused(
         _ALERTS.get(name, "tls"),
         f"{'the peer refuses' if by_peer else 'TLS'}: {name.lower().replace('_', ' ')}",
-        remedy="only TLS 1.3 is spoken here",
+        remedy="its log says why" if by_peer else "only TLS 1.3 is spoken here",
         by_peer=by_peer,
     )

@@ -182,6 +182,9 @@ def test_the_buffer_holds_no_more_than_a_frame_and_a_read() -> None:
     for _ in range(3):
         assert decoded(decoder, frame, 16_384) == [bytes(limits.FRAME_BYTES - 5)]
     assert len(decoder._buffer) <= 4 * limits.FRAME_BYTES
+    decoder.trim()
+    assert len(decoder._buffer) <= 64 * limits.KIB
+    assert decoded(decoder, frames.encode({"n": 1})) == [{"n": 1}]
     small = Decoder()
     for _ in range(1000):
         decoded(small, frames.encode({"n": 1}))
