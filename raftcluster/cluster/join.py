@@ -311,11 +311,11 @@ class Admission:
             except Rejected as error:
                 if error.code != "generation-under-way":
                     raise
-                text = f"waiting: {error.message}"
+                text, pause = f"waiting: {error.message}", PROGRESS_SECONDS
             except (Unavailable, OutcomeUnknown) as error:  # `begin` may be repeated
-                text = f"waiting: {error.message}"
+                text, pause = f"waiting: {error.message}", limits.RESEND_SECONDS
             stream.send({"progress": text})
-            self._wait(seen)
+            self._wait(seen, pause)
 
     def _bundle(self, node_id: str, number: int, stream: Stream) -> dict[str, Value]:
         """What the joiner needs, once its generation is minted."""
@@ -343,10 +343,10 @@ class Admission:
                 stream.send({"progress": text})
                 told = text
 
-    def _wait(self, seen: int) -> bool:
-        """Until an entry has changed the tables since `seen`; False when none came within `PROGRESS_SECONDS`."""
+    def _wait(self, seen: int, seconds: float = PROGRESS_SECONDS) -> bool:
+        """Until an entry has changed the tables since `seen`; False when none came within `seconds`."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._index != seen, PROGRESS_SECONDS)
+            return self._changed.wait_for(lambda: self._index != seen, seconds)
 
     def _applied(self, index: int) -> None:
         with self._changed:

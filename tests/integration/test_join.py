@@ -291,6 +291,13 @@ def test_destroy_records_on_every_node_then_wipes(cluster: Cluster) -> None:
         assert destroy.is_marked(node.path)
         destroy.wipe(node.path)
         assert not node.path.exists()
+    again = Cluster(cluster.folder)
+    try:
+        assert ask(again, again.members.invite("mx2.example.org")).cluster_id != nodes[0].cluster_id, (
+            "used again elsewhere"
+        )
+    finally:
+        again.close()
 
 
 def test_members_that_stop_in_the_middle_of_a_generation_go_on_where_they_were(cluster: Cluster) -> None:
