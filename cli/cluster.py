@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -193,13 +194,14 @@ def rotate(obj: Context, as_json: bool) -> None:
 @click.pass_obj
 def status(obj: Context, watch: bool, as_json: bool) -> None:
     """Show this node, who leads, and how the others are. Answers without a quorum too."""
-    for found in obj.client.watch_status() if watch else [obj.client.status()]:
-        if as_json:
-            output.as_json(found)
-        else:
-            if watch:
-                click.clear()
-            output.document(_for_people(found))
+    with suppress(KeyboardInterrupt):
+        for found in obj.client.watch_status() if watch else [obj.client.status()]:
+            if as_json:
+                output.as_json(found)
+            else:
+                if watch:
+                    click.clear()
+                output.document(_for_people(found))
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import click
 
@@ -94,8 +95,10 @@ def keys(obj: Context, prefix: str, as_json: bool) -> None:
 @click.pass_obj
 def watch(obj: Context, prefix: str, since: int | None, as_json: bool) -> None:
     """Print each change of a key that begins with PREFIX, as it happens, until interrupted."""
-    for change in obj.client.config.watch(prefix, since):
-        if as_json:
-            output.as_json(change)
-        else:
-            click.echo(f"{change['revision']}  {change['key']} = {json.dumps(change['value'])}")
+    with suppress(KeyboardInterrupt):
+        for change in obj.client.config.watch(prefix, since):
+            if as_json:
+                output.as_json(change)
+            else:
+                value = "(unset)" if change["deleted"] else json.dumps(change["value"])
+                click.echo(f"{change['revision']}  {change['key']} = {value}")

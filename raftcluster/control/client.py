@@ -230,7 +230,7 @@ class _Exchange:
 
     def __exit__(self, *exception: object) -> None:
         self._writer.transport.abort()
-        self._run(asyncio.sleep(0))
+        self._run(_settled())
         self._loop.close()
 
     async def _read(self) -> bytes:
@@ -238,3 +238,12 @@ class _Exchange:
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._loop.run_until_complete(work)
+
+
+async def _settled() -> None:
+    """Let what an interrupt has left, and the transport's own end, come to theirs."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    await asyncio.sleep(0)

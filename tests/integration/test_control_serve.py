@@ -104,6 +104,20 @@ def test_a_policy_address_that_is_taken_is_exit_code_9_and_leaves_nothing_runnin
 
 
 @pytest.mark.parametrize(
+    ("verb", "sign"), [(("config", "watch", "--since", "0"), "mail/limit"), (("status", "--watch"), '"term"')]
+)
+def test_what_is_watched_is_printed_until_interrupted(
+    node: Child, directory: Path, tmp_path: Path, verb: tuple[str, ...], sign: str
+) -> None:
+    Client(directory / "control.sock").config.set("mail/limit", 5)
+    watching = Child("watch", [*COMMAND, "-C", str(directory), *verb, "--json"], tmp_path / "watch", pipes=True)
+    assert sign in watching.line(20)
+    watching.process.send_signal(signal.SIGINT)
+    assert watching.process.wait(20) == 0
+    assert watching.stop() == 0 and watching.tail() == ""
+
+
+@pytest.mark.parametrize(
     ("arguments", "code"),
     [
         (("serve",), 8),
