@@ -6,6 +6,7 @@ every run. Whatever still runs in a host when it is taken down is ended.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ CUT = (
     f' chain in {{ type filter hook input priority 0; iifname "{LINK}" drop; }};'
     f' chain out {{ type filter hook output priority 0; oifname "{LINK}" drop; }}; }};'
 )
+_SERIAL = itertools.count(1)
 
 
 def _run(*arguments: str) -> None:
@@ -39,7 +41,7 @@ class Hosts:
 
     def __init__(self, count: int) -> None:
         assert os.geteuid() == 0, "network namespaces need root: ./run e2e"
-        self._tag = f"rc{os.getpid()}-"
+        self._tag = f"rc{os.getpid()}-{next(_SERIAL)}-"
         self._switch = f"{self._tag}switch"
         self.numbers = range(1, count + 1)
 

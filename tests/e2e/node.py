@@ -81,6 +81,10 @@ class RaftNode:
         """The end of its log."""
         return self._child.tail() if self._child is not None else ""
 
+    @property
+    def running(self) -> bool:
+        return self._child is not None and self._child.process.poll() is None
+
     def kill(self) -> None:
         """End it as a crash would."""
         assert self._child is not None

@@ -149,11 +149,19 @@ class Postfix:
 
     def start(self) -> None:
         """Returns when it greets; AssertionError with what it complained about otherwise."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start it; `wait` is yours."""
         self._mark = self._log.mark()
         self._configure()
         isolated = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
         command = [*isolated, "postfix", "-c", str(self._home / "etc"), "start-fg"]
         self._child = self._hosts.start(self._number, f"postfix mx{self._number}", command, self._home / "output.log")
+
+    def wait(self) -> None:
+        """The other half of `start`."""
         try:
             eventually(self._greets, START_SECONDS, "Postfix greets")
         except AssertionError as error:

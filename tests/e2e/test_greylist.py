@@ -17,9 +17,7 @@ from tests.helpers import eventually
 
 DELAY_SECONDS = 3
 CLIENT = "192.0.2.77"
-SENDER = "sender@example.org"
 RECIPIENT = f"box@{DOMAIN}"
-TRIPLET = (CLIENT, SENDER, RECIPIENT)
 ELECTION_SECONDS = 15.0
 
 
@@ -27,24 +25,33 @@ class Mail:
     """Hosts 1 to 3, each with a node of one cluster and a Postfix that asks it by the line that the node printed."""
 
     def __init__(self, hosts: Hosts, log: SystemLog, directory: Path) -> None:
+        self.hosts = hosts
         self.nodes = {number: RaftNode(hosts, number, directory) for number in hosts.numbers}
         self.postfix: dict[int, Postfix] = {}
-        self._hosts, self._log = hosts, log
+        self._log = log
 
     def start(self) -> None:
-        lines = {}
         for number, node in self.nodes.items():
             node.init() if number == 1 else node.join(self.nodes[1])
-            lines[number] = node.serve()
-        for number, line in lines.items():
-            self.postfix[number] = Postfix(self._hosts, number, self._log, line)
-            self.postfix[number].start()
-        eventually(self._complete, ELECTION_SECONDS, "three voters know one leader")
+            self.postfix[number] = Postfix(self.hosts, number, self._log, node.serve())
+            self.postfix[number].launch()
+        for postfix in self.postfix.values():
+            postfix.wait()
+        self.mend()
         self.configure(delay=DELAY_SECONDS)
+
+    def mend(self) -> None:
+        """Undo what the last test did: no host is cut off, all nodes run, three voters know one leader."""
+        for number, node in self.nodes.items():
+            self.hosts.heal(number)
+            if not node.running:
+                node.serve()
+        eventually(self._complete, ELECTION_SECONDS, "three voters know one leader")
 
     def _complete(self) -> bool:
         states = [node.asked("status") for node in self.nodes.values()]
-        return all(len(state["voters"]) == 3 and state["leader"] for state in states)
+        leaders = {state["leader"] for state in states}
+        return all(len(state["voters"]) == 3 for state in states) and len(leaders) == 1 and None not in leaders
 
     def configure(self, **settings: Any) -> None:
         """Change settings; returns when every node has them."""
@@ -72,51 +79,58 @@ class Mail:
             node.stop()
 
 
+@pytest.fixture(scope="module")
+def three_hosts(system_log: SystemLog, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mail]:
+    with Hosts(3) as hosts:
+        mail = Mail(hosts, system_log, tmp_path_factory.mktemp("greylist"))
+        try:
+            mail.start()
+            yield mail
+        finally:
+            mail.close()
+
+
 @pytest.fixture
-def mail(hosts: Hosts, system_log: SystemLog, tmp_path: Path) -> Iterator[Mail]:
-    three = Mail(hosts, system_log, tmp_path)
-    try:
-        three.start()
-        yield three
-    finally:
-        three.close()
+def mail(three_hosts: Mail) -> Mail:
+    """The same hosts for every test, mended; each test has a triplet of its own."""
+    three_hosts.mend()
+    return three_hosts
 
 
-def test_a_triplet_first_seen_at_one_host_passes_at_another_while_the_leader_is_cut_off(
-    hosts: Hosts, mail: Mail
-) -> None:
+def test_a_triplet_first_seen_at_one_host_passes_at_another_while_the_leader_is_cut_off(mail: Mail) -> None:
+    triplet = (CLIENT, "first@example.org", RECIPIENT)
     mail.lead(1)
 
-    first = mail.postfix[1].send(*TRIPLET)
+    first = mail.postfix[1].send(*triplet)
     assert first.recipient.code == 450, first.transcript
     assert re.search(r"4\.2\.0 .*Greylisted, retry in [123] s", first.recipient.text), first.transcript
     assert first.message is None
 
-    early = mail.postfix[2].send(*TRIPLET)
+    early = mail.postfix[2].send(*triplet)
     assert early.recipient.code == 450, "another host, before the delay: " + early.transcript
     assert re.search(r"Greylisted, retry in [123] s", early.recipient.text), early.transcript
 
-    hosts.cut(1)
+    mail.hosts.cut(1)
     eventually(lambda: mail.nodes[3].leader() in ("mx2", "mx3"), ELECTION_SECONDS, "the others have elected a leader")
-    eventually(lambda: mail.nodes[3].explain(*TRIPLET)["action"] == "pass", 2 * DELAY_SECONDS, "the delay is over")
+    eventually(lambda: mail.nodes[3].explain(*triplet)["action"] == "pass", 2 * DELAY_SECONDS, "the delay is over")
 
-    late = mail.postfix[3].send(*TRIPLET, subject="after the delay")
+    late = mail.postfix[3].send(*triplet, subject="after the delay")
     assert late.recipient.code == 250, "a third host, after the delay: " + late.transcript
     assert late.message is not None and late.message.code == 250, late.transcript
     message = mail.postfix[3].delivered("after the delay")
     header = re.search(r"^X-Greylist: delayed (\d+) seconds", message, re.MULTILINE)
     assert header and int(header[1]) >= DELAY_SECONDS, message
 
-    hosts.heal(1)
+    mail.hosts.heal(1)
     known = eventually(
-        lambda: _if_passed(mail.nodes[1].explain(*TRIPLET)), ELECTION_SECONDS, "mx1 knows that it passed"
+        lambda: _if_passed(mail.nodes[1].explain(*triplet)), ELECTION_SECONDS, "mx1 knows that it passed"
     )
     assert known["rule"] == "known"
     assert sum(row["deferred"] for row in known["seen_by"]) == 2
     assert sum(row["passed"] for row in known["seen_by"]) == 1
     assert len(known["seen_by"]) == 3, "each host has seen it once"
 
-    again = mail.postfix[1].send(*TRIPLET, subject="known by then")
+    again = mail.postfix[1].send(*triplet, subject="known by then")
     assert again.recipient.code == 250, again.transcript
     assert "X-Greylist" not in mail.postfix[1].delivered("known by then"), "only the first pass is worth a header"
 
@@ -125,31 +139,37 @@ def _if_passed(explained: Any) -> Any:
     return explained if explained["rule"] == "known" else None
 
 
-def test_without_a_quorum_mail_passes_or_waits_as_the_administrator_chose(hosts: Hosts, mail: Mail) -> None:
+def test_without_a_quorum_mail_passes_or_waits_as_the_administrator_chose(mail: Mail) -> None:
+    triplet = (CLIENT, "second@example.org", RECIPIENT)
     mail.configure(on_unavailable="pass")
-    hosts.cut(1)
+    mail.hosts.cut(1)
     eventually(lambda: mail.nodes[1].leader() == "", ELECTION_SECONDS, "mx1 is without a leader")
-    passed = mail.postfix[1].send(*TRIPLET, subject="failed open")
+    passed = mail.postfix[1].send(*triplet, subject="failed open")
     assert passed.recipient.code == 250, passed.transcript
     assert "X-Greylist" not in mail.postfix[1].delivered("failed open"), "nothing was waited for"
 
-    hosts.heal(1)
+    mail.hosts.heal(1)
     eventually(lambda: mail.nodes[1].leader() != "", ELECTION_SECONDS, "mx1 has a leader again")
-    assert mail.nodes[2].explain(*TRIPLET)["rule"] == "new", "what was answered without the cluster is in no record"
+    assert mail.nodes[2].explain(*triplet)["rule"] == "new", "what was answered without the cluster is in no record"
     mail.configure(on_unavailable="defer")
-    hosts.cut(1)
+    mail.hosts.cut(1)
     eventually(lambda: mail.nodes[1].leader() == "", ELECTION_SECONDS, "mx1 is without a leader")
-    deferred = mail.postfix[1].send(*TRIPLET)
+    deferred = mail.postfix[1].send(*triplet)
     assert deferred.recipient.code == 450, deferred.transcript
     assert "4.3.0" in deferred.recipient.text, deferred.transcript
     assert deferred.message is None
 
-    served = mail.postfix[2].send(*TRIPLET)
+    served = mail.postfix[2].send(*triplet)
     assert (served.recipient.code, "4.2.0" in served.recipient.text) == (450, True), "the majority goes on deciding"
 
 
-def test_with_no_node_at_all_postfix_does_what_the_printed_line_says(mail: Mail) -> None:
+def test_with_no_node_at_all_postfix_does_what_the_printed_line_says_until_the_node_is_back(mail: Mail) -> None:
+    triplet = (CLIENT, "third@example.org", RECIPIENT)
     mail.nodes[1].kill()
-    passed = mail.postfix[1].send(*TRIPLET, subject="no node")
+    passed = mail.postfix[1].send(*triplet, subject="no node")
     assert passed.recipient.code == 250, passed.transcript
     assert mail.postfix[1].delivered("no node")
+
+    mail.nodes[1].serve()
+    greylisted = mail.postfix[1].send(*triplet)
+    assert (greylisted.recipient.code, "4.2.0" in greylisted.recipient.text) == (450, True), greylisted.transcript
