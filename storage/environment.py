@@ -132,9 +132,13 @@ class Environment:
                 mode=0o600,
             )
             env.reader_check()  # slots of killed processes would keep old pages from being reused
-            self._lengthen(env)
         except lmdb.Error as error:
             raise self.refusal(error) from error
+        try:
+            self._lengthen(env)
+        except OSError as error:
+            env.close()
+            raise corrupt(self.path, f"its length cannot be right: {error.strerror}") from error
         return env
 
     def _lengthen(self, env: lmdb.Environment) -> None:

@@ -128,6 +128,21 @@ def test_a_file_of_another_owner_is_a_missing_privilege(tmp_path: Path, monkeypa
             assert caught.value.subject == str(root / "node.json")
 
 
+def test_a_file_and_then_its_name_are_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with DataDirectory.create(tmp_path / "data") as directory:
+        synced: list[str] = []
+        fsync = os.fsync
+
+        def noted(descriptor: int) -> None:
+            names = sorted(path.name for path in directory.path.iterdir() if "node.json" in path.name)
+            synced.append(f"{Path(os.readlink(f'/proc/self/fd/{descriptor}')).name} with {names}")
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", noted)
+        directory.write_node({})
+    assert synced == [".node.json.new with ['.node.json.new']", "data with ['node.json']"]
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     with DataDirectory.create(tmp_path / "data") as directory:
         directory.write_node({"id": "old"})

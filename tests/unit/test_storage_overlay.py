@@ -224,3 +224,31 @@ def test_scans_between_writes_see_every_key_in_order(batches: list[list[int]]) -
             written.add(b"%04d" % number)
         overlay.commit()
         assert [key for key, _ in view.scan("t", limit=5000)] == sorted(written)
+
+
+def test_what_an_operation_removed_and_passed_over_is_back_after_its_rollback() -> None:
+    _, overlay, view = fresh()
+    rows = [(b"%04d" % number, b"v") for number in range(4 * GAP_ROWS)]
+    for key, value in rows:
+        view.put("t", key, value)
+    overlay.commit()
+    overlay.begin()
+    for key, _ in rows[: 2 * GAP_ROWS]:
+        view.delete("t", key)
+    assert view.scan("t") == rows[2 * GAP_ROWS :] == view.scan("t")
+    overlay.rollback()
+    assert view.scan("t") == rows
+
+
+def test_what_was_removed_is_forgotten_with_an_install() -> None:
+    store, overlay, view = fresh()
+    rows = [(b"%04d" % number, b"v") for number in range(4 * GAP_ROWS)]
+    for key, value in rows:
+        view.put("t", key, value)
+    for key, _ in rows[: 2 * GAP_ROWS]:
+        view.delete("t", key)
+    overlay.commit()
+    assert view.scan("t") == rows[2 * GAP_ROWS :] == view.scan("t")
+    store.install(1, b"", [("m.t", rows)], lambda result: None)
+    overlay.replace()
+    assert view.scan("t") == rows and overlay.keys == 0
