@@ -11,6 +11,7 @@ The names are those of the Raft paper: *election safety*, *leader append-only*, 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from raftcluster.codec import Value, unpack
@@ -207,7 +208,7 @@ class Checker:
     def _leads(self, subject: Subject) -> None:
         replica = subject.replica
         if replica is not None and replica.clock.now() is not None:
-            self.time.leads(subject.name, replica.engine.term, self._world.time)
+            self.time.leads(subject.name, replica.engine.term, self._world.time, partial(self._voters, replica))
 
     # ---- hooks
 

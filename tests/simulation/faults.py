@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -18,8 +18,16 @@ DAY: Final = 86_400.0
 class Faults:
     """Lets something happen now and then, as the options say; `heal` ends it all."""
 
-    def __init__(self, world: World, options: Options, processes: Mapping[str, Process], network: Network) -> None:
+    def __init__(
+        self,
+        world: World,
+        options: Options,
+        processes: Mapping[str, Process],
+        network: Network,
+        burst: Callable[[Process], None],
+    ) -> None:
         self._world, self._options, self._processes, self._network = world, options, processes, network
+        self._burst = burst
         self._over = False
         self._names = list(processes)
 
@@ -93,6 +101,7 @@ class Faults:
             group = {leader.name}
             if len(self._names) > 3 and self._world.chance(0.5):
                 group.add(self._world.random.choice(self._names))
+            self._burst(leader)
             self._cut(sorted(group))
 
     def _cut_one_link(self) -> None:

@@ -55,9 +55,9 @@ def _bounds(random: Random, *, cut: bool) -> Bounds:
     checkpoint_keys = random.choice((15, 100, 1_000))
     return Bounds(
         entry_bytes=min(append_bytes - 300, 2_000),
-        entry_operations=random.choice((1, 3, 100)),
+        entry_operations=random.choice((1, 1, 3, 100)),
         append_bytes=append_bytes,
-        in_flight=random.choice((1, 2, 5)),
+        in_flight=random.choice((1, 2, 6, 20)),
         pending=200,
         queue=random.choice((5, 200)),
         checkpoint_keys=checkpoint_keys,
@@ -74,8 +74,8 @@ def _common(random: Random, *, cut: bool = False) -> Options:
     bounds = _bounds(random, cut=cut)
     return Options(
         voters=random.choice((3, 3, 3, 5)),
-        operations_per_second=random.choice((4.0, 10.0, 25.0)),
-        faults_per_second=random.choice((0.5, 1.0, 2.5)),
+        operations_per_second=random.choice((8.0, 20.0, 40.0)),
+        faults_per_second=random.choice((0.7, 1.5, 4.0)),
         disks=("mixed", "slow", "crawl") if strikes else ("fast", "mixed", "mixed", "slow"),
         strikes=strikes,
         reconnect=random.choice((0.1, 0.3, 2.0)),

@@ -61,7 +61,7 @@ class Simulation:
         for process in self.processes.values():
             process.network, process.peers = self.network, self.processes
         self.workload = Workload(self.world, self.options, self.processes, self.checker)
-        self.faults = Faults(self.world, self.options, self.processes, self.network)
+        self.faults = Faults(self.world, self.options, self.processes, self.network, self.workload.burst)
         self._founders = founders
 
     def begin(self) -> None:

@@ -6,12 +6,12 @@ nobody who knows the time: the first leader, or one after all have restarted at 
 
 So the checker follows, beside each message, how fresh what the receiver then knows is. When a leader begins to stamp,
 its knowledge is `received - sent` late and has been running at its own rate since; that much more is allowed between
-stamps of before and after, and no more.
+stamps of before and after, and no more; and the leader after it may regain what it was late.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
 RATE: Final = 0.05 + 1e-3  # the slew, and what two hosts' quartzes differ
@@ -43,6 +43,7 @@ class _Stamp(NamedTuple):
     stamp: float
     who: str
     timeline: int
+    reign: int
     late: float
     early: float
 
@@ -95,11 +96,11 @@ class Timekeeping:
         sample = self._samples.get(name)
         return 0.0 if sample is None else sample.received - sample.sent
 
-    def leads(self, name: str, term: int, now: float) -> None:
-        """`name` leads and knows the time."""
+    def leads(self, name: str, term: int, now: float, voters: Callable[[], Collection[str]]) -> None:
+        """`name` leads, by the votes of `voters`, and knows the time."""
         if self._reigns.get(name) != term:
             self._reigns[name] = term
-            sample = self._samples.get(name) or self._asked(name, term, now)
+            sample = self._samples.get(name) or self._asked(name, term, now, voters())
             if sample is None:
                 self.timelines += 1
                 sample = Sample(term, now, now, self.timelines)
@@ -110,11 +111,11 @@ class Timekeeping:
             sample = self._samples[name]
         self._samples[name] = Sample(term, now, now, sample.timeline)
 
-    def _asked(self, name: str, term: int, now: float) -> Sample | None:
+    def _asked(self, name: str, term: int, now: float, voters: Collection[str]) -> Sample | None:
         known = [
             a
-            for (asker, _), a in self._answers.items()
-            if asker == name and a.term == term and now - a.received < FRESH_SECONDS
+            for (asker, peer), a in self._answers.items()
+            if asker == name and peer in voters and a.term == term and now - a.received < FRESH_SECONDS
         ]
         if not known:
             return None
@@ -127,7 +128,9 @@ class Timekeeping:
         """The leader `name` wrote a stamped entry at a moment between `began` and `now`."""
         sample = self._samples.get(name)
         if sample is not None:
-            self._stamps[index, term] = _Stamp(began, now, stamp / 1000, name, sample.timeline, self._late, self._early)
+            self._stamps[index, term] = _Stamp(
+                began, now, stamp / 1000, name, sample.timeline, term, self._late, self._early
+            )
 
     def check(self, committed: list[tuple[int, int]]) -> None:
         """The stamps of the committed (index, term), in order."""
@@ -142,7 +145,8 @@ class Timekeeping:
                 if gone < 0:
                     self._violate("time decreases", f"entry {place}: by {-gone:.3f} s, {before.who} then {stamp.who}")
                 elif stamp.timeline == before.timeline:
-                    if gone > most + RATE * most + stamp.early - before.early + SLACK:
+                    regained = before.late if stamp.reign != before.reign else 0.0  # by a leader that had heard more
+                    if gone > most + RATE * most + stamp.early - before.early + regained + SLACK:
                         self._violate("time too fast", f"entry {place}: {gone:.3f} s in {most:.3f} s of true time")
                     if gone < least - RATE * least - (stamp.late - before.late) - SLACK:
                         self._violate("time too slow", f"entry {place}: {gone:.3f} s in {least:.3f} s of true time")

@@ -98,13 +98,21 @@ class Workload:
             return self._submit("config", ["delete", name, "admin", "", "n1", expected])
         return self._submit("config", ["set", name, number, "admin", "because", "n1", expected])
 
-    def _submit(self, machine: str, command: list[Any]) -> Client:
+    def burst(self, process: Process) -> None:
+        """Some operations at `process`, which may be a leader that nobody hears any more."""
+        for _ in range(self._world.random.randint(2, 8)):
+            self._world.after(self._world.random.uniform(0, 0.8), partial(self._add_at, process))
+
+    def _add_at(self, process: Process) -> None:
+        self._submit("ledger", ["add", len(self.clients)], process)
+
+    def _submit(self, machine: str, command: list[Any], at: Process | None = None) -> Client:
         number = len(self.clients)
         ident = self._world.random.getrandbits(64).to_bytes(8, "big") + number.to_bytes(8, "big")
         client = Client(number, ident, machine, command)
         self.clients.append(client)
         self.open[number] = client
-        self._ask(client)
+        self._ask(client, at)
         return client
 
     def _pick(self) -> Process | None:
@@ -114,12 +122,13 @@ class Workload:
             return None
         return self._world.random.choice(leaders if leaders and self._world.chance(0.4) else up)
 
-    def _ask(self, client: Client) -> None:
+    def _ask(self, client: Client, process: Process | None = None) -> None:
         """Send the operation through some process; ask again elsewhere when no result comes."""
         world, random = self._world, self._world.random
         if client.settled:
             return
-        process = self._pick()
+        if process is None or not process.up:
+            process = self._pick()
         if process is None or process.replica is None:
             world.after(0.2, partial(self._ask, client))
             return
