@@ -26,6 +26,7 @@ from raftcluster.cluster.records import SCHEMA, Destruction, Facts, Generation, 
 from raftcluster.cluster.rows import (
     advance,
     check_address,
+    check_free,
     check_member,
     check_name,
     expect,
@@ -176,8 +177,7 @@ def _revoke(tables: Tables, time: int, token_id: str) -> Value:
 def _address(tables: Tables, time: int, node_id: str, host: str, port: int) -> Value:
     member = check_member(tables, node_id)
     check_address(host, port)
-    if any((each.host, each.port) == (host, port) for each in live_members(tables) if each.node_id != node_id):
-        raise rejected("address-taken", f"a member is at {host}:{port} already", subject=f"{host}:{port}")
+    check_free(tables, host, port, node_id)
     put_member(tables, replace(member, host=host, port=port))
     return None
 

@@ -49,6 +49,12 @@ def check_address(host: str, port: int) -> None:
         raise rejected("bad-address", f"{port} is no port", subject=host)
 
 
+def check_free(tables: ReadTables, host: str, port: int, node_id: str) -> None:
+    """Refuse an address at which another member is."""
+    if any((each.host, each.port) == (host, port) for each in live_members(tables) if each.node_id != node_id):
+        raise rejected("address-taken", f"a member is at {host}:{port} already", subject=f"{host}:{port}")
+
+
 def check_member(tables: Tables, node_id: str) -> Member:
     """The live member with this id, or `Rejected`."""
     row = tables.get(MEMBERS, node_id.encode()) if 1 <= len(node_id) <= 64 else None

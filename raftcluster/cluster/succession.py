@@ -12,6 +12,7 @@ from raftcluster.cluster.rows import (
     REQUEST_BYTES,
     advance,
     check_address,
+    check_free,
     check_member,
     check_name,
     expect,
@@ -50,7 +51,7 @@ def begin(tables: Tables, time: int, txid: str, joiner: list[Value] | None) -> V
         raise rejected("token-name", f"token {token_id} invites {token.name}, not {name}", subject=name)
     if token.used_by is not None:
         if token.used_by == request_hash:
-            return _generation_of(tables, node_id)
+            return _begun_already(tables, node_id, name, host, port)
         raise rejected(
             "token-replayed",
             f"token {token_id} was used already, with another certificate request",
@@ -80,8 +81,7 @@ def begin(tables: Tables, time: int, txid: str, joiner: list[Value] | None) -> V
         raise rejected(
             "name-taken", f"{name} is a member already", subject=name, remedy="remove it first, or choose another name"
         )
-    if any((member.host, member.port) == (host, port) for member in live):
-        raise rejected("address-taken", f"a member is at {host}:{port} already", subject=f"{host}:{port}")
+    check_free(tables, host, port, node_id)
     if len(live) >= limits.VOTERS:
         raise rejected("full", f"a cluster has at most {limits.VOTERS} members", subject=name)
     _check_idle(tables)
@@ -205,12 +205,16 @@ def _check_idle(tables: Tables) -> None:
         )
 
 
-def _generation_of(tables: Tables, node_id: str) -> int:
-    """The generation that let `node_id` in: the one under way, or the one it holds."""
+def _begun_already(tables: Tables, node_id: str, name: str, host: str, port: int) -> int:
+    """The answer to a repeated `begin`: the generation under way, or the one it holds. It may have moved in between."""
+    member = check_member(tables, node_id)
+    if member.name != name:
+        raise rejected("no-member", f"{node_id} is not {name}", subject=node_id)
+    if (member.host, member.port) != (host, port):
+        check_free(tables, host, port, node_id)
+        put_member(tables, replace(member, host=host, port=port))
     current = pending(tables)
-    if current is not None and node_id in current.joiners:
-        return current.number
-    return check_member(tables, node_id).generation
+    return current.number if current is not None and node_id in current.joiners else member.generation
 
 
 def _start(tables: Tables, time: int, txid: str, joiners: list[str], requests: dict[str, bytes]) -> int:

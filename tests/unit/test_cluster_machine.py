@@ -121,6 +121,11 @@ def test_a_token_is_consumed_once_by_one_request() -> None:
     log = grown()
     log.time += 3_600_000
     assert log.apply("begin", "y", joiner()) == 2, "also when all is over and the token has expired"
+    assert log.apply("begin", "y", joiner(port=9999)) == 2 and log.view.members["n2"].port == 9999, (
+        "it has moved meanwhile"
+    )
+    assert log.refused("begin", "y", joiner(host="192.0.2.1")) == "address-taken"
+    assert log.refused("begin", "y", joiner("n1", "t2", name="mx2.example.org")) == "no-member", "not another's address"
 
 
 @pytest.mark.parametrize(
