@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +11,16 @@ import click
 
 import raftcluster
 from raftcluster.cli import output
-from raftcluster.cli.context import Address, Commands, Context, Duration, json_option, reason_option, secret
+from raftcluster.cli.context import (
+    Address,
+    Commands,
+    Context,
+    Duration,
+    json_option,
+    reason_option,
+    secret,
+    until_interrupted,
+)
 
 LISTEN = ("0.0.0.0", 9777)
 _MEMBER = ("name", "address", "role", "generation", "product", "node_id")
@@ -194,14 +202,15 @@ def rotate(obj: Context, as_json: bool) -> None:
 @click.pass_obj
 def status(obj: Context, watch: bool, as_json: bool) -> None:
     """Show this node, who leads, and how the others are. Answers without a quorum too."""
-    with suppress(KeyboardInterrupt):
-        for found in obj.client.watch_status() if watch else [obj.client.status()]:
-            if as_json:
-                output.as_json(found)
-            else:
-                if watch:
-                    click.clear()
-                output.document(_for_people(found))
+    if watch:
+        until_interrupted()
+    for found in obj.client.watch_status() if watch else [obj.client.status()]:
+        if as_json:
+            output.as_json(found)
+        else:
+            if watch:
+                click.clear()
+            output.document(_for_people(found))
 
 
 @click.command()

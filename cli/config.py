@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 
 import click
 
 from raftcluster.cli import output
-from raftcluster.cli.context import Commands, Context, author, json_option, json_or_text, reason_option
+from raftcluster.cli.context import (
+    Commands,
+    Context,
+    author,
+    json_option,
+    json_or_text,
+    reason_option,
+    until_interrupted,
+)
 from raftcluster.errors import RaftclusterError
 
 
@@ -95,10 +102,10 @@ def keys(obj: Context, prefix: str, as_json: bool) -> None:
 @click.pass_obj
 def watch(obj: Context, prefix: str, since: int | None, as_json: bool) -> None:
     """Print each change of a key that begins with PREFIX, as it happens, until interrupted."""
-    with suppress(KeyboardInterrupt):
-        for change in obj.client.config.watch(prefix, since):
-            if as_json:
-                output.as_json(change)
-            else:
-                value = "(unset)" if change["deleted"] else json.dumps(change["value"])
-                click.echo(f"{change['revision']}  {change['key']} = {value}")
+    until_interrupted()
+    for change in obj.client.config.watch(prefix, since):
+        if as_json:
+            output.as_json(change)
+        else:
+            value = "(unset)" if change["deleted"] else json.dumps(change["value"])
+            click.echo(f"{change['revision']}  {change['key']} = {value}")

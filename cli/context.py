@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +94,12 @@ def json_option(command: F) -> F:
 def reason_option(command: F) -> F:
     """`--reason`: kept with the change."""
     return click.option("--reason", default="", help="Why; kept in the history.")(command)
+
+
+def until_interrupted() -> None:
+    """From now on Ctrl-C is how this command ends, at once and with success: it only reads and has nothing to tidy up."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, lambda *_: os._exit(0))
 
 
 def author() -> str:

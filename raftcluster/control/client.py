@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from raftcluster.codec import Value, unpack
 from raftcluster.control.wire import LENGTH_BYTES, frame, length, revive
 from raftcluster.errors import FrameError, MissingPrivilege, NotRunning, OutcomeUnknown
 
-T = TypeVar("T")
 ANSWER_SECONDS: Final = 120.0  # calls have deadlines of their own, at the node; this one is for a node that hangs
 
 
@@ -56,7 +55,7 @@ class Client:
     def stream(self, method: str, **arguments: Value) -> Iterator[Value]:
         """The items of a streaming call, until the node ends it or the iterator is closed."""
         with _Exchange(self, method, arguments) as exchange:
-            while (received := exchange.receive(timeout=None))[0] == "item":
+            while (received := exchange.receive(wait=True))[0] == "item":
                 yield received[1]
 
 
@@ -184,37 +183,41 @@ class Certs:
 
 
 class _Exchange:
-    """One call's connection, with an event loop of its own that nobody else sees."""
+    """One call's connection, with an event loop of its own that nobody else sees.
+
+    `asyncio.Runner` because it ends its work in an orderly way when the main thread is interrupted.
+    """
 
     def __init__(self, client: Client, method: str, arguments: dict[str, Value]) -> None:
         self._path, self._timeout = client.path, client.timeout
-        self._request = frame([method, arguments])
         self._method = method
+        self._request = frame([method, arguments])
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
 
     def __enter__(self) -> _Exchange:
-        self._loop = asyncio.new_event_loop()
         try:
-            self._reader, self._writer = self._run(asyncio.open_unix_connection(self._path))
-            self._writer.write(self._request)
+            self._runner.run(self._open())
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
-            self._loop.close()
+            self._runner.close()
             raise NotRunning(
                 f"no node answers at {self._path}",
                 subject=self._path,
                 remedy="start it with `raftcluster serve`, or name its directory with -C",
             ) from error
         except OSError as error:
-            self._loop.close()
+            self._runner.close()
             raise MissingPrivilege(
                 f"cannot open {self._path}: {error.strerror or error}", subject=self._path, remedy="run as root"
             ) from error
+        except BaseException:
+            self._runner.close()
+            raise
         return self
 
-    def receive(self, timeout: float | None = -1.0) -> tuple[str, Value]:
-        """("value" | "item" | "end", value), or the node's error raised here."""
-        seconds = self._timeout if timeout == -1.0 else timeout
+    def receive(self, *, wait: bool = False) -> tuple[str, Value]:
+        """("value" | "item" | "end", value), or the node's error raised here. With `wait` without a time-out."""
         try:
-            packed = self._run(asyncio.wait_for(self._read(), seconds))
+            packed = self._runner.run(self._read(None if wait else self._timeout))
         except (EOFError, OSError) as error:
             raise OutcomeUnknown(
                 f"the node hung up during {self._method}",
@@ -229,21 +232,17 @@ class _Exchange:
         return parts[0], parts[1]
 
     def __exit__(self, *exception: object) -> None:
+        self._runner.run(self._hang_up())
+        self._runner.close()
+
+    async def _open(self) -> None:
+        self._reader, self._writer = await asyncio.open_unix_connection(self._path)
+        self._writer.write(self._request)
+
+    async def _read(self, seconds: float | None) -> bytes:
+        async with asyncio.timeout(seconds):
+            return await self._reader.readexactly(length(await self._reader.readexactly(LENGTH_BYTES)))
+
+    async def _hang_up(self) -> None:
         self._writer.transport.abort()
-        self._run(_settled())
-        self._loop.close()
-
-    async def _read(self) -> bytes:
-        return await self._reader.readexactly(length(await self._reader.readexactly(LENGTH_BYTES)))
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._loop.run_until_complete(work)
-
-
-async def _settled() -> None:
-    """Let what an interrupt has left, and the transport's own end, come to theirs."""
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
-    await asyncio.sleep(0)
+        await asyncio.sleep(0)  # in which the transport closes its socket
