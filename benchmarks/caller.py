@@ -15,12 +15,14 @@ import queue
 import sys
 import time
 from collections import Counter
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
 from raftcluster import Node
-from raftcluster.errors import RaftclusterError
+from raftcluster.errors import RaftclusterError, Unavailable
 from raftcluster.greylist.api import Verdict
+from tests.helpers import eventually
 
 RECIPIENT = "recipient@example.test"
 CLIENT = "192.0.2.7"
@@ -103,6 +105,14 @@ def say(value: object) -> None:
     print(json.dumps(value, default=str), flush=True)
 
 
+def invite(node: Node, name: str) -> str:
+    """A token; "" while the genesis of a new cluster is not applied yet."""
+    try:
+        return str(node.members.invite(name))
+    except Unavailable:
+        return ""
+
+
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with Node.open(sys.argv[1]) as node:
@@ -112,7 +122,7 @@ def main() -> None:
                 case ["status"]:
                     say(node.status())
                 case ["invite", name]:
-                    say(str(node.members.invite(name)))
+                    say(eventually(partial(invite, node, name), what="the first node is a member"))
                 case ["run", in_flight, seconds, warm_up, name]:
                     say(Loop(node, in_flight, name).run(seconds, warm_up))
                 case other:

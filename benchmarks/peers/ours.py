@@ -37,7 +37,6 @@ class Ours:
             if name == names[0]:
                 raftcluster.init(self._directory / name, cluster="benchmark", node=name, listen=address)
             else:
-                eventually(lambda: self._ask(self._children[0], "status")["members"], START_SECONDS, "the first member")
                 token = self._ask(self._children[0], "invite", name)
                 there = addresses[0]
                 raftcluster.join(self._directory / name, address=there, token=token, node=name, listen=address)

@@ -1,4 +1,4 @@
-"""`python durable_writer.py DIRECTORY`: a node and its callers, driven by JSON lines; it expects to be killed.
+"""`python -m tests.integration.durable_writer DIRECTORY`: a node and its callers, driven by JSON lines; it expects to be killed.
 
     ["invite", name]              -> a token
     ["status"]                    -> the node's status
@@ -17,12 +17,14 @@ import logging
 import queue
 import random
 import sys
+from functools import partial
 from typing import Any
 
 from raftcluster import Node
-from raftcluster.errors import RaftclusterError
+from raftcluster.errors import RaftclusterError, Unavailable
 from raftcluster.greylist.api import Verdict
 from raftcluster.host import Consistency
+from tests.helpers import eventually
 
 IN_FLIGHT = 32
 TRIPLETS = 150  # few, so that records are counted up again and again, by all nodes
@@ -87,7 +89,7 @@ def serve(node: Node, request: Any) -> None:
         case ["status"]:
             say(node.status())
         case ["invite", name]:
-            say(str(node.members.invite(name)))
+            say(eventually(partial(invite, node, name), what="the first node is a member"))
         case ["write", seed, number_of_round, number_of_node]:
             writer = Writer(node, seed, number_of_round, number_of_node)
             for number in range(IN_FLIGHT):
@@ -109,6 +111,14 @@ def serve(node: Node, request: Any) -> None:
             say([count(node, triplet, "local" if at else "linearizable") for at, triplet in enumerate(triplets)])
         case other:
             raise SystemExit(f"what is {other!r}?")
+
+
+def invite(node: Node, name: str) -> str:
+    """A token; "" while the genesis of a new cluster is not applied yet."""
+    try:
+        return str(node.members.invite(name))
+    except Unavailable:
+        return ""
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 import raftcluster
+from tests.checkout import ROOT
 from tests.children import Child
 from tests.helpers import eventually, free_ports
 from tests.integration import durable_writer
@@ -35,7 +37,6 @@ class Cluster:
         places = [("127.0.0.1", port) for port in free_ports(NODES)]
         raftcluster.init(self._path(0), cluster="kill-all", node="node0", listen=places[0])
         self._start(0)
-        eventually(lambda: self.ask(0, "status")["members"], ANSWER_SECONDS, "the first node is a member")
         for number in range(1, NODES):
             token = self.ask(0, "invite", f"node{number}")
             place = places[number]
@@ -54,8 +55,9 @@ class Cluster:
         self.hear(number, "open")
 
     def _launch(self, number: int) -> None:
-        command = [sys.executable, durable_writer.__file__, str(self._path(number))]
-        child = Child(f"node{number}", command, self._directory / f"node{number}.log", pipes=True)
+        command = [sys.executable, "-m", durable_writer.__name__, str(self._path(number))]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        child = Child(f"node{number}", command, self._directory / f"node{number}.log", pipes=True, env=env)
         self.nodes[number:] = [child, *self.nodes[number + 1 :]]
 
     def start_all(self) -> None:
