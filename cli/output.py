@@ -13,7 +13,8 @@ try:
     from rich.console import Console
     from rich.table import Table
 except ImportError:  # the extra `cli` is not installed
-    Console = Table = None  # type: ignore[assignment,misc]
+    Console = None  # type: ignore[assignment,misc]
+    Table = None  # type: ignore[assignment,misc]
 
 Cell = object
 
@@ -26,8 +27,8 @@ def as_json(value: Any) -> None:
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """A table; columns whose every cell is a number are aligned to the right."""
     cells = [[text(cell) for cell in row] for row in rows]
-    right = [bool(rows) and all(isinstance(row[n], int | float) for row in rows) for n in range(len(columns))]
-    if Console is None:
+    right = [bool(rows) and all(type(row[n]) in (int, float) for row in rows) for n in range(len(columns))]
+    if Console is None or Table is None:
         _plain(columns, cells, right)
         return
     shown = Table(box=None, pad_edge=False, header_style="bold")
@@ -76,7 +77,7 @@ def text(value: Cell) -> str:
         return ", ".join(f"{name} {text(each)}" for name, each in value.items()) or "-"
     if isinstance(value, list | tuple):
         return ", ".join(text(each) for each in value) or "-"
-    return str(value)
+    return "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in str(value))  # no terminal codes
 
 
 def _title(name: str) -> str:

@@ -43,8 +43,8 @@ def plain(value: object) -> Value:
     """`value` as msgpack has it: records become dicts, sequences lists, sets sorted lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return plain(value._asdict())
+    if callable(named := getattr(value, "_asdict", None)):
+        return plain(named())
     if isinstance(value, Mapping):
         return {plain(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -101,8 +101,8 @@ def test_values_are_json_or_text(text: str, value: object) -> None:
 
 
 def test_cells() -> None:
-    cells = [None, True, 1.50, 3, b"\x01\xff", {"a": 1}, [], [1, "b"]]
-    assert [output.text(cell) for cell in cells] == ["-", "yes", "1.5", "3", "01ff", "a 1", "-", "1, b"]
+    cells = [None, True, 1.50, 3, b"\x01\xff", {"a": 1}, [], [1, "b"], "a\x1b[2Jé"]
+    assert [output.text(cell) for cell in cells] == ["-", "yes", "1.5", "3", "01ff", "a 1", "-", "1, b", "a\\x1b[2Jé"]
 
 
 @pytest.mark.parametrize("rich", [True, False])
