@@ -30,14 +30,16 @@ from raftcluster.codec import Value
 from raftcluster.config.api import Config
 from raftcluster.config.machine import ConfigMachine
 from raftcluster.engine import seam
-from raftcluster.engine.membership import Change
-from raftcluster.engine.replica import Observer, Ports, Replica, Timing
+from raftcluster.engine.ports import Observer, Ports, Timing
+from raftcluster.engine.replica import Replica
 from raftcluster.errors import RaftclusterError, Refusal, Rejected, Unavailable
 from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.host import Completion, Consistency
 from raftcluster.machine import ReadTables, StateMachine
 from raftcluster.runtime import Runtime
+from raftcluster.seats import Seats
+from raftcluster.status import member_rows, node_status
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.storage.log import LogStore
 from raftcluster.storage.tables import TableStore
@@ -51,6 +53,8 @@ T = TypeVar("T")
 PRODUCT = "raftcluster/0.1"
 READY_SECONDS = 30.0
 SPOOL = "snapshot.part"
+STARTED = "STARTED"
+"""Says that this node has run: from then on it must have a log."""
 EVENTS = "-events.log"
 """Beside the data directory, which the end of a cluster removes: DIR-events.log."""
 
@@ -129,6 +133,8 @@ class Node:
             self,
         )
         self._undo.append(mesh.close)
+        self._runtime = Runtime(mesh)
+        started = directory.path / STARTED
         self._replica = Replica(
             me,
             [facts["founder"]],
@@ -137,7 +143,7 @@ class Node:
             self._store,
             Ports(
                 send=mesh.send,
-                post=lambda work: self._runtime.post(work),
+                post=self._runtime.post,
                 fetch=self._fetch,
                 now=time.monotonic,
                 boot=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e6,
@@ -145,13 +151,12 @@ class Node:
                 random=Random(),
             ),
             timing=timing,
-            observer=Observer(
-                applied=lambda entry, names: self._runtime.applied(entry, names),
-                role=lambda: self._runtime.role(),
-                health=self._health_changed,
-            ),
+            observer=Observer(self._runtime.applied, self._runtime.role, self._health_changed),
+            has_run=started.exists(),
         )
-        self._runtime = Runtime(self._replica, mesh)
+        if not started.exists():
+            self._log.block()  # the log has its first entry before this node can be asked for a vote
+            directory.write(STARTED, b"")
         self._role_changed = threading.Event()
         self._runtime.on_role(self._role_changed.set)
         self.greylist, self.config = Greylist(self), Config(self)
@@ -167,7 +172,7 @@ class Node:
             on_destroyed=self._destroyed,
         )
         mesh.start()
-        self._runtime.start()
+        self._runtime.start(self._replica)
         self._undo.append(self._runtime.stop)
         self._reconciler.start()
         self._undo.append(self._reconciler.close)
@@ -364,62 +369,10 @@ class Node:
 
     def status(self) -> dict[str, Value]:
         """This node's view of itself and of the cluster, as plain values. Times in seconds, cluster time in milliseconds."""
-        own = self._runtime.call(self._own_status)
-        links = self.mesh.links()
-        leader, voters, match = own["leader"], set(own["voters"]), own.pop("match")
-        rows = []
-        for member in self.members.list():
-            link = links.get(member.node_id)
-            trails = own["last_index"] - match[member.node_id] if member.node_id in match else None
-            rows.append(
-                {
-                    "id": member.node_id,
-                    "name": member.name,
-                    "address": f"{member.host}:{member.port}",
-                    "role": "leader"
-                    if member.node_id == leader
-                    else "voter"
-                    if member.node_id in voters
-                    else "learner",
-                    "linked": member.node_id == self.id or link is not None,
-                    "trails_by": 0 if member.node_id == self.id else trails,
-                    "generation": link.generation if link is not None else None,
-                    "round_trip": link.round_trip if link is not None else None,
-                    "product": member.product,
-                }
-            )
-        return {**own, "alarms": {**self._alarms, **self._reconciler.troubles()}, "members": rows}
-
-    def _own_status(self, replica: Replica) -> dict[str, Value]:
-        engine, journal = replica.engine, replica.journal
-        voters = journal.voters()
-        skew = replica.clock.skew(engine.term, voters, self.id) if engine.is_leader else None
-        failure = self._runtime.failure
-        return {
-            "id": self.id,
-            "name": self.name,
-            "cluster_id": self.cluster_id,
-            "lab": self.facts["lab"],
-            "role": "leader" if engine.is_leader else "voter" if self.id in voters else "learner",
-            "leader": engine.leader,
-            "term": engine.term,
-            "voters": sorted(voters),
-            "last_index": journal.last[1],
-            "commit_index": engine.commit_index,
-            "applied_index": engine.applied,
-            "durable_index": journal.durable_index,
-            "checkpoint_index": journal.base_index,
-            "log_entries": len(journal),
-            "log_bytes": journal.bytes,
-            "overlay_keys": replica.overlay.keys,
-            "cluster_time_ms": replica.stamp,
-            "clock_skew": None if skew is None else skew / 1000,
-            "storage": replica.health,
-            "failure": None if failure is None else str(failure),
-            "match": {peer: engine.match_index(peer) for peer in engine.others if engine.match_index(peer) is not None}
-            if engine.is_leader
-            else {},
-        }
+        own = self._runtime.call(lambda replica: node_status(replica, self.facts, self._runtime.failure))
+        match = own.pop("match")
+        alarms = {**self._alarms, **self._reconciler.troubles()}
+        return {**own, "alarms": alarms, "members": member_rows(self.members.list(), self.mesh.links(), own, match)}
 
     def _health_changed(self, health: str, detail: str) -> None:
         """Tick thread."""
@@ -470,51 +423,3 @@ class Node:
     def _wipe(self) -> None:
         self.close()
         destroy.wipe(self.directory.path)
-
-
-class Seats:
-    """The engine's voters, as the reconciler asks for them and changes them."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    def leader(self) -> bool:
-        return self._runtime.call(lambda replica: replica.engine.is_leader)
-
-    def voters(self) -> frozenset[str]:
-        return self._runtime.call(lambda replica: replica.journal.voters())
-
-    def caught_up(self, node_id: str) -> bool:
-        return self._runtime.call(lambda replica: replica.caught_up(node_id))
-
-    def promote(self, node_id: str) -> None:
-        """Make a learner a voter. Raises `Unavailable`."""
-        if node_id not in self.voters():
-            self._change(Change("add", node_id))
-
-    def expel(self, node_id: str) -> None:
-        """Make a voter none. A leader that is to go hands over: its successor does it. Raises `Unavailable`."""
-        if node_id not in self.voters():
-            return
-        if self._runtime.call(lambda replica: replica.me == node_id and replica.transfer()):
-            raise Unavailable("leadership is handed over first", subject=node_id, remedy="the next leader goes on")
-        self._change(Change("rem", node_id))
-
-    def _change(self, change: Change, seconds: float = 5.0) -> None:
-        done = threading.Event()
-        committed: list[bool] = []
-
-        def answer(good: bool) -> None:
-            committed.append(good)
-            done.set()
-
-        if not self._runtime.call(lambda replica: replica.change_voters(change, answer)):
-            raise Unavailable(
-                f"the voters cannot be changed now ({change.action} {change.node})",
-                subject=change.node,
-                remedy="another change is under way, this node does not lead, or the learner has not caught up: tried again",
-            )
-        if not done.wait(seconds) or committed != [True]:
-            raise Unavailable(
-                f"the change of voters was not committed ({change.action} {change.node})", subject=change.node
-            )

@@ -62,10 +62,15 @@ class _Call:
 
 
 class Runtime:
-    """See above. Thread: every public method from any thread, unless it says otherwise."""
+    """See above. It exists before its replica, which posts to it from its first moment on; `start` brings them together.
 
-    def __init__(self, replica: Replica, links: Links, *, tick_seconds: float = limits.TICK_SECONDS) -> None:
-        self.replica, self._links = replica, links
+    Thread: every public method from any thread, unless it says otherwise.
+    """
+
+    replica: Replica
+
+    def __init__(self, links: Links, *, tick_seconds: float = limits.TICK_SECONDS) -> None:
+        self._links = links
         self._tick_seconds = tick_seconds
         self._pid = os.getpid()
         self._nonce = os.urandom(8)
@@ -89,7 +94,9 @@ class Runtime:
 
     # ---- life
 
-    def start(self) -> None:
+    def start(self, replica: Replica) -> None:
+        """Begin to drive `replica`; once."""
+        self.replica = replica
         self._thread.start()
 
     def stop(self, *, flush_seconds: float = 5.0) -> None:
@@ -134,7 +141,7 @@ class Runtime:
         def run() -> None:
             try:
                 box.put((True, work(self.replica)))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - it is the caller's, and raised there
                 box.put((False, error))
 
         self.post(run)
@@ -191,7 +198,7 @@ class Runtime:
                 links.flush()
                 if self._futures:
                     self._resolve()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it was: the node stops, and says why
             self._fail(error)
         finally:
             self._end()
@@ -318,7 +325,9 @@ class Runtime:
     ) -> T:
         """See `Host.query`."""
         if consistency == "local":
-            return self.call(lambda replica: read(replica.tables(machine), replica.stamp), deadline=deadline)
+            return self.call(
+                lambda replica: read(replica.applier.tables(machine), replica.applier.stamp), deadline=deadline
+            )
         if threading.get_ident() == self._thread_id:
             raise Rejected("a callback on the tick thread must not wait", subject="thread", remedy="read locally")
         within = None if consistency == "linearizable" else float(consistency)
@@ -326,18 +335,20 @@ class Runtime:
 
         def run() -> None:
             try:
-                box.put((True, read(self.replica.tables(machine), self.replica.stamp)))
-            except Exception as error:
+                box.put((True, read(self.replica.applier.tables(machine), self.replica.applier.stamp)))
+            except Exception as error:  # noqa: BLE001 - it is the caller's, and raised there
                 box.put((False, error))
 
         end = time.monotonic() + deadline
         while True:
-            waiting = self.call(lambda r: r.query(run, lambda e: box.put((False, e)), within=within), deadline=deadline)
+            waiting = self.call(
+                lambda r: r.queries.ask(run, lambda e: box.put((False, e)), within=within), deadline=deadline
+            )
             try:
                 good, value = box.get(timeout=max(0.0, end - time.monotonic()))
             except Empty:
                 if waiting is not None:
-                    self.post(partial(self.replica.drop_query, waiting))
+                    self.post(partial(self.replica.queries.drop, waiting))
                 raise self._timed_out("the read was not confirmed in time") from None
             if good:
                 return value  # type: ignore[no-any-return]

@@ -16,76 +16,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from raftcluster.engine.cluster_time import ClusterTime, Known
-from raftcluster.engine.journal import Journal
+from raftcluster.engine.election import NEVER, Election
+from raftcluster.engine.guards import GUARDS, Message, Seam
+from raftcluster.engine.read_index import ReadIndex
 from raftcluster.storage.ports import Entry
-
-Message = dict[str, Any]
-NEVER = float("-inf")
-
-GUARDS = {
-    "ack_term": "H3: an acknowledgement of another term does not count",
-    "trim": "H2: the matching prefix of an append is not written again, reply and commit are clamped to what was verified",
-    "barrier": "H15: one reset of nextIndex per round trip",
-    "reset_hint": "H15: a reset asks for commit + 1, never for less",
-    "snapshot_clamp": "H1, H4, H5: an offer of a snapshot neither commits, acknowledges nor discards anything",
-    "vote_check": "H18: votes are counted once, and only of voters",
-    "tell_term": "H17: whoever speaks for an old term is told the new one",
-    "sticky": "H17: no vote while a leader is heard",
-    "pre_vote": "H17: a term is raised only by whoever could win it",
-    "only_voters": "H18: only a voter campaigns",
-    "one_change": "H8: one change of the voters at a time",
-    "no_op_first": "H8: no change before an entry of this term is committed",
-    "caught_up": "H8: a voter is added once its log has caught up",
-    "self_clamp": "rule 6: acknowledgements count up to this leader's own durable index",
-    "late_ack": "rule 6: what was clamped counts once it is durable here",
-    "ack_gate": "rule 4: an acknowledgement beyond the durable index waits for its ticket",
-    "ack_copy": "rule 4: a copy clamped to the durable index leaves at once",
-    "vote_request_gate": "rule 3: a request for votes waits for the ticket that covers it",
-    "vote_grant_gate": "rule 3: a vote waits for the ticket that covers it",
-    "drop_held": "rule 10: what waits for a ticket is dropped with its link",
-    "patience": "rule 8: an election waits as long as disks take here",
-    "single": "rule 7: a cluster of one waits for its own disk",
-    "applied": "H13: the applied index starts at the checkpoint's",
-    "recover": "rule 15: tables win",
-    "checkpoint_durable": "rule 16: a checkpoint is never ahead of the durable log",
-    "late_time": "rule 18: within a term the time heard does not fall behind its slowest possible course",
-    "time_floor": "rule 17: a stamp is never below the last one in the log",
-}
-"""Every guard, and what it mends."""
-
-
-class Seam(Protocol):
-    """What the guard needs of the engine; the seam file implements it with the engine's private names."""
-
-    me: str
-    journal: Journal
-
-    @property
-    def term(self) -> int: ...
-    @property
-    def commit_index(self) -> int: ...
-    @property
-    def is_leader(self) -> bool: ...
-    @property
-    def is_candidate(self) -> bool: ...
-    @property
-    def leader(self) -> str | None: ...
-    @property
-    def others(self) -> frozenset[str]:
-        """The voters by the engine's configuration, without this node."""
-
-    def hand(self, peer: str, message: Message) -> None:
-        """Give a message to the engine."""
-
-    def next_index(self, peer: str) -> int | None: ...
-    def set_next_index(self, peer: str, index: int) -> None: ...
-    def match_index(self, peer: str) -> int | None: ...
-    def raise_match(self, peer: str, index: int) -> None: ...
-    def campaign(self) -> None:
-        """Let the next tick start an election."""
 
 
 @dataclass(slots=True)
@@ -95,14 +31,6 @@ class _Answering:
     sequence: int
     verified: int | None = None
     """The last index that this append proved equal to the leader's log; None while nothing was."""
-
-
-@dataclass(slots=True)
-class _Read:
-    term: int
-    index: int
-    acks: set[str]
-    done: Callable[[int | None], None]
 
 
 class Guard:
@@ -121,13 +49,13 @@ class Guard:
         unknown = set(disabled) - set(GUARDS)
         assert not unknown, f"no such guard: {unknown}"
         self._seam, self._send, self._now, self._clock = seam, send, now, time
-        self._sticky_seconds = sticky_seconds
         self._disabled = frozenset(disabled)
         self.linked: set[str] = set()
         """Peers with a link, members or not: connections are independent of the configuration."""
-        self.leader_heard = NEVER
-        self.transfer_term = -1
-        """The term whose leader asked this node to campaign at once; -1 when none did."""
+        self.election = Election(
+            seam, send, now, self.linked, self._tell_term, sticky_seconds=sticky_seconds, sticky=self.on("sticky")
+        )
+        self.reads = ReadIndex(seam, send, self.linked)
         self._sequence: dict[str, int] = {}
         self._barrier: dict[str, int] = {}
         self._votes: set[tuple[str, int]] = set()
@@ -135,10 +63,6 @@ class Guard:
         self._held: deque[tuple[int, str, Message]] = deque()
         self._late: dict[str, tuple[int, int]] = {}
         """peer -> (term, next index) acknowledged beyond this leader's durable index."""
-        self._pre_vote_round = 0
-        self._pre_votes: set[str] = set()
-        self._reads: dict[int, _Read] = {}
-        self._read_number = 0
         self._sent: dict[str, deque[tuple[int, float]]] = {}
         """peer -> (sequence, when sent) of the appends of this term that it has not answered."""
         self._confirmed: dict[str, float] = {}
@@ -181,7 +105,7 @@ class Guard:
             message = self._answer(message)
         elif kind == "request_vote":
             self._votes.clear()
-            if self.transfer_term == message["term"] - 1:
+            if self.election.transfer_term == message["term"] - 1:
                 message = dict(message, transfer=True)
         elif kind not in ("response_vote", "timeout_now"):
             raise AssertionError(f"the engine sent {kind}: forwarding is the replica's")  # H11, H21
@@ -279,7 +203,7 @@ class Guard:
         if kind == "next_node_idx":
             self._acknowledged(peer, message)
         elif kind == "request_vote":
-            self._vote_requested(peer, message)
+            self.election.vote_requested(peer, message)
         elif kind == "response_vote":
             if self.on("vote_check"):
                 if peer not in seam.others or (peer, message["term"]) in self._votes:
@@ -288,7 +212,7 @@ class Guard:
             seam.hand(peer, message)
         elif kind == "timeout_now":
             if message["term"] == seam.term and peer in seam.others and peer == seam.leader:
-                self.transfer_term = seam.term
+                self.election.transfer_term = seam.term
                 seam.hand(peer, message)
         elif kind == "term":
             if message["term"] > seam.term:  # step down, without any chance to grant a vote
@@ -296,16 +220,13 @@ class Guard:
                     peer, {"type": "request_vote", "term": message["term"], "last_log_term": -1, "last_log_index": 0}
                 )
         elif kind == "pre_vote":
-            self._pre_vote_asked(peer, message)
+            self.election.asked(peer, message)
         elif kind == "pre_vote_grant":
-            self._pre_vote_granted(peer, message)
+            self.election.granted(peer, message)
         elif kind == "read_probe":
-            if message["term"] == seam.term and seam.leader == peer:
-                self._send(peer, {"type": "read_ack", "term": message["term"], "number": message["number"]})
+            self.reads.probed(peer, message)
         elif kind == "read_ack":
-            read = self._reads.get(message["number"])
-            if read is not None and message["term"] == seam.term and peer in seam.others:
-                read.acks.add(peer)
+            self.reads.acknowledged(peer, message)
         return None
 
     def _tell_term(self, peer: str) -> None:
@@ -317,7 +238,7 @@ class Guard:
         if message["term"] < seam.term:
             self._tell_term(peer)
             return None
-        self.leader_heard = self._now()
+        self.election.leader_heard = self._now()
         time = message.get("time")
         if time is not None and not (seam.is_leader and message["term"] == seam.term):
             self._clock.heard(message["term"], float(time))
@@ -461,8 +382,6 @@ class Guard:
         times = sorted([now, *(confirmed.get(p, NEVER) for p in seam.others)], reverse=True)
         return now - times[len(times) // 2]
 
-    # ---- elections
-
     def resign(self) -> None:
         """At a leader that cannot write: ask whoever has most to campaign at once, whether or not it has all."""
         seam = self._seam
@@ -473,87 +392,3 @@ class Guard:
         ]
         if have:
             self._send(max(have)[1], {"type": "timeout_now", "term": seam.term})
-
-    def _sticky(self) -> bool:
-        """Whether a leader is alive as far as this node knows (Raft dissertation, section 4.2.3)."""
-        if not self.on("sticky"):
-            return False
-        return self._seam.is_leader or self._now() - self.leader_heard < self._sticky_seconds
-
-    def _vote_requested(self, peer: str, message: Message) -> None:
-        seam = self._seam
-        if not message.get("transfer") and self._sticky():
-            return
-        if message["term"] < seam.term:
-            self._tell_term(peer)
-            return
-        seam.hand(peer, message)
-
-    def ask_pre_votes(self) -> bool:
-        """Begin a round of pre-votes (dissertation, section 9.6). True when this node wins it alone."""
-        seam = self._seam
-        self._pre_vote_round += 1
-        self._pre_votes = set()
-        _, index, term = seam.journal.last
-        for peer in sorted(seam.others):
-            if peer in self.linked:
-                self._send(
-                    peer,
-                    {
-                        "type": "pre_vote",
-                        "term": seam.term + 1,
-                        "index": index,
-                        "last_term": term,
-                        "round": self._pre_vote_round,
-                    },
-                )
-        return self._pre_vote_won()
-
-    def _pre_vote_won(self) -> bool:
-        return (len(self._pre_votes) + 1) * 2 > len(self._seam.others) + 1
-
-    def _pre_vote_asked(self, peer: str, message: Message) -> None:
-        seam = self._seam
-        if message["term"] <= seam.term:
-            self._tell_term(peer)
-            return
-        _, index, term = seam.journal.last
-        if (message["last_term"], message["index"]) >= (term, index) and not self._sticky():
-            self._send(peer, {"type": "pre_vote_grant", "round": message["round"], "term": message["term"]})
-
-    def _pre_vote_granted(self, peer: str, message: Message) -> None:
-        seam = self._seam
-        if message["round"] != self._pre_vote_round or message["term"] != seam.term + 1 or seam.is_leader:
-            return
-        if peer not in seam.others or self._now() - self.leader_heard < self._sticky_seconds:
-            return
-        self._pre_votes.add(peer)
-        if self._pre_vote_won():
-            seam.campaign()
-
-    # ---- linearizable reads (dissertation, section 6.4)
-
-    def read_index(self, done: Callable[[int | None], None]) -> None:
-        """Call `done` with an index that a linearizable read must have applied, or with None: not the leader (any more)."""
-        seam = self._seam
-        committed = seam.journal.get(seam.commit_index)
-        if not seam.is_leader or committed is None or committed[2] != seam.term:
-            done(None)
-            return
-        self._read_number += 1
-        self._reads[self._read_number] = _Read(seam.term, seam.commit_index, set(), done)
-        for peer in sorted(seam.others):
-            if peer in self.linked:
-                self._send(peer, {"type": "read_probe", "term": seam.term, "number": self._read_number})
-
-    def settle_reads(self) -> None:
-        """Answer the reads that a quorum has confirmed, and those that will never be."""
-        seam = self._seam
-        for number in list(self._reads):
-            read = self._reads[number]
-            if not seam.is_leader or read.term != seam.term:
-                del self._reads[number]
-                read.done(None)
-            elif (len(read.acks) + 1) * 2 > len(seam.others) + 1:
-                del self._reads[number]
-                read.done(read.index)

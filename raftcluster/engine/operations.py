@@ -32,6 +32,8 @@ Result = list[Any]
 
 
 class Operation(NamedTuple):
+    """One command to one state machine."""
+
     machine: str
     id: bytes
     """16 bytes."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from raftcluster.codec import pack, unpack
 from raftcluster.engine.operations import NO_OP
+from raftcluster.errors import StorageFailed
 from raftcluster.storage.ports import Entry, LogImage, Record
 
 
@@ -43,10 +44,23 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
+    """What to continue from, and what the log store must be told."""
+
     entries: list[Entry]
     commit: int
     repair: list[Record]
     """What the log store must be told so that it agrees."""
+
+
+def check_log(image: LogImage) -> None:
+    """For a node that has run before. Raises `StorageFailed` when its log is gone: it may have voted in terms, and have
+    acknowledged entries, that it knows nothing of; under its old id it must never take part again."""
+    if not image.entries and image.term == 0:
+        raise StorageFailed(
+            "the log is gone, and with it this node's votes and the entries that it has acknowledged",
+            subject="log",
+            remedy="remove this node from the cluster, and let it join again in an empty directory",
+        )
 
 
 def recover(image: LogImage, anchor: Anchor | None, *, tables_win: bool = True) -> Recovered:

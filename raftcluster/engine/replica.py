@@ -10,83 +10,33 @@ Duties of whoever drives it (a node's tick thread, or a simulator):
 5. when `step` or `deliver` raises, stop for good: nothing more may leave this node (fail-stop).
 
 The way of one operation: `submit` -> unsent -> (leader) batch queue, or (follower) one `forward` frame per step ->
-`_feed` makes one entry of all that waits -> the engine commits -> `_apply_entry` decides on the tables -> whoever waits
+`_feed` makes one entry of all that waits -> the engine commits -> the applier decides on the tables -> whoever waits
 on this node for that id gets the result. Results never travel; what is lost is sent again under the same id.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import Any
 
 from raftcluster import limits
-from raftcluster.codec import pack
 from raftcluster.engine import membership, operations, recovery, wire
+from raftcluster.engine.applier import Applier
 from raftcluster.engine.cluster_time import ClusterTime
-from raftcluster.engine.guard import Guard, Message
+from raftcluster.engine.guard import Guard
+from raftcluster.engine.guards import Message
 from raftcluster.engine.journal import Journal
-from raftcluster.engine.operations import Operation, Result, Ring
+from raftcluster.engine.operations import Operation, Result
+from raftcluster.engine.ports import Bounds, Observer, Ports, Timing
+from raftcluster.engine.queries import Queries
 from raftcluster.engine.seam import Engine
-from raftcluster.errors import RaftclusterError, Rejected, StorageFull, StorageRefusal, Unavailable
-from raftcluster.machine import ReadTables, StateMachine, Tables
-from raftcluster.storage.overlay import Overlay
+from raftcluster.errors import RaftclusterError, StorageFull, Unavailable
+from raftcluster.machine import StateMachine
 from raftcluster.storage.ports import Entry, Log, TableStore
 
-log = logging.getLogger("raftcluster.engine")
-
 Answer = Callable[[Result | None, RaftclusterError | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """What a replica needs of the world. None of these may block."""
-
-    send: Callable[[str, Message], bool]
-    """Queue a message on the peer's link; False when there is no link or its queue is full."""
-    post: Callable[[Callable[[], None]], None]
-    """Run this on the driving thread soon. Callable from any thread."""
-    fetch: Callable[[str], None]
-    """Bring `peer`'s snapshot here; `snapshot_done` follows, whatever happens."""
-    now: Callable[[], float]
-    """Monotonic seconds, as the engine reads them."""
-    boot: Callable[[], float]
-    """CLOCK_BOOTTIME in milliseconds."""
-    wall: Callable[[], float]
-    """This host's wall clock in milliseconds."""
-    random: Random
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """How long a replica waits, in seconds. Defaults and reasons: `limits`."""
-
-    heartbeat: float = limits.HEARTBEAT_SECONDS
-    election_min: float = limits.ELECTION_MIN_SECONDS
-    election_max: float = limits.ELECTION_MAX_SECONDS
-    check_quorum: float = limits.CHECK_QUORUM_SECONDS
-    checkpoint: float = limits.CHECKPOINT_SECONDS
-    resend: float = limits.RESEND_SECONDS
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How much a replica holds. Defaults and reasons: `limits`."""
-
-    entry_bytes: int = limits.ENTRY_BYTES
-    entry_operations: int = limits.ENTRY_OPERATIONS
-    append_bytes: int = limits.APPEND_BYTES
-    in_flight: int = limits.ENTRIES_IN_FLIGHT
-    pending: int = limits.PENDING_OPERATIONS
-    queue: int = limits.LEADER_QUEUE_OPERATIONS
-    checkpoint_keys: int = limits.CHECKPOINT_KEYS
-    overlay_keys: int = limits.OVERLAY_KEYS
-    ring: int = limits.RING_OPERATIONS
-    keep_entries: int = limits.LOG_KEEP_ENTRIES
-    keep_bytes: int = limits.LOG_KEEP_BYTES
 
 
 @dataclass(slots=True)
@@ -97,26 +47,6 @@ class _Pending:
     answers: list[Answer]
     sent_at: float | None = None
     """When a copy of it last left this queue; None before that, when giving up means *not applied*."""
-
-
-@dataclass(slots=True)
-class _Query:
-    read: Callable[[], None]
-    fail: Callable[[RaftclusterError], None]
-    index: int = 0
-
-
-@dataclass(slots=True)
-class Observer:
-    """Hooks for reconcilers and checkers; called on the driving thread, must only note or signal."""
-
-    applied: Callable[[Entry, Collection[str]], None] = lambda entry, machines: None
-    """After an entry was applied: the entry, and the names of the machines that had a command in it. After a snapshot was
-    installed: the entry at its index, and the names of all machines."""
-    role: Callable[[], None] = lambda: None
-    """This node became or ceased to be leader, or heard of another one."""
-    health: Callable[[str, str], None] = lambda health, detail: None
-    """Storage health changed."""
 
 
 class Replica:
@@ -135,27 +65,21 @@ class Replica:
         bounds: Bounds | None = None,
         observer: Observer | None = None,
         disabled: Collection[str] = (),
+        has_run: bool = False,
     ) -> None:
+        """`founders` are the voters before the first entry. `has_run` says that this node has run before, so that it must
+        have a log. Raises `StorageFailed` when it has none, or when what it has is damaged."""
         self.me, self.ports, self.store = me, ports, store
         self.timing, self.bounds = timing or Timing(), bounds or Bounds()
         self.observer = observer or Observer()
         self._disabled = frozenset(disabled)
-        self.overlay = Overlay(store)
-        self._machines: dict[str, tuple[StateMachine, Tables]] = {
-            m.name: (m, self.overlay.view(m.name, m.tables)) for m in machines
-        }
-        self._readers = {m.name: self.overlay.reader(m.name, m.tables) for m in machines}
-        assert len(self._machines) == len(machines) and Ring.MACHINE not in self._machines, "machine names are unique"
-        self._ring = Ring(self.bounds.ring)
-        self._ring_tables = self.overlay.view(Ring.MACHINE, [Ring.TABLE])
-        self._ring.load(self._ring_tables)
-
         stored = store.anchor()
         anchor = None if stored is None else recovery.Anchor.decode(stored[1])
         image = disk.load()
+        if has_run:
+            recovery.check_log(image)
         found = recovery.recover(image, anchor, tables_win="recover" not in self._disabled)
-        self.stamp = 0 if anchor is None else anchor.stamp
-        """Greatest stamp applied, in milliseconds of cluster time. Invariant: never decreases."""
+        self.applier = Applier(machines, store, self.bounds.ring, 0 if anchor is None else anchor.stamp)
         self.journal = Journal(
             disk,
             ports.now,
@@ -177,8 +101,8 @@ class Replica:
             now=ports.now,
             random=ports.random,
             feed=self._feed,
-            apply=self._apply_entry,
-            may_apply=lambda: not self._fetching and self.overlay.keys < self.bounds.overlay_keys,
+            apply=self._apply,
+            may_apply=lambda: not self._fetching and self.applier.overlay.keys < self.bounds.overlay_keys,
             on_role=self._role_changed,
             heartbeat_seconds=self.timing.heartbeat,
             election_seconds=(self.timing.election_min, self.timing.election_max),
@@ -214,11 +138,7 @@ class Replica:
         self._handover: tuple[str | None, float] | None = None
         """(target, deadline) while leadership is being transferred: nothing is appended meanwhile."""
         self._handed_over = False
-        self._queries: list[_Query] = []
-        self._remote_reads: dict[int, _Query] = {}
-        self._read_number = ports.random.getrandbits(48)
-        """Begins anywhere: the leader's answer to this node's predecessor must not pass for one to it."""
-        self._fresh_time: float | None = None
+        self.queries = Queries(self.engine, self.guard, self.clock, ports.send, ports.random.getrandbits(48))
         self.health: str = "ok"
         self._changes: list[tuple[int, int, Callable[[bool], None]]] = []
         """(index, term, answer) of changes of the voters that this node has appended."""
@@ -245,10 +165,9 @@ class Replica:
         if kind == "forward":
             self._forwarded(message["operations"])
         elif kind == "read_index":
-            number = message["number"]
-            self.guard.read_index(lambda index: self._tell_read_index(peer, number, index))
+            self.queries.asked(peer, message["number"])
         elif kind == "read_at":
-            self._read_at(message["number"], message["index"])
+            self.queries.answered(message["number"], message["index"])
         elif kind == "transfer":
             self.transfer(message["target"])
         else:
@@ -256,9 +175,7 @@ class Replica:
             if offer is not None:
                 self._offered(peer, offer["index"])
             if kind == "append_entries" and message["term"] == self.engine.term:
-                fresh = message.get("fresh")
-                if fresh is not None and message["commit_index"] <= self.engine.applied:
-                    self._fresh_time = max(self._fresh_time or 0.0, float(fresh))
+                self.queries.heard(message)
 
     # ---- the step
 
@@ -274,7 +191,7 @@ class Replica:
         self._route()
         self._step_handover()
         self._settle_changes()
-        self._serve_queries()
+        self.queries.serve()
         self._checkpoint()
         self.journal.flush()
 
@@ -323,7 +240,7 @@ class Replica:
         ident = operation.id
         if (pending := self._pending.get(ident)) is not None:
             pending.answers.append(answer)
-        elif (result := self._ring.get(ident)) is not None:
+        elif (result := self.applier.result(ident)) is not None:
             answer(result, None)
         elif len(self._pending) >= self.bounds.pending:
             answer(
@@ -389,7 +306,8 @@ class Replica:
         term = self.engine.term
         if self._stamp_term != term:
             self._last_stamp = max(
-                [self.stamp] + [s for e in self.journal.entries if (s := operations.entry_stamp(e[0])) is not None]
+                [self.applier.stamp]
+                + [s for e in self.journal.entries if (s := operations.entry_stamp(e[0])) is not None]
             )
             self._stamp_term = term
         time = self.clock.stamp(term, float(self._last_stamp), self.journal.voters(), self.me)
@@ -409,155 +327,24 @@ class Replica:
         self._last_stamp = max(self._last_stamp, int(time))
         return [operations.encode_entry(self._last_stamp, batch)]
 
-    # ---- apply
-
-    def _apply_entry(self, entry: Entry) -> None:
-        """Carry out one committed entry. Deterministic, but for errors that stop the node."""
-        command, index, _ = entry
-        stamp = operations.entry_stamp(command)
-        touched: set[str] = set()
-        if stamp is not None:
-            self.stamp = stamp = max(self.stamp, stamp)
-            answers: list[tuple[_Pending, Result]] = []
-            new: list[tuple[bytes, Result]] = []
-            for packed in operations.entry_operations(command):
-                operation = operations.decode_operation(packed)
-                if operation is None:
-                    continue
-                result = self._ring.get(operation.id)
-                if result is None:
-                    result = self._apply(operation, stamp)
-                    touched.add(operation.machine)
-                    new.append((operation.id, result))
-                    self._ring.remember(operation.id, result)
-                if (pending := self._pending.pop(operation.id, None)) is not None:
-                    answers.append((pending, result))
-            for machine, tables in self._machines.values():
-                self._guarded(lambda m=machine, t=tables: m.tick(t, stamp))  # type: ignore[misc]
-            self.overlay.begin()
-            self._ring.close(index, new, self._ring_tables)
-            self.overlay.commit()
-            for pending, result in answers:
+    def _apply(self, entry: Entry) -> None:
+        """The engine has committed `entry`; whoever waits here for one of its results gets it."""
+        results, machines = self.applier.apply(entry)
+        for ident, result in results:
+            if (pending := self._pending.pop(ident, None)) is not None:
                 for answer in pending.answers:
                     answer(result, None)
-        self.observer.applied(entry, touched)
-
-    def _apply(self, operation: Operation, stamp: int) -> Result:
-        if operation.born < self._ring.floor:
-            return [operations.UNKNOWN]
-        found = self._machines.get(operation.machine)
-        if found is None:
-            return [
-                operations.REJECTED,
-                "no-machine",
-                f"no state machine is called {operation.machine!r}",
-                operation.machine,
-                "",
-            ]
-        machine, tables = found
-        return self._guarded(lambda: machine.apply(operation.command, tables, stamp))
-
-    def _guarded(self, work: Callable[[], Any]) -> Result:
-        """Run a machine: its writes count together or not at all, and its failure is a result, the same on every node.
-
-        What the disk or the memory of this one host does is no result: it stops the node.
-        """
-        self.overlay.begin()
-        try:
-            result: Result = [operations.DONE, work()]
-            pack(result)
-        except (StorageRefusal, OSError, MemoryError):
-            raise
-        except Rejected as error:
-            result = operations.rejection(error)
-        except Exception as error:
-            log.exception("a state machine failed; the command is refused on every node alike")
-            result = [operations.FAILED, type(error).__name__]
-        if result[0] == operations.DONE:
-            self.overlay.commit()
-        else:
-            self.overlay.rollback()
-        return result
-
-    # ---- reads
-
-    def tables(self, machine: str) -> ReadTables:
-        """A machine's tables, as applied; raises `Rejected` for an unknown name."""
-        found = self._readers.get(machine)
-        if found is None:
-            raise Rejected(f"no state machine is called {machine!r}", subject=machine)
-        return found
-
-    def query(
-        self, read: Callable[[], None], fail: Callable[[RaftclusterError], None], *, within: float | None
-    ) -> _Query | None:
-        """Run `read` once this node's state is fresh enough: at most `within` seconds old, or, with None, linearizable.
-
-        Returns a handle for `drop_query` while it waits, None when it is done already.
-        """
-        query = _Query(read, fail)
-        if within is not None:
-            if self.staleness() <= within:
-                read()
-                return None
-            fail(Unavailable(f"this node's state is older than {within} s", subject=self.me, remedy="ask another node"))
-            return None
-        if self.engine.is_leader:
-            self.guard.read_index(lambda index: self._confirmed(query, index))
-            return query
-        leader = self.engine.leader
-        self._read_number += 1
-        if leader is None or not self.ports.send(leader, {"type": "read_index", "number": self._read_number}):
-            fail(Unavailable("no leader is known", subject="cluster", remedy="ask again"))
-            return None
-        self._remote_reads[self._read_number] = query
-        return query
-
-    def drop_query(self, query: _Query) -> None:
-        """The caller has given up."""
-        self._queries = [q for q in self._queries if q is not query]
-        self._remote_reads = {n: q for n, q in self._remote_reads.items() if q is not query}
-        query.read = lambda: None
-
-    def staleness(self) -> float:
-        """How old this node's applied state may be, in seconds of cluster time; infinite when that is not known.
-
-        A leader's state is as old as the last sign that it leads; a follower's as old as its leader's was.
-        """
-        if self.engine.is_leader:
-            return self.guard.staleness() if self.engine.applied == self.engine.commit_index else float("inf")
-        now = self.clock.now()
-        return float("inf") if now is None or self._fresh_time is None else max(0.0, (now - self._fresh_time) / 1000)
-
-    def _confirmed(self, query: _Query, index: int | None) -> None:
-        if index is None:
-            query.fail(Unavailable("the leader changed", subject="cluster", remedy="ask again"))
-            return
-        query.index = index
-        self._queries.append(query)
-
-    def _tell_read_index(self, peer: str, number: int, index: int | None) -> None:
-        self.ports.send(peer, {"type": "read_at", "number": number, "index": index})
-
-    def _read_at(self, number: int, index: int | None) -> None:
-        query = self._remote_reads.pop(number, None)
-        if query is not None:
-            self._confirmed(query, index)
-
-    def _serve_queries(self) -> None:
-        if self._queries:
-            applied = self.engine.applied
-            ready = [q for q in self._queries if q.index <= applied]
-            self._queries = [q for q in self._queries if q.index > applied]
-            for query in ready:
-                query.read()
+        self.observer.applied(entry, machines)
 
     # ---- checkpoints and snapshots
 
     def _checkpoint(self) -> None:
         """Write behind: hand the overlay to the checkpoint thread when it is due."""
         now, index = self.ports.now(), self.engine.applied
-        due = now - self._checkpoint_at >= self.timing.checkpoint or self.overlay.keys >= self.bounds.checkpoint_keys
+        due = (
+            now - self._checkpoint_at >= self.timing.checkpoint
+            or self.applier.overlay.keys >= self.bounds.checkpoint_keys
+        )
         if due and not self._checkpointing:
             self.checkpoint_now(index)
 
@@ -572,10 +359,10 @@ class Replica:
         if entry is None or previous is None:
             return False
         voters = tuple(sorted(self.journal.voters(index)))
-        anchor = recovery.Anchor(index, entry[2], entry[0], previous[2], voters, self.stamp)
+        anchor = recovery.Anchor(index, entry[2], entry[0], previous[2], voters, self.applier.stamp)
         self._checkpointing = True
         self._checkpoint_at = self.ports.now()
-        unit = self.overlay.freeze(index, anchor.encode())
+        unit = self.applier.overlay.freeze(index, anchor.encode())
         self.store.checkpoint(unit, lambda done: self.ports.post(lambda: self._checkpointed(anchor)))
         return True
 
@@ -585,7 +372,7 @@ class Replica:
             self._written = anchor
             return
         self._checkpointing = False
-        self.overlay.release()
+        self.applier.overlay.release()
         held = self.journal.get(anchor.index)
         if anchor.index > self.journal.base_index and held is not None and held[2] == anchor.term:
             self.journal.rebase(anchor.index, anchor.voters)
@@ -594,10 +381,10 @@ class Replica:
     def _cut(self) -> None:
         """Cut the log behind the checkpoint, keeping some for peers that were away for a moment."""
         journal = self.journal
-        position = journal.base_index - 1 - journal.first_index - self.bounds.keep_entries
-        excess = journal.bytes - self.bounds.keep_bytes
-        while excess > 0 and position < journal.base_index - 1 - journal.first_index:
-            position = max(position, 0)
+        most = journal.base_index - 1 - journal.first_index  # recovery needs the checkpoint's entry and the one before
+        position = max(0, most - self.bounds.keep_entries)
+        excess = journal.bytes - self.bounds.keep_bytes - sum(len(e[0]) for e in journal[:position])
+        while excess > 0 and position < most:
             excess -= len(journal[position][0])
             position += 1
         if position > 0:
@@ -625,9 +412,7 @@ class Replica:
         anchor = recovery.Anchor.decode(stored[1])
         if anchor.index <= self.engine.applied:
             return  # memory has overtaken the snapshot: the overlay holds all that lies between
-        self.overlay.replace()
-        self._ring.load(self._ring_tables)
-        self.stamp = max(self.stamp, anchor.stamp)
+        self.applier.replaced(anchor.stamp)
         journal = self.journal
         held = journal.get(anchor.index)
         if held is None or held[2] != anchor.term or journal.get(anchor.index - 1) is None:
@@ -638,13 +423,13 @@ class Replica:
         self.engine.installed(anchor.index)
         self._cut()
         journal.flush()
-        for ident in [i for i in self._pending if self._ring.get(i) is not None]:
-            result = self._ring.get(ident)
+        for ident in [i for i in self._pending if self.applier.result(i) is not None]:
+            result = self.applier.result(ident)
             for answer in self._pending.pop(ident).answers:
                 answer(result, None)
         entry = journal.get(anchor.index)
         assert entry is not None
-        self.observer.applied(entry, set(self._machines))
+        self.observer.applied(entry, self.applier.machines)
 
     # ---- membership and leadership
 

@@ -51,7 +51,8 @@ from typing import Any
 
 from raftcluster import limits
 from raftcluster.engine import membership
-from raftcluster.engine.guard import Guard, Message
+from raftcluster.engine.guard import Guard
+from raftcluster.engine.guards import Message
 from raftcluster.engine.journal import Journal
 from raftcluster.errors import Refusal
 from raftcluster.storage.ports import Entry
@@ -354,7 +355,7 @@ class Engine(_SyncObj):  # type: ignore[misc]
             journal.synchronous = False
             if self._SyncObj__raftElectionDeadline == NEVER:
                 self._SyncObj__raftElectionDeadline = deadline
-        guard.settle_reads()
+        guard.reads.settle()
         journal.flush()
 
     def _may_campaign(self, guard: Guard, deadline: float) -> tuple[bool, float]:
@@ -367,10 +368,10 @@ class Engine(_SyncObj):  # type: ignore[misc]
             return False, deadline
         if guard.on("only_voters") and self.me not in self.journal.voters():
             return False, now + self.conf.raftMaxTimeout
-        if go or guard.transfer_term == self.term or not guard.on("pre_vote"):
+        if go or guard.election.transfer_term == self.term or not guard.on("pre_vote"):
             return True, deadline
         deadline = now + self._SyncObj__generateRaftTimeout()
-        return guard.ask_pre_votes(), deadline
+        return guard.election.ask(), deadline
 
     def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802
         timeout = self._random.uniform(self.conf.raftMinTimeout, self.conf.raftMaxTimeout)

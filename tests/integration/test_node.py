@@ -20,7 +20,7 @@ import raftcluster
 from examples.counter import Counter
 from raftcluster import Node
 from raftcluster.codec import unpack
-from raftcluster.errors import AddressInUse, OutcomeUnknown, Refusal, Rejected, Unavailable
+from raftcluster.errors import AddressInUse, OutcomeUnknown, Refusal, Rejected, StorageFailed, Unavailable
 from tests.clusters import Cluster
 from tests.helpers import eventually, free_ports
 
@@ -196,6 +196,17 @@ def test_a_restart_remembers(tmp_path: Path) -> None:
     with Node.open(path, machines=[Counter()]) as node:
         assert node.propose("counter", "a", id=ident) == 2
         assert node.propose("counter", "a") == 3
+
+
+def test_a_node_whose_log_is_gone_takes_no_part_any_more(tmp_path: Path) -> None:
+    """It may have voted: under its old id it could vote a second time in the same term."""
+    path = single(tmp_path)
+    with Node.open(path) as node:
+        node.config.set("a/b", 1)
+    for file in (path / "log").iterdir():
+        file.unlink()
+    with pytest.raises(StorageFailed, match="join again in an empty directory"):
+        Node.open(path)
 
 
 def test_a_port_in_use_names_the_address(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from raftcluster.engine.guard import GUARDS
+from raftcluster.engine.guards import GUARDS
 from tests.simulation.profiles import PROFILES
 from tests.simulation.simulation import Outcome, simulate
 

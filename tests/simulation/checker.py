@@ -411,7 +411,7 @@ def _rows(replica: Replica, table: str) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     start, page = b"", 500
     while True:
-        rows = replica.overlay.scan(table, start, None, page)
+        rows = replica.applier.overlay.scan(table, start, None, page)
         found.update(rows)
         if len(rows) < page:
             return found

@@ -23,7 +23,8 @@ from typing import Any, cast
 from raftcluster.engine import seam
 from raftcluster.engine.membership import Change
 from raftcluster.engine.operations import Operation, Result
-from raftcluster.engine.replica import Bounds, Ports, Replica, Timing
+from raftcluster.engine.ports import Bounds, Ports, Timing
+from raftcluster.engine.replica import Replica
 from raftcluster.machine import Tables
 from raftcluster.storage.memory import MemoryDisk, MemoryLog, MemoryTables
 
@@ -521,7 +522,7 @@ class GuardedLab(Lab):
         return self.nodes[node].engine.commit_index
 
     def history(self, node: str) -> list[int]:
-        rows = self.nodes[node].tables("history").scan("rows", limit=10**6)
+        rows = self.nodes[node].applier.tables("history").scan("rows", limit=10**6)
         return [int.from_bytes(value, "big") for _, value in rows]
 
     def members(self, node: str) -> set[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from random import Random
 from typing import Final
 
 from raftcluster.config.machine import ConfigMachine
-from raftcluster.engine.replica import Observer, Ports, Replica
+from raftcluster.engine.ports import Observer, Ports
+from raftcluster.engine.replica import Replica
 from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.machine import StateMachine
 from raftcluster.storage.memory import MemoryDisk
@@ -63,6 +65,7 @@ class Process:
         self._offset = 0.0
         self._step_at = NEVER
         self._post_at = 0.0
+        self._posts: deque[tuple[float, Callable[[], None]]] = deque()
         self._striking = False
 
     # ---- life
@@ -84,6 +87,7 @@ class Process:
         self._offset = world.random.uniform(0, 1000)
         self._step_at = NEVER
         self._post_at = 0.0
+        self._posts.clear()
         self._striking = False
         disk = self.disk = Disk(
             world,
@@ -92,7 +96,7 @@ class Process:
             lambda records: self.checker.submitted(self, records),
             lambda: self.checker.unit(self),
         )
-        disk.healing = self.network.healing
+        disk.healing = self.network.healing and self.options.disks_heal
         ports = Ports(
             send=self._send,
             post=partial(self._post, self.incarnation),
@@ -208,19 +212,19 @@ class Process:
 
     def _post(self, incarnation: int, work: Callable[[], None]) -> None:
         """From a storage thread: in order, and maybe a moment later."""
-        random, now = self.world.random, self.world.time
-        self._post_at = max(self._post_at, now + (0.0 if random.random() < 0.5 else random.uniform(0, 0.03)))
+        if incarnation == self.incarnation:
+            random, now = self.world.random, self.world.time
+            self._post_at = max(self._post_at, now + (0.0 if random.random() < 0.5 else random.uniform(0, 0.03)))
+            self._posts.append((self._post_at, work))
+            self.world.at(self._post_at, partial(self._take_posts, incarnation))
 
-        def arrive() -> None:
-            if incarnation != self.incarnation or not self.up:
-                return
-            if self.paused_until > self.world.time:
-                self.world.at(self.paused_until, arrive)
-                return
-            self.run(work)
+    def _take_posts(self, incarnation: int) -> None:
+        if self.paused_until > self.world.time:
+            self.world.at(self.paused_until, partial(self._take_posts, incarnation))
+            return
+        while incarnation == self.incarnation and self.up and self._posts and self._posts[0][0] <= self.world.time:
+            self.run(self._posts.popleft()[1])
             self.wake()
-
-        self.world.at(self._post_at, arrive)
 
     # ---- network
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
-from raftcluster.engine.replica import Bounds, Timing
+from raftcluster.engine.ports import Bounds, Timing
 
 PARTITIONS: Final = (
     "cut off",
@@ -43,6 +43,8 @@ class Options:
     """How often a message arrives a second time, out of order; and whether broken connections still deliver."""
     wall_jumps: bool = False
     """A minority of wall clocks is off by a day or half a minute, again and again."""
+    disks_heal: bool = True
+    """Whether disks are fast in the end."""
     reconnect: float = 0.3
     link_bytes: int = 1 << 20
     timing: Timing = field(default_factory=Timing)
@@ -153,6 +155,15 @@ def _full_disk(random: Random) -> Options:
     return replace(options, faults=options.faults + ("full disk",) * 8 + ("failed disk",) * 2, seconds=10.0)
 
 
+def _slow_disks(random: Random) -> Options:
+    """Every write takes a second, for good. All that is promised must come about nonetheless."""
+    options = _common(random, cut=random.random() < 0.5)
+    faults = ("crash", "crash the leader", "reset", "transfer")
+    return replace(
+        options, disks=("second",), disks_heal=False, strikes=False, faults=faults, operations_per_second=4.0
+    )
+
+
 PROFILES: Final[dict[str, Callable[[Random], Options]]] = {
     "static": _static,
     "snapshot": _snapshot,
@@ -164,6 +175,7 @@ PROFILES: Final[dict[str, Callable[[Random], Options]]] = {
     "power": _power,
     "clocks": _clocks,
     "full_disk": _full_disk,
+    "slow_disks": _slow_disks,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from raftcluster.engine.operations import Operation, Result
-from raftcluster.engine.replica import Observer
+from raftcluster.engine.ports import Observer
 from raftcluster.errors import RaftclusterError
 from tests.simulation.lab import GuardedLab
 
@@ -93,7 +93,7 @@ def test_an_answer_to_the_read_of_a_process_before_is_none_to_this_one() -> None
 
     def ask() -> tuple[int, list[str]]:
         told: list[str] = []
-        lab.nodes["n2"].query(lambda: told.append("read"), lambda error: told.append("failed"), within=None)
+        lab.nodes["n2"].queries.ask(lambda: told.append("read"), lambda error: told.append("failed"), within=None)
         (number,) = [m["number"] for m in lab.take("n2", "n1") if m["type"] == "read_index"]
         return number, told
 
@@ -140,7 +140,7 @@ def test_a_leader_that_is_cut_off_does_not_call_its_state_current() -> None:
     lab = GuardedLab(THREE)
     lab.elect("n1", ["n2"])
     lab.flow(THREE)
-    assert lab.nodes["n1"].staleness() < 1.0 and lab.nodes["n2"].staleness() < 1.0
+    assert lab.nodes["n1"].queries.staleness() < 1.0 and lab.nodes["n2"].queries.staleness() < 1.0
     lab.unlink("n1", "n2")
     lab.unlink("n1", "n3")
     lab.elect("n2", ["n3"])
@@ -148,7 +148,7 @@ def test_a_leader_that_is_cut_off_does_not_call_its_state_current() -> None:
     lab.flow(["n2", "n3"])
     assert lab.acknowledged[command] and lab.is_leader("n1")
     answers: list[str] = []
-    lab.nodes["n1"].query(lambda: answers.append("read"), lambda error: answers.append("refused"), within=1.0)
+    lab.nodes["n1"].queries.ask(lambda: answers.append("read"), lambda error: answers.append("refused"), within=1.0)
     assert answers == ["refused"]
 
 
@@ -163,7 +163,7 @@ def test_followers_inherit_how_old_their_leaders_state_is() -> None:
             lab.unlink(node, other)
     lab.flow(["n1", "n2"], rounds=20)
     assert lab.is_leader("n1")
-    assert lab.nodes["n2"].staleness() > 2.0
+    assert lab.nodes["n2"].queries.staleness() > 2.0
 
 
 def test_a_leader_that_cannot_apply_appends_no_more() -> None:
@@ -175,5 +175,26 @@ def test_a_leader_that_cannot_apply_appends_no_more() -> None:
     for number in range(100):
         replica.submit(operation(number), Caller())
     lab.flow(["n1"], rounds=60)
-    assert replica.overlay.keys >= 10
+    assert replica.applier.overlay.keys >= 10
     assert replica.journal.last[1] == replica.engine.applied + 2
+
+
+def test_a_log_of_large_entries_keeps_the_one_before_the_checkpoint() -> None:
+    """Over its bound of bytes the log was cut at the checkpoint itself when there was nothing to cut; recovery, which
+    looks for the entry before, then took the whole log for another one: committed entries were gone."""
+    lab = GuardedLab(["n1"])
+    replica = lab.nodes["n1"]
+    replica.bounds = replace(replica.bounds, keep_entries=5, keep_bytes=10)
+    lab.elect("n1", [])
+    assert replica.engine.applied == 2
+    lab.compact("n1")
+    assert (replica.journal.base_index, replica.journal.first_index) == (2, 1)
+    for _ in range(3):
+        lab.command("n1")
+        lab.flow(["n1"], rounds=2)
+    history = lab.history("n1")
+    lab.crash("n1")
+    lab.start("n1")
+    lab.elect("n1", [])
+    lab.flow(["n1"])
+    assert lab.history("n1") == history == [1, 2, 3]

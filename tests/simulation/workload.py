@@ -210,14 +210,14 @@ class Workload:
             late = self._checker.time.lateness(process.name)
             since = world.time - within * (1 + RATE) - late - SLACK
             least = self._heights[bisect_left(self._heights, (since, 0)) - 1][1]
-            found = count(replica.tables("ledger"))
+            found = count(replica.applier.tables("ledger"))
             if found < least:
                 self._checker.violate(
                     "bounded read",
                     f"{process.name} shows {found} lines, {least} were known {within} s + {late:.3f} s before",
                 )
 
-        process.run(lambda: replica.query(look, lambda error: None, within=within))
+        process.run(lambda: replica.queries.ask(look, lambda error: None, within=within))
         process.wake()
 
     def read(self) -> None:
@@ -231,7 +231,7 @@ class Workload:
         def look() -> None:
             outcome.append("read")
             world.counts["reads"] += 1
-            found = count(replica.tables("ledger"))
+            found = count(replica.applier.tables("ledger"))
             if found < least:
                 self._checker.violate(
                     "linearizable read", f"{process.name} shows {found} lines, {least} were known before it was asked"
@@ -245,9 +245,9 @@ class Workload:
         handle: list[Callable[[], None]] = []
 
         def ask() -> None:
-            query = replica.query(look, fail, within=None)
+            query = replica.queries.ask(look, fail, within=None)
             if query is not None:
-                handle.append(lambda: replica.drop_query(query))
+                handle.append(lambda: replica.queries.drop(query))
 
         process.run(ask)
         process.wake()

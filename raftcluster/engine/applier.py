@@ -1,0 +1,123 @@
+"""What a committed entry does: its operations on the machines' tables, their results into the ring.
+
+Deterministic, but for the errors that stop the node: every node carries out the same entries in the same order, and gets
+the same tables, the same results and the same ring.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from raftcluster.codec import pack
+from raftcluster.engine import operations
+from raftcluster.engine.operations import Operation, Result, Ring
+from raftcluster.errors import Rejected, StorageRefusal
+from raftcluster.machine import ReadTables, StateMachine, Tables
+from raftcluster.storage.overlay import Overlay
+from raftcluster.storage.ports import Entry, TableStore
+
+log = logging.getLogger("raftcluster.engine")
+
+
+class Applier:
+    """The machines of one node, and their tables as applied. Thread: tick thread only."""
+
+    def __init__(self, machines: Sequence[StateMachine], store: TableStore, ring_operations: int, stamp: int) -> None:
+        self.overlay = Overlay(store)
+        self.stamp = stamp
+        """Greatest stamp applied, in milliseconds of cluster time. Invariant: never decreases."""
+        self._machines: dict[str, tuple[StateMachine, Tables]] = {
+            m.name: (m, self.overlay.view(m.name, m.tables)) for m in machines
+        }
+        self._readers = {m.name: self.overlay.reader(m.name, m.tables) for m in machines}
+        assert len(self._machines) == len(machines) and Ring.MACHINE not in self._machines, "machine names are unique"
+        self._ring = Ring(ring_operations)
+        self._ring_tables = self.overlay.view(Ring.MACHINE, [Ring.TABLE])
+        self._ring.load(self._ring_tables)
+
+    @property
+    def machines(self) -> set[str]:
+        """The names of all machines."""
+        return set(self._machines)
+
+    def tables(self, machine: str) -> ReadTables:
+        """A machine's tables, as applied; raises `Rejected` for an unknown name."""
+        found = self._readers.get(machine)
+        if found is None:
+            raise Rejected(f"no state machine is called {machine!r}", subject=machine)
+        return found
+
+    def result(self, ident: bytes) -> Result | None:
+        """The result that is kept for a request id."""
+        return self._ring.get(ident)
+
+    def replaced(self, stamp: int) -> None:
+        """The store is another one: a snapshot was installed."""
+        self.overlay.replace()
+        self._ring.load(self._ring_tables)
+        self.stamp = max(self.stamp, stamp)
+
+    def apply(self, entry: Entry) -> tuple[list[tuple[bytes, Result]], set[str]]:
+        """Carry out one committed entry: the results by request id, and the machines that had a command in it.
+
+        Raises `StorageRefusal`, `OSError` or `MemoryError` to stop the node: what this host cannot do is no result.
+        """
+        command, index, _ = entry
+        stamp = operations.entry_stamp(command)
+        touched: set[str] = set()
+        results: list[tuple[bytes, Result]] = []
+        if stamp is None:
+            return results, touched
+        self.stamp = stamp = max(self.stamp, stamp)
+        new: list[tuple[bytes, Result]] = []
+        for packed in operations.entry_operations(command):
+            operation = operations.decode_operation(packed)
+            if operation is None:
+                continue
+            result = self._ring.get(operation.id)
+            if result is None:
+                result = self._carry_out(operation, stamp)
+                touched.add(operation.machine)
+                new.append((operation.id, result))
+                self._ring.remember(operation.id, result)
+            results.append((operation.id, result))
+        for machine, tables in self._machines.values():
+            self._guarded(lambda m=machine, t=tables: m.tick(t, stamp))  # type: ignore[misc]
+        self.overlay.begin()
+        self._ring.close(index, new, self._ring_tables)
+        self.overlay.commit()
+        return results, touched
+
+    def _carry_out(self, operation: Operation, stamp: int) -> Result:
+        if operation.born < self._ring.floor:
+            return [operations.UNKNOWN]
+        found = self._machines.get(operation.machine)
+        if found is None:
+            text = f"no state machine is called {operation.machine!r}"
+            return [operations.REJECTED, "no-machine", text, operation.machine, ""]
+        machine, tables = found
+        return self._guarded(lambda: machine.apply(operation.command, tables, stamp))
+
+    def _guarded(self, work: Callable[[], Any]) -> Result:
+        """Run a machine: its writes count together or not at all, and its failure is a result, the same on every node.
+
+        What the disk or the memory of this one host does is no result: it stops the node.
+        """
+        self.overlay.begin()
+        try:
+            result: Result = [operations.DONE, work()]
+            pack(result)
+        except (StorageRefusal, OSError, MemoryError):
+            raise
+        except Rejected as error:
+            result = operations.rejection(error)
+        except Exception as error:
+            log.exception("a state machine failed; the command is refused on every node alike")
+            result = [operations.FAILED, type(error).__name__]
+        if result[0] == operations.DONE:
+            self.overlay.commit()
+        else:
+            self.overlay.rollback()
+        return result

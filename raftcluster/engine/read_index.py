@@ -1,0 +1,64 @@
+"""ReadIndex: what a linearizable read must wait for (Raft's dissertation, section 6.4).
+
+A leader notes its commit index, has a quorum confirm that it still leads, and only then answers with that index. It must
+have committed an entry of its own term before, or it would not know what is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from raftcluster.engine.guards import Message, Seam
+
+
+@dataclass(slots=True)
+class _Read:
+    term: int
+    index: int
+    acks: set[str]
+    done: Callable[[int | None], None]
+
+
+class ReadIndex:
+    """One node's, leader or not. Thread: tick thread only."""
+
+    def __init__(self, seam: Seam, send: Callable[[str, Message], bool], linked: set[str]) -> None:
+        self._seam, self._send, self._linked = seam, send, linked
+        self._reads: dict[int, _Read] = {}
+        self._number = 0
+
+    def ask(self, done: Callable[[int | None], None]) -> None:
+        """Call `done` with the index that the read must have applied, or with None: not the leader (any more)."""
+        seam = self._seam
+        committed = seam.journal.get(seam.commit_index)
+        if not seam.is_leader or committed is None or committed[2] != seam.term:
+            done(None)
+            return
+        self._number += 1
+        self._reads[self._number] = _Read(seam.term, seam.commit_index, set(), done)
+        for peer in sorted(seam.others & self._linked):
+            self._send(peer, {"type": "read_probe", "term": seam.term, "number": self._number})
+
+    def probed(self, peer: str, message: Message) -> None:
+        """A peer wants to know whether it still leads."""
+        if message["term"] == self._seam.term and self._seam.leader == peer:
+            self._send(peer, {"type": "read_ack", "term": message["term"], "number": message["number"]})
+
+    def acknowledged(self, peer: str, message: Message) -> None:
+        """A voter says that this node still leads."""
+        read = self._reads.get(message["number"])
+        if read is not None and message["term"] == self._seam.term and peer in self._seam.others:
+            read.acks.add(peer)
+
+    def settle(self) -> None:
+        """Answer the reads that a quorum has confirmed, and those that will never be."""
+        seam = self._seam
+        for number in list(self._reads):
+            read = self._reads[number]
+            if not seam.is_leader or read.term != seam.term:
+                del self._reads[number]
+                read.done(None)
+            elif (len(read.acks) + 1) * 2 > len(seam.others) + 1:
+                del self._reads[number]
+                read.done(read.index)

@@ -1,0 +1,57 @@
+"""The engine's voters, as the cluster's reconciler asks for them and changes them."""
+
+from __future__ import annotations
+
+import threading
+
+from raftcluster.engine.membership import Change
+from raftcluster.errors import Unavailable
+from raftcluster.runtime import Runtime
+
+
+class Seats:
+    """The engine's voters, as the reconciler asks for them and changes them."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def leader(self) -> bool:
+        return self._runtime.call(lambda replica: replica.engine.is_leader)
+
+    def voters(self) -> frozenset[str]:
+        return self._runtime.call(lambda replica: replica.journal.voters())
+
+    def caught_up(self, node_id: str) -> bool:
+        return self._runtime.call(lambda replica: replica.caught_up(node_id))
+
+    def promote(self, node_id: str) -> None:
+        """Make a learner a voter. Raises `Unavailable`."""
+        if node_id not in self.voters():
+            self._change(Change("add", node_id))
+
+    def expel(self, node_id: str) -> None:
+        """Make a voter none. A leader that is to go hands over: its successor does it. Raises `Unavailable`."""
+        if node_id not in self.voters():
+            return
+        if self._runtime.call(lambda replica: replica.me == node_id and replica.transfer()):
+            raise Unavailable("leadership is handed over first", subject=node_id, remedy="the next leader goes on")
+        self._change(Change("rem", node_id))
+
+    def _change(self, change: Change, seconds: float = 5.0) -> None:
+        done = threading.Event()
+        committed: list[bool] = []
+
+        def answer(good: bool) -> None:
+            committed.append(good)
+            done.set()
+
+        if not self._runtime.call(lambda replica: replica.change_voters(change, answer)):
+            raise Unavailable(
+                f"the voters cannot be changed now ({change.action} {change.node})",
+                subject=change.node,
+                remedy="another change is under way, this node does not lead, or the learner has not caught up: tried again",
+            )
+        if not done.wait(seconds) or committed != [True]:
+            raise Unavailable(
+                f"the change of voters was not committed ({change.action} {change.node})", subject=change.node
+            )
