@@ -74,11 +74,11 @@ class Reception:
             self._refuse(stream, refused)
         except FrameError as error:
             self._refuse(stream, Refused("frame", error.message))
-        except TimeoutError as error:
-            self._note(stream, Refused("timeout", f"handshake: {error}"))
-            stream.close()
-        except (OSError, Unavailable) as error:  # a port scan, a health check, a peer that has changed its mind
-            LOGGER.debug("connection from %s ended: %s", stream.address, error)
+        except (OSError, Unavailable) as error:
+            if isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError):
+                self._note(stream, Refused("timeout", str(error)))
+            else:  # a port scan, a health check, a peer that has changed its mind
+                LOGGER.debug("connection from %s ended: %s", stream.address, error)
             stream.close()
         except BaseException:
             stream.close()

@@ -76,13 +76,15 @@ class Client:
         return codec.unpack(self._exactly(struct.unpack(">I", self._exactly(4))[0]))
 
     def refusal(self) -> str:
-        """The reason that the other side gives; "alert" when TLS says it, "closed" when nobody does."""
+        """The reason that the other side gives; "alert" when TLS says it; else "end", or "reset", as the connection ends."""
         try:
             value = self.hear()
+        except EOFError:
+            return "end"
         except ssl.SSLError:
             return "alert"
-        except (EOFError, OSError):
-            return "closed"
+        except OSError:
+            return "reset"
         return str(value.get("refused", value))
 
     def hello(self, cluster_id: str = "mail", kind: str = handshake.RAFT, **other: Any) -> None:

@@ -183,6 +183,25 @@ def test_a_certificate_with_other_names_than_one_uri(siege: Siege, names: list[x
     siege.all_is_well()
 
 
+def test_a_name_of_one_generation_signed_by_the_root_of_another(siege: Siege) -> None:
+    """Both roots are trusted while a generation changes; each vouches for its own names only."""
+    siege.a.mesh.use(siege.identities["a"], [siege.forge.root, Forge(generation=2).root])
+    crossed = siege.forge.identity("m", uri="raftcluster://mail/2/m")
+    siege.a.mesh.configure({**siege.members, "m": member(crossed)})
+    with siege.attack(crossed) as attacker:
+        assert attacker.refusal() == "certificate"
+    siege.refused("certificate")
+
+
+def test_a_refusal_reaches_who_has_sent_more_than_we_read(siege: Siege) -> None:
+    """Closing with unread bytes would reset the connection; a slow network might then lose the refusal."""
+    with siege.attack(siege.forge.identity("m")) as attacker:
+        attacker.hello()
+        attacker.say({"body": bytes(40_000)})
+        assert attacker.refusal() == "pin"
+        assert attacker.refusal() == "end", "a proper end, no reset"
+
+
 def test_what_a_peer_says_of_itself_is_not_who_it_is(siege: Siege) -> None:
     with siege.member() as attacker:
         attacker.hello(node="b", node_id="b", peer="b")
@@ -257,7 +276,8 @@ def test_a_handshake_in_drops_has_one_deadline_for_all_of_it(siege: Siege, monke
 def test_a_peer_that_never_says_hello(siege: Siege, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "HANDSHAKE_SECONDS", 0.3)
     with siege.member() as attacker:
-        assert attacker.refusal() in ("timeout", "closed")
+        assert attacker.refusal() in ("end", "reset")
+    siege.refused("timeout", "m from 127.0.0.1")
     siege.all_is_well()
 
 
@@ -364,6 +384,29 @@ def test_a_linked_members_value_is_no_message(siege: Siege, value: Any) -> None:
         attacker.say(value)
         until(lambda: "m" not in siege.a.mesh.links(), "its link is closed", siege.a)
     siege.all_is_well()
+
+
+def test_a_message_right_behind_the_hello_is_not_lost(siege: Siege) -> None:
+    with siege.member() as attacker:
+        values = [handshake.hello("mail", handshake.RAFT, ABOUT), {"n": 1}, {"n": 2}]
+        bodies = [codec.pack(value) for value in values]
+        attacker.sock.sendall(b"".join(struct.pack(">I", len(body)) + body for body in bodies))
+        attacker.hear()
+        until(lambda: len(siege.a.seen) >= 3, "arrival", siege.a)
+    assert siege.a.seen[:3] == [Up("m"), Message("m", {"n": 1}), Message("m", {"n": 2})]
+
+
+def test_one_turn_reads_a_bounded_part_of_what_has_come(siege: Siege, monkeypatch: pytest.MonkeyPatch) -> None:
+    with linked(siege) as attacker:
+        monkeypatch.setattr(limits, "LINK_BURST_BYTES", 8_000)
+        monkeypatch.setattr(siege.a.mesh, "_scratch", memoryview(bytearray(4_000)))
+        for number in range(60):
+            attacker.say({"n": number, "body": bytes(1_000)})
+        turns: list[int] = []
+        while sum(turns) < 60:
+            turns.append(len(siege.a.mesh.poll(1)))
+        assert max(turns) <= 16
+        assert len(turns) >= 4
 
 
 def test_bits_that_flip_on_the_way(siege: Siege) -> None:
@@ -538,6 +581,15 @@ def test_an_impostor_of_another_cluster(siege: Siege) -> None:
 
 def test_an_impostor_with_a_stolen_chain_but_another_key(siege: Siege) -> None:
     Impostor(siege, siege.forge.identity("a"), [siege.forge.root]).refused(siege, "pin")
+
+
+def test_nothing_is_said_to_an_impostor_on_a_stream_either(siege: Siege) -> None:
+    impostor = Impostor(siege, siege.forge.identity("a"), [siege.forge.root])
+    with pytest.raises(LinkRefused) as caught:
+        siege.b.mesh.open_stream("a", handshake.SNAPSHOT)
+    assert isinstance(caught.value, handshake.Refused)
+    assert caught.value.reason == "pin"
+    impostor.refused(siege, "pin")
 
 
 def test_another_member_at_the_address(siege: Siege) -> None:
