@@ -32,7 +32,9 @@ HANDSHAKE_SECONDS: Final = 5.0  # a handshake that takes longer is closed
 FRAME_SECONDS: Final = 30.0  # a frame once begun must end within this
 
 # --- links
-PRESSED_SECONDS: Final = 1.0  # when all handshakes are taken, one older than this gives way: stalled ones cannot lock us out
+PRESSED_SECONDS: Final = (
+    1.0  # when all handshakes are taken, one older than this gives way: stalled ones cannot lock us out
+)
 HELLO_ITEMS: Final = 1_024  # length of a container in a frame before authorisation: decoders allocate what is claimed
 LINK_BURST_BYTES: Final = 4 * MIB  # read from one link before the others get their turn
 LINK_IDLE_SECONDS: Final = 5.0  # heartbeats flow every 50 ms; a link without any byte for this long is dead
@@ -68,7 +70,9 @@ KEY_BYTES: Final = 511  # LMDB's own limit
 SCAN_ROWS: Final = 1_000  # a page of a scan
 SNAPSHOT_CHUNK_BYTES: Final = 512 * KIB
 TABLES: Final = 256  # LMDB databases per environment; each costs every transaction 48 bytes
-DISK_RESERVE_BYTES: Final = 16 * MIB  # full is declared this early: LMDB cannot tell a write cut short from a broken disk
+DISK_RESERVE_BYTES: Final = (
+    16 * MIB
+)  # full is declared this early: LMDB cannot tell a write cut short from a broken disk
 LOG_MAP_BYTES: Final = 4 * GIB  # address space, not memory: the log is cut behind each checkpoint
 TABLES_MAP_BYTES: Final = 64 * GIB  # address space for 10 M triplets and more
 

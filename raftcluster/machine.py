@@ -26,7 +26,9 @@ class ReadTables(Protocol):
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
 
-    def scan(self, table: str, start: bytes = b"", stop: bytes | None = None, limit: int = 1000) -> list[tuple[bytes, bytes]]:
+    def scan(
+        self, table: str, start: bytes = b"", stop: bytes | None = None, limit: int = 1000
+    ) -> list[tuple[bytes, bytes]]:
         """Up to `limit` rows with start <= key < stop, in key order."""
 
 

@@ -55,7 +55,12 @@ def serve(store: TableStore, peer: str, stream: Stream) -> None:
 
 
 def fetch(
-    stream: Stream, spool: Path, store: TableStore, done: Callable[[bool], None], *, seconds: float = limits.FRAME_SECONDS
+    stream: Stream,
+    spool: Path,
+    store: TableStore,
+    done: Callable[[bool], None],
+    *,
+    seconds: float = limits.FRAME_SECONDS,
 ) -> None:
     """Receive into `spool`, check, have it installed; `done(installed)` is called in any case, once.
 
@@ -88,7 +93,9 @@ def _receive(stream: Stream, spool: Path, seconds: float) -> tuple[int, bytes]:
             rows += len(value[1])
             file.write(len(packed).to_bytes(LENGTH_BYTES, "big") + packed)
     if value["rows"] != rows or value["sha256"] != total.digest():
-        raise FrameError(f"the snapshot at entry {index} arrived damaged ({rows} of {value['rows']} rows)", subject="snapshot")
+        raise FrameError(
+            f"the snapshot at entry {index} arrived damaged ({rows} of {value['rows']} rows)", subject="snapshot"
+        )
     return index, anchor
 
 
