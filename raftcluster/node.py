@@ -26,6 +26,7 @@ from raftcluster.cluster.join import Admission
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.cluster.reconcile import Reconciler
+from raftcluster.cluster.view import View
 from raftcluster.codec import Value
 from raftcluster.config.api import Config
 from raftcluster.config.machine import ConfigMachine
@@ -222,13 +223,15 @@ class Node:
         return node
 
     def wait_ready(self, seconds: float) -> None:
-        """Wait until this node has applied what was committed before this call. Raises `Unavailable`."""
+        """Wait until this node has applied what was committed before this call, the genesis at least. Raises `Unavailable`."""
         end = time.monotonic() + seconds
         while seconds > 0:
             self._role_changed.clear()
             try:
-                self._runtime.query("cluster", lambda tables, now: None, consistency="linearizable", deadline=1.0)
-                return
+                view = self._runtime.query("cluster", View.read, consistency="linearizable", deadline=1.0)
+                if view.facts is not None:
+                    return
+                raise Unavailable("the cluster's genesis is not committed yet", subject=self.name)
             except Unavailable as error:
                 if self._runtime.failure is not None or time.monotonic() >= end:
                     raise Unavailable(
@@ -236,7 +239,7 @@ class Node:
                         subject=self.name,
                         remedy="start a majority of the members, or open with ready_seconds=0",
                     ) from error
-                self._role_changed.wait(min(0.2, max(0.0, end - time.monotonic())))
+                self._role_changed.wait(min(0.05, max(0.0, end - time.monotonic())))
 
     def close(self) -> None:
         """Hand leadership over, write the last checkpoint, end all threads. Idempotent."""

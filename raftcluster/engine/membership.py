@@ -53,8 +53,3 @@ def fold(voters: Iterable[str], changes: Iterable[Change]) -> frozenset[str]:
         else:
             result.discard(change.node)
     return frozenset(result)
-
-
-def majority(voters: int) -> int:
-    """How many of `voters` make a quorum."""
-    return voters // 2 + 1
