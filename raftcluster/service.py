@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -13,6 +14,7 @@ from typing import Any, Final, Self
 from raftcluster import limits
 from raftcluster.codec import Value
 from raftcluster.control.server import ControlServer
+from raftcluster.errors import Unavailable
 from raftcluster.node import Node
 from raftcluster.policy.server import LISTEN, PolicyServer, parse_listen
 
@@ -20,12 +22,14 @@ log = logging.getLogger("raftcluster.service")
 
 CONTROL: Final = "control.sock"
 LOOK_SECONDS: Final = 0.5
+READY_SECONDS: Final = 10.0
 
 
 class Service:
-    """Use it as a context manager: entering starts everything, without waiting for a leader; leaving stops everything.
+    """Use it as a context manager: entering starts everything, leaving stops everything.
 
-    Without a quorum the policy server answers as the administrator chose for that, and `status` can be asked.
+    Entering waits for a leader, but not for long: without a quorum the policy server answers as the administrator chose
+    for that. `status` can be asked from the beginning.
     `settings` are those of `Node.open`. Raises what `Node.open` raises, `AddressInUse`, `MissingPrivilege`; `Rejected` at once when
     `policy` is no address.
     """
@@ -54,6 +58,7 @@ class Service:
             control.start()
             starting.callback(control.close)
             if self._listen is not None:
+                self._until_ready()
                 self._policy = PolicyServer(node.greylist, self._listen, deadline=self._deadline)
                 self._policy.start()
                 starting.callback(self._policy.close)
@@ -84,6 +89,15 @@ class Service:
                 raise self.node.failure
             with suppress(Empty):
                 asked = self._stop.get(timeout=LOOK_SECONDS)
+
+    def _until_ready(self) -> None:
+        """Postfix is let in when the node can decide; after `READY_SECONDS` in any case, it is told of no quorum then."""
+        end = time.monotonic() + READY_SECONDS
+        while time.monotonic() < end and self._stop.empty():
+            with suppress(Unavailable):
+                self.node.wait_ready(LOOK_SECONDS)
+                return
+        log.warning("no quorum yet: Postfix is answered without the cluster until there is one")
 
     def _status(self) -> dict[str, Value]:
         if self._policy is None:
