@@ -16,7 +16,7 @@ on this node for that id gets the result. Results never travel; what is lost is 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,8 +121,9 @@ class Replica:
 
         self._pending: dict[bytes, _Pending] = {}
         self._unsent: deque[bytes] = deque()
-        self._queue: deque[bytes] = deque()
-        """At the leader: packed operations for the next entries."""
+        self._queue: OrderedDict[bytes, None] = OrderedDict()
+        """At the leader: packed operations for the next entries, in order. What is sent again while it waits is there once:
+        where disks are slow everything is sent again, and the queue would fill with copies."""
         self._last_leader: tuple[str | None, int] = (None, 0)
         self._leader_linked = False
         self._resend_at = 0.0
@@ -298,8 +299,9 @@ class Replica:
 
     def _forwarded(self, packed: list[Any]) -> None:
         if self.engine.is_leader:
-            room = self.bounds.queue - len(self._queue)
-            self._queue.extend(p for p in packed[:room] if isinstance(p, bytes) and len(p) <= limits.OPERATION_BYTES)
+            for operation in packed[: self.bounds.queue - len(self._queue)]:
+                if isinstance(operation, bytes) and len(operation) <= limits.OPERATION_BYTES:
+                    self._queue[operation] = None
 
     def _feed(self) -> list[bytes]:
         """The entries that the engine may append now: one of all that waits, up to the bound in flight."""
@@ -318,9 +320,10 @@ class Replica:
         batch: list[bytes] = []
         size = 0
         while self._queue and len(batch) < self.bounds.entry_operations and size < self.bounds.entry_bytes:
-            packed = self._queue.popleft()
+            packed, _ = self._queue.popitem(last=False)
             if batch and size + len(packed) > self.bounds.entry_bytes:
-                self._queue.appendleft(packed)
+                self._queue[packed] = None
+                self._queue.move_to_end(packed, last=False)
                 break
             batch.append(packed)
             size += len(packed)
