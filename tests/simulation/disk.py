@@ -14,7 +14,7 @@ from raftcluster.storage.memory import MemoryDisk, MemoryLog, MemoryTables
 from raftcluster.storage.ports import Record
 from tests.simulation.world import World
 
-MODES: Final = ("fast", "mixed", "slow", "crawl")
+MODES: Final = ("fast", "mixed", "slow", "crawl", "second")
 
 
 class WatchedLog(MemoryLog):
@@ -102,6 +102,8 @@ class Disk:
             return random.uniform(0.0001, 0.01)
         if self._mode == "fast":
             return random.uniform(0.0001, 0.005)
+        if self._mode == "second":
+            return random.uniform(0.7, 1.3)
         if self._mode == "crawl":
             return random.uniform(0.05, 0.4)
         if random.random() < (0.15 if self._mode == "slow" else 0.01):

@@ -56,7 +56,7 @@ class Faults:
             process.slow_until = process.paused_until = 0.0
             process.wake()
             if process.disk is not None:
-                process.disk.healing = True
+                process.disk.healing = self._options.disks_heal
                 process.disk.empty()
                 process.disk.kick()
             elif process.incarnation:

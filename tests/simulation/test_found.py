@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from raftcluster.engine.operations import Operation, Result
+from raftcluster.engine.operations import Operation, Result, encode_operation
 from raftcluster.engine.ports import Observer
 from raftcluster.errors import RaftclusterError
 from tests.simulation.lab import GuardedLab
@@ -198,3 +198,17 @@ def test_a_log_of_large_entries_keeps_the_one_before_the_checkpoint() -> None:
     lab.elect("n1", [])
     lab.flow(["n1"])
     assert lab.history("n1") == history == [1, 2, 3]
+
+
+def test_what_is_sent_again_while_it_waits_is_appended_once() -> None:
+    """Behind a slow disk the leader's queue filled with copies of what its followers sent again, and grew for ever."""
+    lab = GuardedLab(THREE)
+    lab.elect("n1", ["n2"])
+    lab.flow(THREE)
+    frame = {"type": "forward", "operations": [encode_operation(operation(n)) for n in range(3)]}
+    for _ in range(5):
+        lab.nodes["n1"].deliver("n2", frame)
+    before = lab.nodes["n1"].journal.last[1]
+    lab.flow(THREE, rounds=8)
+    assert lab.nodes["n1"].journal.last[1] == before + 3
+    assert lab.history("n3") == [0, 1, 2]
