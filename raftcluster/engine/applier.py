@@ -71,53 +71,58 @@ class Applier:
         if stamp is None:
             return results, touched
         self.stamp = stamp = max(self.stamp, stamp)
-        new: list[tuple[bytes, Result]] = []
+        new: list[tuple[bytes, bytes]] = []
         for packed in operations.entry_operations(command):
             operation = operations.decode_operation(packed)
             if operation is None:
                 continue
             result = self._ring.get(operation.id)
             if result is None:
-                result = self._carry_out(operation, stamp)
+                result, packed_result = self._carry_out(operation, stamp)
                 touched.add(operation.machine)
-                new.append((operation.id, result))
+                new.append((operation.id, packed_result))
                 self._ring.remember(operation.id, result)
             results.append((operation.id, result))
         for machine, tables in self._machines.values():
-            self._guarded(lambda m=machine, t=tables: m.tick(t, stamp))  # type: ignore[misc]
+            self._run(machine.tick, tables, stamp)
         self.overlay.begin()
         self._ring.close(index, new, self._ring_tables)
         self.overlay.commit()
         return results, touched
 
-    def _carry_out(self, operation: Operation, stamp: int) -> Result:
+    def _carry_out(self, operation: Operation, stamp: int) -> tuple[Result, bytes]:
+        """The result of one operation, and the same packed."""
         if operation.born < self._ring.floor:
-            return [operations.UNKNOWN]
+            return _packed([operations.UNKNOWN])
         found = self._machines.get(operation.machine)
         if found is None:
             text = f"no state machine is called {operation.machine!r}"
-            return [operations.REJECTED, "no-machine", text, operation.machine, ""]
+            return _packed([operations.REJECTED, "no-machine", text, operation.machine, ""])
         machine, tables = found
-        return self._guarded(lambda: machine.apply(operation.command, tables, stamp))
+        return self._run(machine.apply, operation.command, tables, stamp)
 
-    def _guarded(self, work: Callable[[], Any]) -> Result:
+    def _run(self, work: Callable[..., Any], *arguments: Any) -> tuple[Result, bytes]:
         """Run a machine: its writes count together or not at all, and its failure is a result, the same on every node.
 
         What the disk or the memory of this one host does is no result: it stops the node.
         """
-        self.overlay.begin()
+        overlay = self.overlay
+        overlay.begin()
         try:
-            result: Result = [operations.DONE, work()]
-            pack(result)
+            result: Result = [operations.DONE, work(*arguments)]
+            packed = pack(result)  # what cannot be packed is a failure, too
         except (StorageRefusal, OSError, MemoryError):
             raise
         except Rejected as error:
-            result = operations.rejection(error)
+            overlay.rollback()
+            return _packed(operations.rejection(error))
         except Exception as error:
+            overlay.rollback()
             log.exception("a state machine failed; the command is refused on every node alike")
-            result = [operations.FAILED, type(error).__name__]
-        if result[0] == operations.DONE:
-            self.overlay.commit()
-        else:
-            self.overlay.rollback()
-        return result
+            return _packed([operations.FAILED, type(error).__name__])
+        overlay.commit()
+        return result, packed
+
+
+def _packed(result: Result) -> tuple[Result, bytes]:
+    return result, pack(result)

@@ -134,7 +134,7 @@ class Ring:
                     continue
                 results = unpack(row)
                 self._rows.append((int.from_bytes(key, "big"), [ident for ident, _ in results]))
-                self._results.update((ident, result) for ident, result in results)
+                self._results.update((ident, unpack(result)) for ident, result in results)
             start = rows[-1][0] + b"\0"
 
     def get(self, ident: bytes) -> Result | None:
@@ -147,8 +147,8 @@ class Ring:
         """Within an entry; `close` writes the row."""
         self._results[ident] = result
 
-    def close(self, index: int, new: list[tuple[bytes, Result]], tables: Tables) -> None:
-        """The entry at `index` has been applied: keep its results, evict the oldest beyond the capacity."""
+    def close(self, index: int, new: list[tuple[bytes, bytes]], tables: Tables) -> None:
+        """The entry at `index` has been applied: keep its (id, packed result)s, evict the oldest beyond the capacity."""
         if not new:
             return
         tables.put(self.TABLE, index.to_bytes(8, "big"), pack(new))
