@@ -1,0 +1,188 @@
+"""Real nodes in namespaces of their own under faults; then quiet, then the final checks. As root:
+
+    python -m tests.chaos.campaign [--seconds S] [--long] [--nodes 3|5] [--seed N]
+
+A short run injects every kind of fault but those that take too long (`Kind.smoke`): adding and removing a member, and a
+node that is away until only a snapshot can help it. `--long` is ten minutes with all kinds. The order and the targets of
+the faults come from the seed; what processes and the machine make of them is their own.
+
+Exit code 1 when a checker finds a violation, when a kind of fault did not take place, when the leader never changed, or
+when the cluster does not recover; then the data, logs and histories are kept, and it says where.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+from tests.chaos.analysis import Final, History, Verdict, judge, told
+from tests.chaos.cluster import RULES, SETTLE_SECONDS, Cluster
+from tests.chaos.fault_kinds import KINDS, Kind
+from tests.checkers.gaps import Loss
+from tests.checkers.tables import Digest
+from tests.helpers import eventually
+
+SECONDS = 60.0
+LONG_SECONDS = 600.0
+PAUSE_SECONDS = (0.1, 0.5)
+LONG_PAUSE_SECONDS = (2.0, 8.0)
+QUIET_SECONDS = 5.0
+"""The load goes on for so long after the last fault: what it left behind shows under load."""
+GAP_SECONDS = 20.0
+"""A cluster that cannot be written to for longer after it lost its leader has not recovered by itself."""
+ISOLATED = "RAFTCLUSTER_CHAOS_ISOLATED"
+
+
+def schedule(kinds: tuple[Kind, ...], seed: int) -> list[Kind]:
+    """Every kind once, in an order of its own; a member is removed some time after it was added."""
+    order = list(kinds)
+    Random(f"schedule {seed}").shuffle(order)
+    places = [i for i, kind in enumerate(order) if kind.name in ("add member", "remove member")]
+    for place, name in zip(places, ("add member", "remove member"), strict=False):
+        order[place] = next(kind for kind in kinds if kind.name == name)
+    return order
+
+
+def run(cluster: Cluster, seconds: float, long: bool, faults: Counter[str]) -> None:
+    """Faults for about `seconds`, and until every kind was there once; then some quiet."""
+    kinds = tuple(kind for kind in KINDS if long or kind.smoke)
+    faults.update(dict.fromkeys((kind.name for kind in kinds), 0))
+    clock = threading.Event()
+    end, rounds = time.monotonic() + seconds, 0
+    while time.monotonic() < end or not rounds:
+        for kind in schedule(kinds, cluster.seed + rounds):
+            if rounds and time.monotonic() >= end and cluster.spare is not None:
+                break
+            began = time.monotonic()
+            fault = kind.fault(cluster)
+            next(fault)
+            felt = time.monotonic() - began
+            faults[kind.name] += 1
+            clock.wait(cluster.random.uniform(*(kind.long if long else kind.hold)))
+            for _ in fault:
+                raise AssertionError(f"{kind.name} yields twice")
+            after = cluster.recover()
+            print(f"  {kind.name}: felt after {felt:.1f} s, well {after:.1f} s after its end", flush=True)
+            clock.wait(cluster.random.uniform(*(LONG_PAUSE_SECONDS if long else PAUSE_SECONDS)))
+        rounds += 1
+    clock.wait(QUIET_SECONDS)
+
+
+def finish(cluster: Cluster) -> Final:
+    """Heal, stop the load, wait until all agree, and read everything."""
+    cluster.network.rules({})
+    for node in cluster.nodes:
+        node.ask("quiet", timeout=SETTLE_SECONDS)
+    eventually(cluster.settled, SETTLE_SECONDS, "all nodes agree")
+    ledgers = {node.name: node.ask("ledger") for node in cluster.nodes}
+    counted = cluster.nodes[0].ask("counted")
+    found: list[Digest] = []
+
+    def equal_indices() -> bool:
+        found.clear()
+        for node in cluster.nodes:
+            index, hashes = node.ask("tables")
+            found.append(Digest(node.name, index, repr(sorted(hashes.items()))))
+        return len({digest.entry for digest in found}) == 1
+
+    eventually(equal_indices, SETTLE_SECONDS, "all checkpoints are at the same entry")
+    ledger = ledgers[cluster.nodes[0].name]
+    differing = [name for name, rows in ledgers.items() if rows != ledger]
+    assert not differing, f"the ledgers of {differing} differ from that of {cluster.nodes[0].name}"
+    return Final([(name, count, place) for name, count, place in ledger], counted, found)
+
+
+def shortcomings(verdict: Verdict, faults: Counter[str]) -> list[str]:
+    """Why a run without violations still proves too little."""
+    found = [f"no fault of the kind {name!r} took place" for name, count in faults.items() if not count]
+    found += [f"nothing was checked: {name}" for name, count in verdict.checks.items() if not count]
+    if verdict.leader_changes < 1:
+        found.append("the leader never changed")
+    if verdict.gap is None:
+        found.append("no leader was lost to a fault")
+    elif verdict.gap.seconds > GAP_SECONDS:
+        found.append(f"nobody could write for {verdict.gap.seconds:.1f} s after {verdict.gap.loss.what}")
+    return found
+
+
+def campaign(directory: Path, seconds: float, long: bool, size: int, seed: int) -> bool:
+    """One run; True when all is well."""
+    faults: Counter[str] = Counter()
+    losses: list[Loss] = []
+    final: Final | None = None
+    began = time.monotonic()
+    problems: list[str] = []
+    try:
+        with Cluster(size, directory, seed) as cluster:
+            losses = cluster.losses
+            print(f"chaos: {size} nodes run after {time.monotonic() - began:.1f} s", flush=True)
+            run(cluster, seconds, long, faults)
+            final = finish(cluster)
+    except (AssertionError, OSError) as error:
+        traceback.print_exc()
+        problems.append(f"the run did not end well: {error}")
+    # Also without a good end: what was recorded until then may show why.
+    verdict = judge(History(directory.glob("*.history")), final or Final([], 0, []), RULES, losses)
+    if final is None:
+        keep = ("linearizable", "configuration", "monotonic", "one leader", "equal tables after", "greylist:", "places")
+        verdict.violations = [text for text in verdict.violations if text.startswith(keep)]
+    else:
+        problems += shortcomings(verdict, faults)
+    for line in (*told(verdict, faults), *(f"PROBLEM: {text}" for text in problems)):
+        print(line)
+    for text in verdict.violations[:50]:
+        print(f"VIOLATION: {text[:1000]}")
+    print(
+        f"chaos: seed {seed}: {len(verdict.violations)} violations, {len(problems)} problems, {time.monotonic() - began:.0f} s"
+    )
+    return not problems and not verdict.violations
+
+
+def isolate() -> None:
+    """Go on in a mount namespace of our own: mounts and names of namespaces end with it, however we end."""
+    if ISOLATED not in os.environ:
+        command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.chaos.campaign"]
+        os.execvpe("unshare", command + sys.argv[1:], {**os.environ, ISOLATED: "1"})
+
+
+def main() -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(prog="./run chaos")
+    parser.add_argument(
+        "--seconds", type=float, help="how long there are faults, at least (default: 60, with --long 600)"
+    )
+    parser.add_argument("--long", action="store_true", help="with every kind of fault, and longer ones")
+    parser.add_argument("--nodes", type=int, choices=(3, 5), default=3)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="of the faults (default: any)")
+    wanted = parser.parse_args()
+    if os.geteuid() != 0:
+        parser.error("namespaces, mounts and file systems need root")
+    isolate()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave every `with` on the way
+    seconds = wanted.seconds or (LONG_SECONDS if wanted.long else SECONDS)
+    print(f"chaos: seed {wanted.seed}, {wanted.nodes} nodes, {seconds:g} s", flush=True)
+    directory = Path(tempfile.mkdtemp(prefix="raftcluster-chaos-"))
+    good = False
+    try:
+        good = campaign(directory, seconds, wanted.long, wanted.nodes, wanted.seed)
+    finally:
+        if good:
+            shutil.rmtree(directory)
+        else:
+            print(f"chaos: logs, histories and data are kept in {directory}", flush=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""The cluster under test: hosts, volumes, nodes; who leads, and whether all is well."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tests.chaos.network import Network
+from tests.chaos.nodes import PORT, NodeProcess, Refused
+from tests.chaos.volumes import FaultyVolume, SmallVolume, Volume
+from tests.checkers.gaps import Loss
+from tests.checkers.greylisting import Rules
+from tests.helpers import eventually
+
+T = TypeVar("T")
+
+START_SECONDS = 90.0
+SETTLE_SECONDS = 45.0
+STATUS_SECONDS = 5.0
+RULES = Rules(delay=4)
+SETTINGS = {"delay": RULES.delay, "window": 6 * 3600, "life": 7 * 24 * 3600}
+
+
+class Cluster:
+    """`size` members and a spare host. Use as a context manager; entering starts all, leaving ends all. Root only.
+
+    Not thread-safe.
+    """
+
+    def __init__(self, size: int, directory: Path, seed: int) -> None:
+        self.seed = seed
+        self.random = Random(f"faults {seed}")
+        self.losses: list[Loss] = []
+        """Leaders that a fault has taken away."""
+        self._directory = directory
+        self._running = ExitStack()
+        self.network = Network(size + 1, directory, seed)
+        self.nodes: list[NodeProcess] = []
+        """The members."""
+        self.spare: NodeProcess | None = None
+        self._volumes: Callable[[int], Volume] = lambda number: self._volume(number, size)
+
+    def _volume(self, number: int, size: int) -> Volume:
+        root = self._directory / f"mx{number}"
+        if number <= size and number % 3 == 1:
+            return FaultyVolume(root, self.seed)
+        return SmallVolume(root) if number == 2 else Volume(root)
+
+    def __enter__(self) -> Cluster:
+        with ExitStack() as starting:
+            starting.enter_context(self.network)
+            for number in self.network.numbers:
+                node = NodeProcess(self.network, number, self._volumes(number), self._directory)
+                starting.callback(node.close)
+                self.nodes.append(node)
+            self.spare = self.nodes.pop()
+            self._start()
+            self._running = starting.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.close()
+
+    def _start(self) -> None:
+        first, *others = self.nodes
+        first.launch()
+        first.ask("init", first.address, PORT)
+        first.open()
+        self.retried(lambda: first.ask("configure", SETTINGS), "the settings")
+        for node in others:
+            self.admit(node)
+        eventually(self.settled, START_SECONDS, "the cluster is complete")
+        for node in self.nodes:
+            node.ask("load", self.seed)
+
+    def admit(self, node: NodeProcess) -> None:
+        """Have it join and open; returns when it votes."""
+        token = self.retried(lambda: self.leader().ask("invite", node.name), "an invitation")
+        node.launch()
+        self.retried(lambda: node.ask("join", self.leader().address, token, node.address, PORT), f"{node.name} joins")
+        node.open()
+        eventually(lambda: node.id in self.voters(), START_SECONDS, f"{node.name} votes")
+
+    def retried(self, act: Callable[[], T], what: str) -> T:
+        """What an administrator does: when the cluster cannot do it now, ask again."""
+
+        def attempt() -> list[T]:
+            try:
+                return [act()]
+            except Refused:
+                return []
+
+        return eventually(attempt, START_SECONDS, what)[0]
+
+    # ---- what the nodes say
+
+    def able(self) -> list[NodeProcess]:
+        """The members that run and are not stopped."""
+        return [node for node in self.nodes if node.running and not node.paused]
+
+    def states(self) -> dict[int, dict[str, Any]]:
+        """The status of all who answer, by number."""
+        found = {}
+        for node in self.able():
+            try:
+                found[node.number] = node.ask("status", timeout=STATUS_SECONDS)
+            except Refused:
+                continue
+        return found
+
+    def leader(self) -> NodeProcess:
+        """The leader of the newest term, once there is one."""
+
+        def found() -> NodeProcess | None:
+            states = self.states()
+            leading = [(state["term"], number) for number, state in states.items() if state["role"] == "leader"]
+            return next(node for node in self.nodes if node.number == max(leading)[1]) if leading else None
+
+        node = eventually(found, SETTLE_SECONDS, "a leader")
+        assert node is not None
+        return node
+
+    def voters(self) -> set[str]:
+        """The ids of the voters, as the leader has them; empty when there is none now."""
+        return {voter for state in self.states().values() if state["role"] == "leader" for voter in state["voters"]}
+
+    def settled(self) -> bool:
+        """All members run and agree: one leader, everything applied, no certificates on their way."""
+        if len(self.able()) < len(self.nodes):
+            return False
+        try:
+            states = [node.ask("settled", timeout=STATUS_SECONDS) for node in self.nodes]
+        except Refused:
+            return False
+        leader, last, applied, stable = states[0]
+        return leader is not None and last == applied and stable and all(state == states[0] for state in states)
+
+    def recover(self) -> float:
+        """Wait until every member that runs can answer for the cluster; how long that took."""
+        began = time.monotonic()
+        for node in self.able():
+
+            def ready(node: NodeProcess = node) -> bool:
+                try:
+                    node.ask("ready")
+                except Refused:
+                    return False
+                return True
+
+            eventually(ready, SETTLE_SECONDS, f"{node.name} answers again")
+        return time.monotonic() - began
+
+    # ---- what faults need
+
+    def target(self) -> NodeProcess:
+        """The leader or any member."""
+        return self.leader() if self.random.random() < 0.6 else self.random.choice(self.nodes)
+
+    def having(self, kind: str) -> NodeProcess:
+        """A member with that kind of volume, made the leader half of the time."""
+        node = self.random.choice([node for node in self.nodes if node.volume.kind == kind])
+        if self.random.random() < 0.5:
+            self.lead(node)
+        return node
+
+    def lead(self, node: NodeProcess) -> None:
+        """Make it the leader."""
+        if self.leader() is not node:
+            self.retried(lambda: self.leader().ask("transfer", node.id), f"{node.name} leads")
+
+    def losing(self, node: NodeProcess, what: str) -> None:
+        """Note that a fault is about to take this node away from the others."""
+        if self.leader() is node:
+            self.losses.append(Loss(time.monotonic(), f"{what} of {node.name}"))
