@@ -59,9 +59,10 @@ class Service:
             starting.callback(control.close)
             if self._listen is not None:
                 self._until_ready()
-                self._policy = PolicyServer(node.greylist, self._listen, deadline=self._deadline)
-                self._policy.start()
-                starting.callback(self._policy.close)
+                server = PolicyServer(node.greylist, self._listen, deadline=self._deadline)
+                server.start()
+                starting.callback(server.close)
+                self._policy = server
             self._running = starting.pop_all()
         log.info("node %s (%s) runs in %s", node.name, node.id, self._path)
         return self
