@@ -40,7 +40,7 @@ from raftcluster.host import Completion, Consistency
 from raftcluster.machine import ReadTables, StateMachine
 from raftcluster.runtime import Runtime
 from raftcluster.seats import Seats
-from raftcluster.status import member_rows, node_status
+from raftcluster.status import clock_alarms, member_rows, node_status
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.storage.log import LogStore
 from raftcluster.storage.tables import TableStore
@@ -263,7 +263,7 @@ class Node:
         """A leader that leaves lets another one be elected first: a gap of milliseconds instead of an election time-out."""
         end = time.monotonic() + seconds
         try:
-            if not self._runtime.call(lambda replica: replica.engine.is_leader and replica.transfer()):
+            if not self._runtime.call(lambda replica: replica.engine.is_leader and replica.leadership.transfer()):
                 return
             while time.monotonic() < end and self._runtime.call(lambda replica: replica.engine.is_leader):
                 self._role_changed.wait(0.01)
@@ -361,7 +361,7 @@ class Node:
         end = time.monotonic() + deadline
         while time.monotonic() < end:
             self._role_changed.clear()
-            self._runtime.call(lambda replica: replica.transfer(target))
+            self._runtime.call(lambda replica: replica.leadership.transfer(target))
             self._role_changed.wait(limits.ELECTION_MAX_SECONDS)
             leader = self._runtime.call(lambda replica: replica.engine.leader)
             if leader is not None and leader != before and target in (None, leader):
@@ -374,7 +374,7 @@ class Node:
         """This node's view of itself and of the cluster, as plain values. Times in seconds, cluster time in milliseconds."""
         own = self._runtime.call(lambda replica: node_status(replica, self.facts, self._runtime.failure))
         match = own.pop("match")
-        alarms = {**self._alarms, **self._reconciler.troubles()}
+        alarms = {**self._alarms, **self._reconciler.troubles(), **clock_alarms(own)}
         return {**own, "alarms": alarms, "members": member_rows(self.members.list(), self.mesh.links(), own, match)}
 
     def _health_changed(self, health: str, detail: str) -> None:

@@ -33,7 +33,7 @@ class Seats:
         """Make a voter none. A leader that is to go hands over: its successor does it. Raises `Unavailable`."""
         if node_id not in self.voters():
             return
-        if self._runtime.call(lambda replica: replica.me == node_id and replica.transfer()):
+        if self._runtime.call(lambda replica: replica.me == node_id and replica.leadership.transfer()):
             raise Unavailable("leadership is handed over first", subject=node_id, remedy="the next leader goes on")
         self._change(Change("rem", node_id))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from raftcluster import limits
 from raftcluster.cluster.records import Member
 from raftcluster.codec import Value
 from raftcluster.engine.replica import Replica
@@ -16,7 +17,6 @@ def node_status(replica: Replica, facts: Mapping[str, Any], failure: Raftcluster
     """One node by itself; `match` is for :func:`member_rows`. Thread: tick thread. Never waits."""
     engine, journal, me = replica.engine, replica.journal, replica.me
     voters = journal.voters()
-    skew = replica.clock.skew(engine.term, voters, me) if engine.is_leader else None
     match = {peer: index for peer in sorted(engine.others) if (index := engine.match_index(peer)) is not None}
     return {
         "id": me,
@@ -36,7 +36,7 @@ def node_status(replica: Replica, facts: Mapping[str, Any], failure: Raftcluster
         "log_bytes": journal.bytes,
         "overlay_keys": replica.applier.overlay.keys,
         "cluster_time_ms": replica.applier.stamp,
-        "clock_skew": None if skew is None else skew / 1000,
+        "clock_skews": {peer: skew / 1000 for peer, skew in sorted(replica.leadership.skews.items())},
         "storage": replica.health,
         "failure": None if failure is None else str(failure),
         "match": match if engine.is_leader else {},
@@ -65,8 +65,18 @@ def member_rows(
                 "linked": here or link is not None,
                 "trails_by": 0 if here else trails,
                 "generation": member.generation if link is None else link.generation,
+                "clock_skew": own["clock_skews"].get(member.node_id),
                 "round_trip": None if link is None else link.round_trip,
                 "product": member.product,
             }
         )
     return rows
+
+
+def clock_alarms(own: Mapping[str, Value]) -> dict[str, str]:
+    """As the leader knows: whose wall clock is off. Waits and lives do not depend on it; certificates and logs do."""
+    off = {peer: skew for peer, skew in own["clock_skews"].items() if abs(skew) > limits.CLOCK_ALARM_SECONDS}
+    if not off:
+        return {}
+    text = ", ".join(f"{peer} {skew:+.1f} s" for peer, skew in off.items())
+    return {"clock": f"wall clocks are off the median: {text}; synchronise them (chrony, systemd-timesyncd)"}

@@ -121,10 +121,18 @@ class ClusterTime:
         self._note(time, term)
         return time
 
-    def skew(self, term: int, voters: Collection[str], me: str) -> float | None:
-        """How far this host's wall clock is off the quorum's median, in milliseconds; None without a fresh quorum."""
+    def skews(self, term: int, voters: Collection[str], me: str) -> dict[str, float]:
+        """How far each wall clock is off the quorum's median, in milliseconds; empty without a fresh quorum. Leader only."""
         median = self._median(term, voters, me)
-        return None if median is None else self._wall() - median
+        if median is None:
+            return {}
+        now = self._boot()
+        walls = {me: self._wall()} | {
+            peer: answer.wall + (now - answer.at)
+            for peer, answer in self._answers.items()
+            if answer.term == term and now - answer.at < FRESH_MS
+        }
+        return {peer: wall - median for peer, wall in walls.items()}
 
     def _fresh(self, term: int, voters: Collection[str], me: str) -> list[_Answer]:
         now = self._boot()

@@ -28,6 +28,7 @@ from raftcluster.engine.cluster_time import ClusterTime
 from raftcluster.engine.guard import Guard
 from raftcluster.engine.guards import Message
 from raftcluster.engine.journal import Journal
+from raftcluster.engine.leadership import Leadership
 from raftcluster.engine.operations import Operation, Result
 from raftcluster.engine.ports import Bounds, Observer, Ports, Timing
 from raftcluster.engine.queries import Queries
@@ -136,10 +137,8 @@ class Replica:
         otherwise be ahead of what memory has applied, and a command would be carried out on a state that has it."""
         self._written: recovery.Anchor | None = None
         """A checkpoint that became durable during a fetch."""
-        self._handover: tuple[str | None, float] | None = None
-        """(target, deadline) while leadership is being transferred: nothing is appended meanwhile."""
-        self._handed_over = False
         self.queries = Queries(self.engine, self.guard, self.clock, ports.send, ports.random.getrandbits(48))
+        self.leadership = Leadership(self.engine, self.clock, ports, self.timing.election_max)
         self.health: str = "ok"
         self._changes: list[tuple[int, int, Callable[[bool], None]]] = []
         """(index, term, answer) of changes of the voters that this node has appended."""
@@ -170,7 +169,7 @@ class Replica:
         elif kind == "read_at":
             self.queries.answered(message["number"], message["index"])
         elif kind == "transfer":
-            self.transfer(message["target"])
+            self.leadership.transfer(message["target"])
         else:
             offer = self.guard.incoming(peer, message)
             if offer is not None:
@@ -190,7 +189,7 @@ class Replica:
             pass  # a cluster of one on a full disk: its election waits with its records; the alarm was raised
         self._watch_leader()
         self._route()
-        self._step_handover()
+        self.leadership.step()
         self._settle_changes()
         self.queries.serve()
         self._checkpoint()
@@ -313,7 +312,7 @@ class Replica:
             )
             self._stamp_term = term
         time = self.clock.stamp(term, float(self._last_stamp), self.journal.voters(), self.me)
-        if time is None or not self._queue or self._handover is not None or self.health != "ok":
+        if time is None or not self._queue or self.leadership.leaving or self.health != "ok":
             return []
         if self.journal.last[1] - self.engine.applied >= self.bounds.in_flight:
             return []  # unapplied, not uncommitted: where tables are slow, what waits is sent again and must not pile up
@@ -438,7 +437,7 @@ class Replica:
 
     def change_voters(self, change: membership.Change, answer: Callable[[bool], None]) -> bool:
         """At the leader: add or remove one voter. False when refused; else `answer(committed)` follows."""
-        if self._handover is not None or self.health != "ok":
+        if self.leadership.leaving or self.health != "ok":
             return False
         index = self.engine.change_voters(change)
         if index is None:
@@ -463,28 +462,3 @@ class Replica:
         """At the leader: whether `peer`'s log holds all that is committed."""
         match = self.engine.match_index(peer)
         return self.engine.is_leader and match is not None and match >= self.engine.commit_index
-
-    def transfer(self, target: str | None = None) -> bool:
-        """Have `target` (or, with None, the other voter that has most) elected. A follower asks the leader to.
-
-        The leader stops appending, lets the target catch up, and asks it to campaign at once; it goes on when that has
-        not come about within an election time-out. False when there is no leader, or `target` is no other voter of it.
-        The change of role tells of success.
-        """
-        leader = self.engine.leader
-        if not self.engine.is_leader:
-            return leader is not None and self.ports.send(leader, {"type": "transfer", "target": target})
-        others = self.engine.others
-        if not others or (target is not None and target not in others):
-            return False
-        self._handover = (target, self.ports.now() + self.timing.election_max)
-        self._handed_over = False
-        return True
-
-    def _step_handover(self) -> None:
-        if self._handover is not None:
-            target, until = self._handover
-            if not self.engine.is_leader or self.ports.now() > until:
-                self._handover = None
-            elif not self._handed_over:
-                self._handed_over = self.engine.hand_over(target)

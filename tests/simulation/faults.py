@@ -195,7 +195,7 @@ class Faults:
         leader = self._leader()
         if leader is not None and leader.replica is not None:
             target = self._world.random.choice((None, *self._names))
-            leader.run(partial(leader.replica.transfer, target))
+            leader.run(partial(leader.replica.leadership.transfer, target))
             leader.wake()
 
     def _membership(self) -> None:
@@ -210,7 +210,7 @@ class Faults:
             self._add(random.choice(absent), 1 if random.random() < 0.2 else 20)
         elif len(voters) > self._options.least_voters and removable:
             if random.random() < 0.2:  # the leader itself: hand over first, then the successor removes it
-                leader.run(partial(leader.replica.transfer, None))
+                leader.run(partial(leader.replica.leadership.transfer, None))
                 self._world.after(random.uniform(0.2, 1.0), partial(self._change, Change("rem", leader.name)))
             else:
                 self._change(Change("rem", random.choice(removable)))

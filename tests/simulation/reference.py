@@ -163,7 +163,7 @@ class Reference:
     def _remember(self, index: int, new: list[tuple[bytes, list[Any]]]) -> int:
         """A row per entry; the oldest rows go as long as there are more results than the ring takes."""
         view = self._views["engine"]
-        view.put("ring", index.to_bytes(8, "big"), pack(new))
+        view.put("ring", index.to_bytes(8, "big"), pack([(ident, pack(result)) for ident, result in new]))
         self._kept.append((index, [ident for ident, _ in new]))
         while len(self._recent) > self._capacity and len(self._kept) > 1:
             oldest, idents = self._kept.pop(0)
