@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -374,6 +375,11 @@ class Node:
         """This node's view of itself and of the cluster, as plain values. Times in seconds, cluster time in milliseconds."""
         own = self._runtime.call(lambda replica: node_status(replica, self.facts, self._runtime.failure))
         match = own.pop("match")
+        own |= {"cluster": self.facts["cluster"], "config_revision": self.config.revision()}
+        with suppress(Unavailable):  # before the genesis is committed there is no hierarchy
+            own["certificate_days"] = (
+                min(c.not_after for c in self.certs.show().certificates) // 86_400 - time.time() // 86_400
+            )
         alarms = {**self._alarms, **self._reconciler.troubles(), **clock_alarms(own)}
         return {**own, "alarms": alarms, "members": member_rows(self.members.list(), self.mesh.links(), own, match)}
 

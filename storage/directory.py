@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from raftcluster.errors import DataVersion, MissingPrivilege, Refusal, StorageFailed, StorageFull, StorageRefusal
+from raftcluster.errors import DataVersion, MissingPrivilege, StorageFailed, StorageFull, StorageRefusal
 
 VERSION: Final = "raftcluster-data 1"
 
@@ -44,7 +44,7 @@ class DataDirectory:
     def create(cls, path: str | os.PathLike[str]) -> DataDirectory:
         """Make the directory (and its parents) and open it.
 
-        Raises `StorageRefusal` when it holds anything already, `MissingPrivilege`, `StorageFull`, `Refusal` when in use.
+        Raises `StorageRefusal` when it holds anything already, `MissingPrivilege`, `StorageFull`, and `StorageRefusal` when in use.
         """
         root = Path(path)
         with _refusals(root):
@@ -75,7 +75,7 @@ class DataDirectory:
     def open(cls, path: str | os.PathLike[str]) -> DataDirectory:
         """Open and lock an existing one.
 
-        Raises `StorageRefusal` when there is none, `DataVersion`, `MissingPrivilege`, `Refusal` when it is in use.
+        Raises `StorageRefusal` when there is none, `DataVersion`, `MissingPrivilege`, `StorageRefusal` when it is in use.
         """
         root = Path(path)
         with _refusals(root):
@@ -200,7 +200,7 @@ def _locked(root: Path) -> int:
     except BlockingIOError as error:
         holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)
-        raise Refusal(
+        raise StorageRefusal(
             f"{root} is already used by process {holder}",
             subject=str(root),
             remedy="stop it, or use its control socket",
