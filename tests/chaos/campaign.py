@@ -1,24 +1,7 @@
-"""Real nodes in namespaces of their own under faults; then quiet, then the final checks. As root:
-
-    python -m tests.chaos.campaign [--seconds S] [--long] [--nodes 3|5] [--seed N]
-
-A short run injects every kind of fault but those that take too long (`Kind.smoke`): adding and removing a member, and a
-node that is away until only a snapshot can help it. `--long` is ten minutes with all kinds. The order and the targets of
-the faults come from the seed; what processes and the machine make of them is their own.
-
-Exit code 1 when a checker finds a violation, when a kind of fault did not take place, when the leader never changed, or
-when the cluster does not recover; then the data, logs and histories are kept, and it says where.
-"""
+"""One run: faults, then quiet, then the final checks, then the verdict."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import secrets
-import shutil
-import signal
-import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -28,20 +11,17 @@ from random import Random
 
 from tests.chaos.analysis import Final, History, Verdict, judge, told
 from tests.chaos.cluster import RULES, SETTLE_SECONDS, Cluster
-from tests.chaos.fault_kinds import KINDS, Kind
+from tests.chaos.faults import KINDS, Kind
 from tests.checkers.gaps import Loss
 from tests.checkers.tables import Digest
 from tests.helpers import eventually
 
-SECONDS = 60.0
-LONG_SECONDS = 600.0
 PAUSE_SECONDS = (0.1, 0.5)
 LONG_PAUSE_SECONDS = (2.0, 8.0)
 QUIET_SECONDS = 5.0
 """The load goes on for so long after the last fault: what it left behind shows under load."""
 GAP_SECONDS = 20.0
 """A cluster that cannot be written to for longer after it lost its leader has not recovered by itself."""
-ISOLATED = "RAFTCLUSTER_CHAOS_ISOLATED"
 
 
 def schedule(kinds: tuple[Kind, ...], seed: int) -> list[Kind]:
@@ -129,6 +109,7 @@ def campaign(directory: Path, seconds: float, long: bool, size: int, seed: int) 
             print(f"chaos: {size} nodes run after {time.monotonic() - began:.1f} s", flush=True)
             run(cluster, seconds, long, faults)
             final = finish(cluster)
+            print(f"chaos: {cluster.writes_lost} writes that were not synced went with the power", flush=True)
     except (AssertionError, OSError) as error:
         traceback.print_exc()
         problems.append(f"the run did not end well: {error}")
@@ -147,42 +128,3 @@ def campaign(directory: Path, seconds: float, long: bool, size: int, seed: int) 
         f"chaos: seed {seed}: {len(verdict.violations)} violations, {len(problems)} problems, {time.monotonic() - began:.0f} s"
     )
     return not problems and not verdict.violations
-
-
-def isolate() -> None:
-    """Go on in a mount namespace of our own: mounts and names of namespaces end with it, however we end."""
-    if ISOLATED not in os.environ:
-        command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.chaos.campaign"]
-        os.execvpe("unshare", command + sys.argv[1:], {**os.environ, ISOLATED: "1"})
-
-
-def main() -> int:
-    """The exit code."""
-    parser = argparse.ArgumentParser(prog="./run chaos")
-    parser.add_argument(
-        "--seconds", type=float, help="how long there are faults, at least (default: 60, with --long 600)"
-    )
-    parser.add_argument("--long", action="store_true", help="with every kind of fault, and longer ones")
-    parser.add_argument("--nodes", type=int, choices=(3, 5), default=3)
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="of the faults (default: any)")
-    wanted = parser.parse_args()
-    if os.geteuid() != 0:
-        parser.error("namespaces, mounts and file systems need root")
-    isolate()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave every `with` on the way
-    seconds = wanted.seconds or (LONG_SECONDS if wanted.long else SECONDS)
-    print(f"chaos: seed {wanted.seed}, {wanted.nodes} nodes, {seconds:g} s", flush=True)
-    directory = Path(tempfile.mkdtemp(prefix="raftcluster-chaos-"))
-    good = False
-    try:
-        good = campaign(directory, seconds, wanted.long, wanted.nodes, wanted.seed)
-    finally:
-        if good:
-            shutil.rmtree(directory)
-        else:
-            print(f"chaos: logs, histories and data are kept in {directory}", flush=True)
-    return 0 if good else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

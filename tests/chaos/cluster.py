@@ -22,6 +22,8 @@ T = TypeVar("T")
 START_SECONDS = 90.0
 SETTLE_SECONDS = 45.0
 STATUS_SECONDS = 5.0
+SNAPSHOT_SENT = " rows as of entry "
+"""What a node logs when it has sent one."""
 RULES = Rules(delay=4)
 SETTINGS = {"delay": RULES.delay, "window": 6 * 3600, "life": 7 * 24 * 3600}
 
@@ -37,6 +39,8 @@ class Cluster:
         self.random = Random(f"faults {seed}")
         self.losses: list[Loss] = []
         """Leaders that a fault has taken away."""
+        self.writes_lost = 0
+        """Writes that were not synced and went with the power."""
         self._directory = directory
         self._running = ExitStack()
         self.network = Network(size + 1, directory, seed)
@@ -47,9 +51,9 @@ class Cluster:
 
     def _volume(self, number: int, size: int) -> Volume:
         root = self._directory / f"mx{number}"
-        if number <= size and number % 3 == 1:
-            return FaultyVolume(root, self.seed)
-        return SmallVolume(root) if number == 2 else Volume(root)
+        if number > size:
+            return Volume(root)
+        return SmallVolume(root) if number == 2 else FaultyVolume(root, self.seed + number)
 
     def __enter__(self) -> Cluster:
         with ExitStack() as starting:
@@ -156,6 +160,10 @@ class Cluster:
 
             eventually(ready, SETTLE_SECONDS, f"{node.name} answers again")
         return time.monotonic() - began
+
+    def snapshots_sent(self) -> int:
+        """How many snapshots the nodes say that they have sent, since the beginning."""
+        return sum(path.read_text().count(SNAPSHOT_SENT) for path in self._directory.glob("mx*.log"))
 
     # ---- what faults need
 
