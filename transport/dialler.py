@@ -41,6 +41,7 @@ class Dialler:
         self._stopping = False
         self._failures = 0
         self._not_before = 0.0
+        self._news = False  # since the last dial began: its failure is no reason for a pause
         self._socket: Socket | None = None
         self._thread = threading.Thread(target=self._run, name=f"raftcluster-dial-{node_id}", daemon=True)
 
@@ -52,13 +53,12 @@ class Dialler:
         """Any thread: dial now, though there may be a link: the new one will replace it."""
         with self._condition:
             self._wanted = True
-            self._failures = 0
-            self._not_before = 0.0
-            self._condition.notify()
+        self.hurry()
 
     def hurry(self) -> None:
         """Any thread: end a pause between dials, if one is under way: the peer may have moved."""
         with self._condition:
+            self._news = True
             self._failures = 0
             self._not_before = 0.0
             self._condition.notify()
@@ -116,12 +116,14 @@ class Dialler:
             while not self._stopping:
                 pause = self._not_before - time.monotonic()
                 if self._wanted and pause <= 0:
-                    self._wanted = False
+                    self._wanted = self._news = False
                     return True
                 self._condition.wait(pause if self._wanted else None)
             return False
 
     def _failed(self) -> None:
+        if self._news:
+            return
         pause = min(limits.DIAL_MAX_SECONDS, limits.DIAL_MIN_SECONDS * 2.0**self._failures)
         self._failures = min(self._failures + 1, 16)
         self._not_before = time.monotonic() + pause * self._random.uniform(0.5, 1.0)
