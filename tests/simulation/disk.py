@@ -3,18 +3,18 @@
 The writer takes all tickets that wait into one transaction, as the real one does; they become durable after the disk's
 delay, and the process hears of it later still, through its own queue. A crash keeps any prefix of the records and units
 that wait: a power loss in the middle of a write.
+
+Modes, by what a write of the log takes: `fast` up to 5 ms; `mixed` mostly up to 0.2 s, rarely up to 2 s; `slow` the same,
+often up to 2 s; `crawl` 0.05 to 0.4 s always; `second` about a second always.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from raftcluster.storage.memory import MemoryDisk, MemoryLog, MemoryTables
 from raftcluster.storage.ports import Record
 from tests.simulation.world import World
-
-MODES: Final = ("fast", "mixed", "slow", "crawl", "second")
 
 
 class WatchedLog(MemoryLog):

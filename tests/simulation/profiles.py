@@ -159,9 +159,9 @@ def _slow_disks(random: Random) -> Options:
     """Every write takes a second, for good. All that is promised must come about nonetheless."""
     options = _common(random, cut=random.random() < 0.5)
     faults = ("crash", "crash the leader", "reset", "transfer")
-    return replace(
-        options, disks=("second",), disks_heal=False, strikes=False, faults=faults, operations_per_second=4.0
-    )
+    bounds = replace(options.bounds, entry_operations=100, entry_bytes=2_000, append_bytes=4_000)
+    options = replace(options, disks=("second",), disks_heal=False, strikes=False, bounds=bounds)
+    return replace(options, faults=faults, operations_per_second=4.0)
 
 
 PROFILES: Final[dict[str, Callable[[Random], Options]]] = {

@@ -66,11 +66,6 @@ class World:
         """A message has arrived."""
         self.fingerprint = zlib.crc32(payload, self.fingerprint)
 
-    @property
-    def telling(self) -> bool:
-        """Whether anybody reads the story."""
-        return self._story is not None
-
     def tell(self, who: str, text: str) -> None:
         """One line of the story."""
         if self._story is not None:
