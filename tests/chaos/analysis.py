@@ -98,6 +98,7 @@ def judge(history: History, final: Final, rules: Rules, losses: Sequence[Loss]) 
     for name, operations in sorted(history.operations.items()):
         verdict.operations[name] = Counter(operation.outcome for operation in operations)
     checks: tuple[Callable[[Verdict, History, Final, Rules], None], ...] = (
+        _clients,
         _registers,
         _revisions,
         _ledger,
@@ -111,6 +112,13 @@ def judge(history: History, final: Final, rules: Rules, losses: Sequence[Loss]) 
     writes = [(o.call, o.ret) for o in history.of("set", "cas", "add", outcome="ok")]
     verdict.gap = gaps.worst(losses, writes)
     return verdict
+
+
+def _clients(verdict: Verdict, history: History, _final: Final, _rules: Rules) -> None:
+    """A call may end in an error of the library and in nothing else."""
+    broken = [f"{event['session']} ended with {event['error']}" for event in history.events if event["e"] == "broken"]
+    sessions_seen = {operation.session for name in history.operations for operation in history.operations[name]}
+    verdict.note("clients", len(sessions_seen), broken)
 
 
 def _registers(verdict: Verdict, history: History, _final: Final, _rules: Rules) -> None:

@@ -39,8 +39,12 @@ class Client(threading.Thread):
         self._ending = threading.Event()
 
     def run(self) -> None:
-        while not self._ending.wait(self.random.uniform(0.2, 1.8) * self.pause):
-            self.step()
+        try:
+            while not self._ending.wait(self.random.uniform(0.2, 1.8) * self.pause):
+                self.step()
+        except BaseException as error:
+            self.recorder.event("broken", session=self.session, error=repr(error))
+            raise
 
     def step(self) -> None:
         raise NotImplementedError
@@ -177,7 +181,7 @@ class Sampler(Client):
     """Notes what the node says of itself."""
 
     pause = STATUS_SECONDS
-    NOTED = ("term", "role", "leader", "applied_index", "cluster_time_ms", "storage", "clock_skew")
+    NOTED = ("term", "role", "leader", "applied_index", "cluster_time_ms", "storage")
 
     def step(self) -> None:
         try:

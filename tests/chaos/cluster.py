@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -42,6 +44,7 @@ class Cluster:
         self.writes_lost = 0
         """Writes that were not synced and went with the power."""
         self._directory = directory
+        self._breath = threading.Event()
         self._running = ExitStack()
         self.network = Network(size + 1, directory, seed)
         self.nodes: list[NodeProcess] = []
@@ -92,16 +95,16 @@ class Cluster:
         node.open()
         eventually(lambda: node.id in self.voters(), START_SECONDS, f"{node.name} votes")
 
-    def retried(self, act: Callable[[], T], what: str) -> T:
+    def retried(self, act: Callable[[], T], what: str, seconds: float = START_SECONDS) -> T:
         """What an administrator does: when the cluster cannot do it now, ask again."""
-
-        def attempt() -> list[T]:
+        end = time.monotonic() + seconds
+        while True:
             try:
-                return [act()]
-            except Refused:
-                return []
-
-        return eventually(attempt, START_SECONDS, what)[0]
+                return act()
+            except Refused as refused:
+                if time.monotonic() > end:
+                    raise AssertionError(f"{what}: not within {seconds} s, {refused}") from refused
+                self._breath.wait(0.05)
 
     # ---- what the nodes say
 
@@ -150,15 +153,7 @@ class Cluster:
         """Wait until every member that runs can answer for the cluster; how long that took."""
         began = time.monotonic()
         for node in self.able():
-
-            def ready(node: NodeProcess = node) -> bool:
-                try:
-                    node.ask("ready")
-                except Refused:
-                    return False
-                return True
-
-            eventually(ready, SETTLE_SECONDS, f"{node.name} answers again")
+            self.retried(partial(node.ask, "ready"), f"{node.name} answers again", SETTLE_SECONDS)
         return time.monotonic() - began
 
     def snapshots_sent(self) -> int:

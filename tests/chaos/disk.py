@@ -42,6 +42,7 @@ class Disk(mfusepy.Operations):  # type: ignore[misc]
     def __init__(self, backing: Path, random: Random) -> None:
         self._backing, self._random = backing, random
         self._lock = threading.Lock()
+        self._never = threading.Event()
         self._faults: dict[str, Any] = {}
         self._counts: Counter[str] = Counter()
         self._unsynced: dict[str, list[_Unsynced]] = {}
@@ -85,8 +86,7 @@ class Disk(mfusepy.Operations):  # type: ignore[misc]
                 raise mfusepy.FuseOSError(errno.EIO)
             self._counts["syncs delayed"] += bool(delay)
             self._unsynced.pop(path, None)
-        if delay:
-            time.sleep(delay)
+        self._never.wait(delay)
 
     def _real(self, path: str) -> str:
         return f"{self._backing}{path}"
