@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from raftcluster.engine import membership
 from raftcluster.engine.cluster_time import ClusterTime, Known
 from raftcluster.engine.election import NEVER, Election
 from raftcluster.engine.guards import GUARDS, Message, Seam
@@ -101,6 +102,8 @@ class Guard:
             message = dict(message, seq=sequence)
             if message.pop("serialized", None) is not None:
                 message["offer"] = list(seam.journal[1][1:3])  # H4-H7: an offer, never data
+            elif self.on("withhold"):
+                message = self._without_removal(peer, message)
         elif kind == "next_node_idx":
             message = self._answer(message)
         elif kind == "request_vote":
@@ -110,6 +113,17 @@ class Guard:
         elif kind not in ("response_vote", "timeout_now"):
             raise AssertionError(f"the engine sent {kind}: forwarding is the replica's")  # H11, H21
         self._gated(peer, message)
+
+    def _without_removal(self, peer: str, message: Message) -> Message:
+        """Up to the entry that removes `peer`, unless it is committed. Whoever holds that entry is no voter by its own log,
+        so it does not campaign, and does not vote for those who lack it: should the leader's disk lose the entry, or the
+        leader die, the others could need that very vote. Who does not hold it votes as before."""
+        commit = self._seam.commit_index
+        for position, (command, index, _) in enumerate(message["entries"]):
+            if index > commit and membership.decode(command) == membership.Change("rem", peer):
+                self._blocked[peer] = index  # to be read again
+                return dict(message, entries=message["entries"][:position])
+        return message
 
     def _answer(self, message: Message) -> Message:
         """Clamp what the engine's acknowledgement claims to what this append has verified (H2, H4, H15)."""

@@ -23,6 +23,7 @@ GUARDS = {
     "one_change": "H8: one change of the voters at a time",
     "no_op_first": "H8: no change before an entry of this term is committed",
     "caught_up": "H8: a voter is added once its log has caught up",
+    "withhold": "a removal reaches whom it removes once it is committed: until then the others may need its vote",
     "self_clamp": "rule 6: acknowledgements count up to this leader's own durable index",
     "late_ack": "rule 6: what was clamped counts once it is durable here",
     "ack_gate": "rule 4: an acknowledgement beyond the durable index waits for its ticket",
