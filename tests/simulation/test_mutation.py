@@ -173,6 +173,21 @@ def voter_that_is_far_behind(disabled: list[str]) -> bool:
     return lab.add("n1", "n4")
 
 
+def removal_that_only_the_removed_one_holds(disabled: list[str]) -> bool:
+    """n1 removes n2 and loses power before the entry is on its disk: the two need each other to go on."""
+    lab = GuardedLab(["n1", "n2"], disabled=disabled)
+    lab.elect("n1", ["n2"])
+    lab.flow(["n1", "n2"])
+    slow_disk(lab, "n1")
+    assert lab.nodes["n1"].change_voters(Change("rem", "n2"), lambda done: None)
+    lab.beat("n1")
+    lab.give("n1", "n2")
+    lab.crash("n1")
+    lab.start("n1")
+    lab.flow(["n1", "n2"], rounds=200)
+    return not lab.is_leader("n1") and not lab.is_leader("n2")
+
+
 def slow_disk(lab: GuardedLab, node: str) -> None:
     """From now on nothing reaches the node's disk before `lab.logs[node].complete()`."""
     lab.logs[node]._auto = False
@@ -230,6 +245,7 @@ SCHEDULES: Final[dict[str, Schedule]] = {
     "one_change": hazard(test_hazards.test_h8_one_change_of_the_voters_at_a_time),
     "no_op_first": removal_before_an_entry_of_the_term,
     "caught_up": voter_that_is_far_behind,
+    "withhold": removal_that_only_the_removed_one_holds,
     "late_ack": acknowledged_before_it_was_durable_here,
     "time_floor": knowledge_of_an_older_term,
     "ack_copy": slow_follower_says_nothing,
