@@ -1,10 +1,11 @@
 """Real nodes in namespaces of their own under faults; then quiet, then the final checks. As root:
 
-    ./run chaos [--seconds S] [--long] [--nodes 3|5] [--seed N]
+    ./run chaos [--seconds S] [--long] [--nodes 3|5] [--seed N] [--only FAULT ...]
 
 A short run injects every kind of fault but those that take too long (`Kind.smoke`): adding and removing a member, and a
 node that is away until only a snapshot can help it. `--long` is ten minutes with all kinds. The order and the targets of
-the faults come from the seed; what processes and the machine make of them is their own.
+the faults come from the seed; what processes and the machine make of them is their own. `--only`, for looking into
+something, takes these kinds alone, again and again.
 
 Exit code 1 when a checker finds a violation, when a kind of fault did not take place, when the leader never changed, or
 when the cluster does not recover; then the data, logs and histories are kept, and it says where.
@@ -21,7 +22,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos.campaign import campaign
+from tests.chaos.campaign import Plan, campaign
+from tests.chaos.faults import KINDS
 
 SECONDS = 60.0
 LONG_SECONDS = 600.0
@@ -44,17 +46,22 @@ def main() -> int:
     parser.add_argument("--long", action="store_true", help="with every kind of fault, and longer ones")
     parser.add_argument("--nodes", type=int, choices=(3, 5), default=3)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="of the faults (default: any)")
+    names = [kind.name for kind in KINDS]
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="FAULT", choices=names, help=", ".join(names).replace("%", "%%")
+    )
     wanted = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("namespaces, mounts and file systems need root")
     isolate()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave every `with` on the way
     seconds = wanted.seconds or (LONG_SECONDS if wanted.long else SECONDS)
+    plan = Plan(wanted.seed, wanted.nodes, seconds, wanted.long, wanted.only)
     print(f"chaos: seed {wanted.seed}, {wanted.nodes} nodes, {seconds:g} s", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="raftcluster-chaos-"))
     good = False
     try:
-        good = campaign(directory, seconds, wanted.long, wanted.nodes, wanted.seed)
+        good = campaign(directory, plan)
     finally:
         if good:
             shutil.rmtree(directory)

@@ -6,8 +6,10 @@ import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 from tests.chaos.analysis import Final, History, Verdict, judge, told
 from tests.chaos.cluster import RULES, SETTLE_SECONDS, Cluster
@@ -24,6 +26,21 @@ GAP_SECONDS = 20.0
 """A cluster that cannot be written to for longer after it lost its leader has not recovered by itself."""
 
 
+class Plan(NamedTuple):
+    """What a run is to be."""
+
+    seed: int
+    size: int
+    seconds: float
+    long: bool = False
+    only: Sequence[str] = ()
+    """Kinds of faults; empty: all that belong to a run of this length."""
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        return tuple(kind for kind in KINDS if (kind.name in self.only if self.only else self.long or kind.smoke))
+
+
 def schedule(kinds: tuple[Kind, ...], seed: int) -> list[Kind]:
     """Every kind once, in an order of its own; a member is removed some time after it was added."""
     order = list(kinds)
@@ -34,14 +51,13 @@ def schedule(kinds: tuple[Kind, ...], seed: int) -> list[Kind]:
     return order
 
 
-def run(cluster: Cluster, seconds: float, long: bool, faults: Counter[str]) -> None:
-    """Faults for about `seconds`, and until every kind was there once; then some quiet."""
-    kinds = tuple(kind for kind in KINDS if long or kind.smoke)
-    faults.update(dict.fromkeys((kind.name for kind in kinds), 0))
+def run(cluster: Cluster, plan: Plan, faults: Counter[str]) -> None:
+    """Faults for about as long as planned, and until every kind was there once; then some quiet."""
+    faults.update(dict.fromkeys((kind.name for kind in plan.kinds), 0))
     clock = threading.Event()
-    end, rounds = time.monotonic() + seconds, 0
+    end, rounds = time.monotonic() + plan.seconds, 0
     while time.monotonic() < end or not rounds:
-        for kind in schedule(kinds, cluster.seed + rounds):
+        for kind in schedule(plan.kinds, plan.seed + rounds):
             if rounds and time.monotonic() >= end and cluster.spare is not None:
                 break
             began = time.monotonic()
@@ -49,12 +65,12 @@ def run(cluster: Cluster, seconds: float, long: bool, faults: Counter[str]) -> N
             next(fault)
             felt = time.monotonic() - began
             faults[kind.name] += 1
-            clock.wait(cluster.random.uniform(*(kind.long if long else kind.hold)))
+            clock.wait(cluster.random.uniform(*(kind.long if plan.long else kind.hold)))
             for _ in fault:
                 raise AssertionError(f"{kind.name} yields twice")
             after = cluster.recover()
             print(f"  {kind.name}: felt after {felt:.1f} s, well {after:.1f} s after its end", flush=True)
-            clock.wait(cluster.random.uniform(*(LONG_PAUSE_SECONDS if long else PAUSE_SECONDS)))
+            clock.wait(cluster.random.uniform(*(LONG_PAUSE_SECONDS if plan.long else PAUSE_SECONDS)))
         rounds += 1
     clock.wait(QUIET_SECONDS)
 
@@ -96,7 +112,7 @@ def shortcomings(verdict: Verdict, faults: Counter[str]) -> list[str]:
     return found
 
 
-def campaign(directory: Path, seconds: float, long: bool, size: int, seed: int) -> bool:
+def campaign(directory: Path, plan: Plan) -> bool:
     """One run; True when all is well."""
     faults: Counter[str] = Counter()
     losses: list[Loss] = []
@@ -104,10 +120,10 @@ def campaign(directory: Path, seconds: float, long: bool, size: int, seed: int) 
     began = time.monotonic()
     problems: list[str] = []
     try:
-        with Cluster(size, directory, seed) as cluster:
+        with Cluster(plan.size, directory, plan.seed) as cluster:
             losses = cluster.losses
-            print(f"chaos: {size} nodes run after {time.monotonic() - began:.1f} s", flush=True)
-            run(cluster, seconds, long, faults)
+            print(f"chaos: {plan.size} nodes run after {time.monotonic() - began:.1f} s", flush=True)
+            run(cluster, plan, faults)
             final = finish(cluster)
             print(f"chaos: {cluster.writes_lost} writes that were not synced went with the power", flush=True)
     except (AssertionError, OSError) as error:
@@ -118,13 +134,13 @@ def campaign(directory: Path, seconds: float, long: bool, size: int, seed: int) 
     if final is None:
         keep = ("linearizable", "configuration", "monotonic", "one leader", "equal tables after", "greylist:", "places")
         verdict.violations = [text for text in verdict.violations if text.startswith(keep)]
-    else:
+    elif not plan.only:
         problems += shortcomings(verdict, faults)
     for line in (*told(verdict, faults), *(f"PROBLEM: {text}" for text in problems)):
         print(line)
     for text in verdict.violations[:50]:
         print(f"VIOLATION: {text[:1000]}")
     print(
-        f"chaos: seed {seed}: {len(verdict.violations)} violations, {len(problems)} problems, {time.monotonic() - began:.0f} s"
+        f"chaos: seed {plan.seed}: {len(verdict.violations)} violations, {len(problems)} problems, {time.monotonic() - began:.0f} s"
     )
     return not problems and not verdict.violations

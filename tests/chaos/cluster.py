@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 
 from tests.chaos.network import Network
 from tests.chaos.nodes import PORT, NodeProcess, Refused
-from tests.chaos.volumes import FaultyVolume, SmallVolume, Volume
+from tests.chaos.volumes import FaultyVolume, Volume
 from tests.checkers.gaps import Loss
 from tests.checkers.greylisting import Rules
 from tests.helpers import eventually
 
 T = TypeVar("T")
 
+SMALL_MIB = 192
 START_SECONDS = 90.0
 SETTLE_SECONDS = 45.0
 STATUS_SECONDS = 5.0
@@ -44,7 +45,7 @@ class Cluster:
         self.writes_lost = 0
         """Writes that were not synced and went with the power."""
         self._directory = directory
-        self._breath = threading.Event()
+        self._never = threading.Event()
         self._running = ExitStack()
         self.network = Network(size + 1, directory, seed)
         self.nodes: list[NodeProcess] = []
@@ -56,7 +57,7 @@ class Cluster:
         root = self._directory / f"mx{number}"
         if number > size:
             return Volume(root)
-        return SmallVolume(root) if number == 2 else FaultyVolume(root, self.seed + number)
+        return FaultyVolume(root, self.seed + number, SMALL_MIB if number == 2 else None)
 
     def __enter__(self) -> Cluster:
         with ExitStack() as starting:
@@ -104,7 +105,11 @@ class Cluster:
             except Refused as refused:
                 if time.monotonic() > end:
                     raise AssertionError(f"{what}: not within {seconds} s, {refused}") from refused
-                self._breath.wait(0.05)
+                self.wait(0.05)
+
+    def wait(self, seconds: float) -> None:
+        """Let some time pass."""
+        self._never.wait(seconds)
 
     # ---- what the nodes say
 
@@ -166,12 +171,13 @@ class Cluster:
         """The leader or any member."""
         return self.leader() if self.random.random() < 0.6 else self.random.choice(self.nodes)
 
-    def having(self, kind: str) -> NodeProcess:
-        """A member with that kind of volume, made the leader half of the time."""
-        node = self.random.choice([node for node in self.nodes if node.volume.kind == kind])
+    def disk(self, small: bool = False) -> tuple[NodeProcess, FaultyVolume]:
+        """A member whose disk can have faults, made the leader half of the time."""
+        found = [(node, node.volume) for node in self.nodes if isinstance(node.volume, FaultyVolume)]
+        node, volume = self.random.choice([(node, volume) for node, volume in found if volume.small or not small])
         if self.random.random() < 0.5:
             self.lead(node)
-        return node
+        return node, volume
 
     def lead(self, node: NodeProcess) -> None:
         """Make it the leader."""

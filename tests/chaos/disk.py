@@ -35,7 +35,7 @@ class _Unsynced(NamedTuple):
 
 
 class Disk(mfusepy.Operations):  # type: ignore[misc]
-    """The directory `backing`, with faults. The kernel calls one method at a time; `command` comes from a thread of its own."""
+    """The directory `backing`, with faults. The kernel calls one method at a time, so nobody writes during a sync; `command` comes from a thread of its own."""
 
     use_ns = True
 
@@ -85,8 +85,9 @@ class Disk(mfusepy.Operations):  # type: ignore[misc]
                 self._counts["syncs failed"] += 1
                 raise mfusepy.FuseOSError(errno.EIO)
             self._counts["syncs delayed"] += bool(delay)
+        self._never.wait(delay)  # the power may go meanwhile
+        with self._lock:
             self._unsynced.pop(path, None)
-        self._never.wait(delay)
 
     def _real(self, path: str) -> str:
         return f"{self._backing}{path}"

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 from tests.chaos.cluster import START_SECONDS, Cluster
 from tests.chaos.nodes import NodeProcess, Refused
-from tests.chaos.volumes import FaultyVolume, SmallVolume
+from tests.chaos.volumes import FaultyVolume
 from tests.helpers import eventually
 
 FELT_SECONDS = 20.0
 STEP_DOWN_SECONDS = 5.0
+SLOW_SECONDS = (0.05, 0.2, 0.5)
 
 Fault = Callable[[Cluster], Iterator[None]]
 Links = dict[tuple[int, int], dict[str, Any]]
@@ -61,8 +62,15 @@ def plug(cluster: Cluster) -> Iterator[None]:
 
 
 def power_cut(cluster: Cluster) -> Iterator[None]:
-    """All lose their power at once: what was acknowledged must be on disks."""
+    """All lose their power at once: what was acknowledged must be on disks. These are slow, so that much is not yet."""
+    volumes = [node.volume for node in cluster.nodes if isinstance(node.volume, FaultyVolume)]
+    seconds = cluster.random.choice((0.0, *SLOW_SECONDS))
+    for volume in volumes:
+        volume.command(delay=seconds)
+    cluster.wait(4 * seconds)
     _power_off(cluster, cluster.nodes)
+    for volume in volumes:
+        volume.command()
     yield
     _power_on(cluster, cluster.nodes)
 
@@ -70,6 +78,8 @@ def power_cut(cluster: Cluster) -> Iterator[None]:
 def _power_off(cluster: Cluster, nodes: list[NodeProcess]) -> None:
     for node in nodes:
         cluster.network.plug(node.number, "down")
+        cluster.network.kill_all(node.number)
+    for node in nodes:
         node.kill()
     for node in nodes:
         cluster.writes_lost += node.volume.lose_power()
@@ -178,9 +188,7 @@ def _try_to_lead(cluster: Cluster, node: NodeProcess) -> None:
 
 
 def full(cluster: Cluster) -> Iterator[None]:
-    node = cluster.having(SmallVolume.kind)
-    volume = node.volume
-    assert isinstance(volume, SmallVolume)
+    node, volume = cluster.disk(small=True)
     cluster.losing(node, "disk full")
     volume.fill()
     eventually(
@@ -193,9 +201,7 @@ def full(cluster: Cluster) -> Iterator[None]:
 
 def fsync_error(cluster: Cluster) -> Iterator[None]:
     """The node stops for good, also when the disk is well again, until it is restarted."""
-    node = cluster.having(FaultyVolume.kind)
-    volume = node.volume
-    assert isinstance(volume, FaultyVolume)
+    node, volume = cluster.disk()
     cluster.losing(node, "fsync error")
     volume.command(error=True)
     eventually(lambda: _failed(node), FELT_SECONDS, f"{node.name} stops after a failed fsync")
@@ -222,10 +228,8 @@ def _leads(node: NodeProcess) -> bool:
 
 
 def slow_disk(cluster: Cluster) -> Iterator[None]:
-    node = cluster.having(FaultyVolume.kind)
-    volume = node.volume
-    assert isinstance(volume, FaultyVolume)
-    seconds = cluster.random.choice((0.05, 0.2, 0.5))
+    _, volume = cluster.disk()
+    seconds = cluster.random.choice(SLOW_SECONDS)
     before = volume.command(delay=seconds).get("syncs delayed", 0)
     eventually(lambda: volume.command(delay=seconds).get("syncs delayed", 0) > before, FELT_SECONDS, "syncs are slow")
     yield

@@ -1,12 +1,12 @@
-"""Where nodes keep their data: the machine's own disk, a small one that can be filled, or one with faults."""
+"""Where nodes keep their data: the machine's own disk, or one with faults."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,11 @@ from tests.helpers import eventually
 
 ANSWER_SECONDS = 20.0
 MOUNT_SECONDS = 20.0
-SMALL_MIB = 192
 BALLAST = "ballast"
 
 
 class Volume:
     """A directory on the machine's own disk. `path` is where a node may keep its data."""
-
-    kind = "plain"
 
     def __init__(self, root: Path) -> None:
         self.path = root
@@ -36,45 +33,18 @@ class Volume:
         """Whatever uses it must have ended."""
 
 
-class SmallVolume(Volume):
-    """A tmpfs of `SMALL_MIB`. It survives a node's death, not the run: nothing is synced to anywhere."""
-
-    kind = "small"
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        mount("-t", "tmpfs", "-o", f"size={SMALL_MIB}m,mode=700", "tmpfs", str(root))
-
-    def fill(self) -> None:
-        """Take all the space there is."""
-        with (self.path / BALLAST).open("wb", buffering=0) as ballast:
-            try:
-                while True:
-                    ballast.write(bytes(65536))
-            except OSError:  # ENOSPC: as intended
-                os.fsync(ballast.fileno())
-
-    def empty(self) -> None:
-        """Give it back."""
-        (self.path / BALLAST).unlink(missing_ok=True)
-
-    def close(self) -> None:
-        self.empty()
-        shutil.copytree(self.path, self.path.with_name(f"{self.path.name}.backing"))  # for whoever looks into a failure
-        umount(self.path)
-
-
 class FaultyVolume(Volume):
-    """See `tests.chaos.disk`."""
+    """See `tests.chaos.disk`. With `size_mib` it is small, and can be filled."""
 
-    kind = "faulty"
-
-    def __init__(self, root: Path, seed: int) -> None:
+    def __init__(self, root: Path, seed: int, size_mib: int | None = None) -> None:
         super().__init__(root)
-        backing = root.with_name(f"{root.name}.backing")
-        backing.mkdir()
+        self.small = size_mib is not None
+        self._backing = root.with_name(f"{root.name}.backing")
+        self._backing.mkdir()
+        if size_mib is not None:
+            mount("-t", "tmpfs", "-o", f"size={size_mib}m,mode=700", "tmpfs", str(self._backing))
         log = root.with_name(f"{root.name}.disk.log")
-        command = [sys.executable, "-m", "tests.chaos.disk", str(root), str(backing), str(seed)]
+        command = [sys.executable, "-m", "tests.chaos.disk", str(root), str(self._backing), str(seed)]
         self._child = Child(f"disk {root.name}", command, log, pipes=True)
         eventually(lambda: self._child.alive() and root.is_mount(), MOUNT_SECONDS, f"{root} is mounted")
 
@@ -84,6 +54,16 @@ class FaultyVolume(Volume):
         counts: dict[str, int] = json.loads(self._child.line(ANSWER_SECONDS))
         return counts
 
+    def fill(self) -> None:
+        """Take all the space there is."""
+        with (self._backing / BALLAST).open("wb", buffering=0) as ballast, suppress(OSError):  # ENOSPC: as intended
+            while True:
+                ballast.write(bytes(65536))
+
+    def empty(self) -> None:
+        """Give it back."""
+        (self._backing / BALLAST).unlink(missing_ok=True)
+
     def lose_power(self) -> int:
         before = self.command().get("writes lost", 0)
         return self.command(power="loss").get("writes lost", 0) - before
@@ -91,6 +71,10 @@ class FaultyVolume(Volume):
     def close(self) -> None:
         umount(self.path)
         self._child.kill()
+        if self.small:
+            self.empty()
+            shutil.copytree(self._backing, self._backing.with_suffix(".kept"))  # for whoever looks into a failure
+            umount(self._backing)
 
 
 def mount(*arguments: str) -> None:
