@@ -325,9 +325,7 @@ class Runtime:
     ) -> T:
         """See `Host.query`."""
         if consistency == "local":
-            return self.call(
-                lambda replica: read(replica.applier.tables(machine), replica.applier.stamp), deadline=deadline
-            )
+            return self.call(lambda replica: read(replica.applier.tables(machine), replica.time()), deadline=deadline)
         if threading.get_ident() == self._thread_id:
             raise Rejected("a callback on the tick thread must not wait", subject="thread", remedy="read locally")
         within = None if consistency == "linearizable" else float(consistency)
@@ -335,7 +333,7 @@ class Runtime:
 
         def run() -> None:
             try:
-                box.put((True, read(self.replica.applier.tables(machine), self.replica.applier.stamp)))
+                box.put((True, read(self.replica.applier.tables(machine), self.replica.time())))
             except Exception as error:  # noqa: BLE001 - it is the caller's, and raised there
                 box.put((False, error))
 

@@ -35,7 +35,7 @@ def node_status(replica: Replica, facts: Mapping[str, Any], failure: Raftcluster
         "log_entries": len(journal),
         "log_bytes": journal.bytes,
         "overlay_keys": replica.applier.overlay.keys,
-        "cluster_time_ms": replica.applier.stamp,
+        "cluster_time_ms": replica.time(),
         "clock_skews": {peer: skew / 1000 for peer, skew in sorted(replica.leadership.skews.items())},
         "storage": replica.health,
         "failure": None if failure is None else str(failure),

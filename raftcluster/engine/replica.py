@@ -33,7 +33,7 @@ from raftcluster.engine.operations import Operation, Result
 from raftcluster.engine.ports import Bounds, Observer, Ports, Timing
 from raftcluster.engine.queries import Queries
 from raftcluster.engine.seam import Engine
-from raftcluster.errors import RaftclusterError, StorageFull, Unavailable
+from raftcluster.errors import RaftclusterError, StorageFailed, StorageFull, Unavailable
 from raftcluster.machine import StateMachine
 from raftcluster.storage.ports import Entry, Log, TableStore
 
@@ -203,6 +203,8 @@ class Replica:
         self.health = health
         self.guard.full = health != "ok"
         self.observer.health(health, detail)
+        if health == "failed":  # nothing that this node has on its disk can be relied on: fail-stop
+            raise StorageFailed(detail, subject=self.me, remedy="check the disk, then restart the node")
         if health == "full" and self.engine.is_leader:
             self.guard.resign()
 
@@ -337,6 +339,10 @@ class Replica:
                 for answer in pending.answers:
                     answer(result, None)
         self.observer.applied(entry, machines)
+
+    def time(self) -> int:
+        """Cluster time as this node knows it, in milliseconds: it runs on while nothing is applied."""
+        return max(self.applier.stamp, int(self.clock.now() or 0.0))
 
     # ---- checkpoints and snapshots
 

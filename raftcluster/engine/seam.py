@@ -19,7 +19,7 @@ Replaced module names, and why:
 Private members of `SyncObj` that are read, written or overridden (each is a debt with a name):
 
 =============================  =============================================================================
-read `__raftState`, `__raftLeader`     role and leader
+read `__raftState`, read/write `__raftLeader`  role and leader; a leader that is not heard is none
 read/write `__raftElectionDeadline`    pre-vote and patience (H17, rule 8)
 read/write `__raftNextIndex`           late acknowledgements and full queues (H2)
 read/write `__raftMatchIndex`          acknowledgements clamped to the leader's durable index (rule 6)
@@ -274,7 +274,7 @@ class Engine(_SyncObj):  # type: ignore[misc]
 
     @property
     def leader(self) -> str | None:
-        leader = self._SyncObj__raftLeader
+        leader: Any = self._SyncObj__raftLeader
         return None if leader is None else str(leader.id)
 
     @property
@@ -371,6 +371,7 @@ class Engine(_SyncObj):  # type: ignore[misc]
         if go or guard.election.transfer_term == self.term or not guard.on("pre_vote"):
             return True, deadline
         deadline = now + self._SyncObj__generateRaftTimeout()
+        self._SyncObj__raftLeader = None  # it was not heard for an election time-out
         return guard.election.ask(), deadline
 
     def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802

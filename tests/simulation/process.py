@@ -11,6 +11,7 @@ from typing import Final
 from raftcluster.config.machine import ConfigMachine
 from raftcluster.engine.ports import Observer, Ports
 from raftcluster.engine.replica import Replica
+from raftcluster.errors import StorageFailed
 from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.machine import StateMachine
 from raftcluster.storage.memory import MemoryDisk
@@ -122,6 +123,12 @@ class Process:
                 observer=Observer(applied=self._applied, role=self._role, health=self._health),
                 disabled=self._disabled,
             )
+        except StorageFailed as error:
+            if self.disk.log.health != "failed":
+                self.checker.violate("exception", f"{self.name} stops: {error!r}, and its disk is well")
+            world.counts["stopped by their disk"] += 1
+            self.crash(world.random.uniform(0.5, 3.0))
+            return
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not happen
             self.checker.violate("exception", f"{self.name} cannot start: {error!r}")
             return
@@ -173,6 +180,12 @@ class Process:
         self.began = world.time
         try:
             work()
+        except StorageFailed as error:
+            if self.disk.log.health != "failed":
+                self.checker.violate("exception", f"{self.name} stops: {error!r}, and its disk is well")
+            world.counts["stopped by their disk"] += 1
+            self.crash(world.random.uniform(0.5, 3.0))
+            return
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not happen
             trace = error.__traceback__
             while trace is not None and trace.tb_next is not None:
