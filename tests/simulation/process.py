@@ -123,12 +123,6 @@ class Process:
                 observer=Observer(applied=self._applied, role=self._role, health=self._health),
                 disabled=self._disabled,
             )
-        except StorageFailed as error:
-            if self.disk.log.health != "failed":
-                self.checker.violate("exception", f"{self.name} stops: {error!r}, and its disk is well")
-            world.counts["stopped by their disk"] += 1
-            self.crash(world.random.uniform(0.5, 3.0))
-            return
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not happen
             self.checker.violate("exception", f"{self.name} cannot start: {error!r}")
             return
