@@ -28,6 +28,8 @@ from raftcluster import limits
 
 FRESH_MS = 5_000.0
 """A peer's wall clock counts towards the median for this long."""
+CEILING_MS = 2.0**53
+"""Time stops here, 285,000 years on: what is told stays what `wire` accepts, whatever this node was told."""
 CORRECTION_MS = 5_000.0
 """The rate aims at closing the gap to the median in this time, within the slew."""
 
@@ -66,15 +68,14 @@ class ClusterTime:
         return self._boot() - self._noted_at
 
     def _note(self, time: float, term: int) -> None:
-        self._time, self._noted_at, self._term = time, self._boot(), term
+        self._time, self._noted_at, self._term = min(time, CEILING_MS), self._boot(), term
 
     def now(self) -> float | None:
         """The best estimate of a node that does not lead, None when it has heard of no time yet."""
-        return (
-            None
-            if self._time is None
-            else self._time + self._elapsed() * (self._rate if self._leading == self._term else 1.0)
-        )
+        if self._time is None:
+            return None
+        rate = self._rate if self._leading == self._term else 1.0
+        return min(self._time + self._elapsed() * rate, CEILING_MS)
 
     # ---- follower
 
@@ -119,7 +120,7 @@ class ClusterTime:
             slew = limits.CLOCK_SLEW
             self._rate = 1.0 + max(-slew, min(slew, (median - time) / CORRECTION_MS))
         self._note(time, term)
-        return time
+        return self._time
 
     def skews(self, term: int, voters: Collection[str], me: str) -> dict[str, float]:
         """How far each wall clock is off the quorum's median, in milliseconds; empty without a fresh quorum. Leader only."""

@@ -22,6 +22,7 @@ from raftcluster.engine.cluster_time import ClusterTime, Known
 from raftcluster.engine.election import NEVER, Election
 from raftcluster.engine.guards import GUARDS, Message, Seam
 from raftcluster.engine.read_index import ReadIndex
+from raftcluster.errors import FrameError
 from raftcluster.storage.ports import Entry
 
 
@@ -220,9 +221,10 @@ class Guard:
             self.election.vote_requested(peer, message)
         elif kind == "response_vote":
             if self.on("vote_check"):
-                if peer not in seam.others or (peer, message["term"]) in self._votes:
+                vote = (peer, message["term"])
+                if peer not in seam.others or vote[1] != seam.term or vote in self._votes:
                     return None
-                self._votes.add((peer, message["term"]))
+                self._votes.add(vote)
             seam.hand(peer, message)
         elif kind == "timeout_now":
             if message["term"] == seam.term and peer in seam.others and peer == seam.leader:
@@ -252,9 +254,11 @@ class Guard:
         if message["term"] < seam.term:
             self._tell_term(peer)
             return None
+        if message["term"] == seam.term and seam.leader not in (None, peer):
+            raise FrameError(f"term {seam.term} has a leader: {seam.leader}", subject=peer)
         self.election.leader_heard = self._now()
         time = message.get("time")
-        if time is not None and not (seam.is_leader and message["term"] == seam.term):
+        if time is not None:
             self._clock.heard(message["term"], float(time))
         answering = _Answering(int(message.get("seq", 0)))
         if "offer" in message:
@@ -272,9 +276,10 @@ class Guard:
         """Hand over only what the log does not hold yet (H2), and remember up to where it is proven equal."""
         seam, journal = self._seam, self._seam.journal
         entries: list[Entry] = [(bytes(c), int(i), int(t)) for c, i, t in message["entries"]]
-        previous, previous_term, commit = message["prevLogIdx"], message["prevLogTerm"], message["commit_index"]
+        previous, commit = message.get("prevLogIdx"), message["commit_index"]
         if previous is None:
             return  # the leader has cut its log behind us: an offer follows
+        previous_term = message["prevLogTerm"]
         if self.full and entries:
             self._nothing_new(peer, message, answering, seam.commit_index)
             return
@@ -303,7 +308,8 @@ class Guard:
             end = previous + len(entries)
             self._nothing_new(peer, message, answering, end)
             return
-        assert entries[known][1] > seam.commit_index, f"refusing to overwrite committed entry {entries[known][1]}"
+        if entries[known][1] <= seam.commit_index:  # no leader of ours: nothing is changed, and its link is closed
+            raise FrameError(f"entry {entries[known][1]} is another one than the committed", subject=peer)
         if known:
             _, previous, previous_term = entries[known - 1]
         entries = entries[known:]

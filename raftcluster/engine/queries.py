@@ -35,8 +35,8 @@ class Queries:
         self._number = first_number
         self._waiting: list[Query] = []
         """Confirmed, until their index is applied."""
-        self._asked: dict[int, Query] = {}
-        """Of a follower: the leader has been asked for their index."""
+        self._asked: dict[tuple[str, int], Query] = {}
+        """Of a follower: this leader has been asked for their index, and nobody else may tell it."""
         self._fresh_time: float | None = None
         """Cluster time at which this node's state was the leader's."""
 
@@ -64,7 +64,7 @@ class Queries:
         if leader is None or not self._send(leader, {"type": "read_index", "number": self._number}):
             fail(Unavailable("no leader is known", subject="cluster", remedy="ask again"))
             return None
-        self._asked[self._number] = query
+        self._asked[leader, self._number] = query
         return query
 
     def drop(self, query: Query) -> None:
@@ -97,9 +97,9 @@ class Queries:
     def _tell(self, peer: str, number: int, index: int | None) -> None:
         self._send(peer, {"type": "read_at", "number": number, "index": index})
 
-    def answered(self, number: int, index: int | None) -> None:
+    def answered(self, peer: str, number: int, index: int | None) -> None:
         """The leader has found the index for a read of this node."""
-        query = self._asked.pop(number, None)
+        query = self._asked.pop((peer, number), None)
         if query is not None:
             self._confirmed(query, index)
 

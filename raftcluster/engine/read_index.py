@@ -16,7 +16,6 @@ from raftcluster.engine.guards import Message, Seam
 class _Read:
     term: int
     index: int
-    acks: set[str]
     done: Callable[[int | None], None]
 
 
@@ -26,6 +25,9 @@ class ReadIndex:
     def __init__(self, seam: Seam, send: Callable[[str, Message], bool], linked: set[str]) -> None:
         self._seam, self._send, self._linked = seam, send, linked
         self._reads: dict[int, _Read] = {}
+        self._acks: dict[str, tuple[int, int]] = {}
+        """peer -> (term, number) of the newest probe it has answered: it counts for all reads before, too, whose own probe
+        may be lost."""
         self._number = 0
 
     def ask(self, done: Callable[[int | None], None]) -> None:
@@ -36,7 +38,7 @@ class ReadIndex:
             done(None)
             return
         self._number += 1
-        self._reads[self._number] = _Read(seam.term, seam.commit_index, set(), done)
+        self._reads[self._number] = _Read(seam.term, seam.commit_index, done)
         for peer in sorted(seam.others & self._linked):
             self._send(peer, {"type": "read_probe", "term": seam.term, "number": self._number})
 
@@ -47,18 +49,28 @@ class ReadIndex:
 
     def acknowledged(self, peer: str, message: Message) -> None:
         """A voter says that this node still leads."""
-        read = self._reads.get(message["number"])
-        if read is not None and message["term"] == self._seam.term and peer in self._seam.others:
-            read.acks.add(peer)
+        ack = (message["term"], message["number"])
+        if ack[0] == self._seam.term and ack[1] <= self._number and peer in self._seam.others:
+            self._acks[peer] = max(ack, self._acks.get(peer, ack))
 
     def settle(self) -> None:
         """Answer the reads that a quorum has confirmed, and those that will never be."""
         seam = self._seam
+        confirmed = self._confirmed() if self._reads else 0
         for number in list(self._reads):
             read = self._reads[number]
             if not seam.is_leader or read.term != seam.term:
                 del self._reads[number]
                 read.done(None)
-            elif (len(read.acks) + 1) * 2 > len(seam.others) + 1:
+            elif number <= confirmed:
                 del self._reads[number]
                 read.done(read.index)
+
+    def _confirmed(self) -> int:
+        """The newest read that a quorum has confirmed in this term; 0 for none."""
+        seam = self._seam
+        needed = (len(seam.others) + 1) // 2  # with this node a majority
+        if needed == 0:
+            return self._number
+        numbers = sorted(n for p, (term, n) in self._acks.items() if term == seam.term and p in seam.others)
+        return numbers[-needed] if len(numbers) >= needed else 0

@@ -161,15 +161,16 @@ class Replica:
 
     def deliver(self, peer: str, message: Message) -> None:
         """A message of `peer`. Raises `FrameError` for one that is malformed: the caller closes that link."""
-        kind = wire.check(message)
+        kind = wire.check(message, self.engine.term)
         if kind == "forward":
             self._forwarded(message["operations"])
         elif kind == "read_index":
             self.queries.asked(peer, message["number"])
         elif kind == "read_at":
-            self.queries.answered(message["number"], message["index"])
+            self.queries.answered(peer, message["number"], message["index"])
         elif kind == "transfer":
-            self.leadership.transfer(message["target"])
+            if self.engine.is_leader:  # else two nodes that take each other for the leader pass it to and fro
+                self.leadership.transfer(message["target"])
         else:
             offer = self.guard.incoming(peer, message)
             if offer is not None:

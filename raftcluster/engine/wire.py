@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from raftcluster.engine.cluster_time import CEILING_MS
 from raftcluster.errors import FrameError
 
 _MAX = 2**62
+TERM_LEAP = 2**32
+"""No message speaks of a term this far above the receiver's: that many elections take decades. Terms never fall again, so
+that one message with the last term of all would be the end of the cluster."""
 
 
 def _number(value: Any) -> bool:
@@ -38,7 +42,7 @@ def _contiguous(value: Any, previous: int | None) -> bool:
 
 
 def _time(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < _MAX
+    return type(value) in (int, float) and 0 <= value <= CEILING_MS
 
 
 def _flag(value: Any) -> bool:
@@ -101,8 +105,8 @@ _OPTIONAL: dict[str, dict[str, Callable[[Any], bool]]] = {
 }
 
 
-def check(message: Any) -> str:
-    """The type of a well-formed message. Raises `FrameError` naming the field that is not."""
+def check(message: Any, term: int) -> str:
+    """The type of a well-formed message to a node in `term`. Raises `FrameError` naming the field that is not."""
     kind = message.get("type") if isinstance(message, dict) else None
     required = _REQUIRED.get(kind) if isinstance(kind, str) else None
     if kind is None or required is None:
@@ -117,6 +121,8 @@ def check(message: Any) -> str:
         valid_optional = optional.get(field)
         if valid_optional is None or not valid_optional(value):
             raise FrameError(f"{kind}: field {field!r} is {value!r:.60}", subject="message")
+    if message.get("term", 0) > term + TERM_LEAP:
+        raise FrameError(f"{kind}: term {message['term']} is beyond reach of {term}", subject="message")
     if kind == "append_entries" and "offer" not in message:
         previous = message.get("prevLogIdx")
         if "entries" not in message or not _contiguous(message["entries"], previous):

@@ -1,0 +1,126 @@
+"""A member with a valid certificate that sends what no node of ours would: nobody stops, nothing is lost, nothing is believed
+that only the leader may say.
+
+Each test failed before what it guards against was mended.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raftcluster.engine.wire import TERM_LEAP
+from raftcluster.errors import FrameError
+from tests.simulation.lab import GuardedLab, Message
+
+LAST = 2**62 - 1
+NODES = ["n1", "n2", "n3"]
+
+
+def lab_with_leader() -> GuardedLab:
+    lab = GuardedLab(NODES)
+    lab.elect("n1", ["n2", "n3"])
+    for _ in range(3):
+        lab.command("n1")
+    lab.flow(NODES)
+    return lab
+
+
+def append(**fields: Any) -> Message:
+    return {"type": "append_entries", "term": 1, "commit_index": 0, "seq": 1, "entries": [], **fields}
+
+
+HOSTILE: dict[str, Message] = {
+    "an append that follows nothing": append(term=2),
+    "an append that follows no term": append(term=2, prevLogIdx=None),
+    "another entry where one is committed": append(
+        term=2, entries=[[b"\x01", 2, 7]], prevLogIdx=1, prevLogTerm=0, commit_index=2
+    ),
+    "the last term of all": {"type": "term", "term": LAST},
+    "a vote in the last term": {"type": "request_vote", "term": LAST, "last_log_index": LAST, "last_log_term": LAST},
+    "an append of the last term": append(term=LAST),
+    "the end of time": append(prevLogIdx=1, prevLogTerm=0, time=float(LAST), fresh=float(LAST)),
+    "nearly the end of time": append(term=2, prevLogIdx=1, prevLogTerm=0, time=2.0**53, fresh=2.0**53),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("victim", ["n1", "n2"])
+def test_nonsense_of_a_member_stops_nobody(name: str, victim: str) -> None:
+    lab = lab_with_leader()
+    try:
+        lab.nodes[victim].deliver("n3", dict(HOSTILE[name]))
+    except FrameError:
+        pass  # the caller closes that link
+    lab.tick(victim)
+    for _ in range(20):  # long enough for an election
+        lab.flow(NODES, 10)
+    leader = next(node for node in NODES if lab.is_leader(node))
+    number = lab.command(leader)
+    lab.flow(NODES)
+    assert lab.errors == [] and lab.acknowledged[number]
+    assert len({tuple(lab.history(node)) for node in NODES}) == 1
+
+
+def test_a_term_has_one_leader() -> None:
+    lab = lab_with_leader()
+    for node in ("n1", "n2"):
+        with pytest.raises(FrameError, match="has a leader: n1"):
+            lab.nodes[node].deliver("n3", append(prevLogIdx=1, prevLogTerm=0, time=2.0**50))
+    assert lab.is_leader("n1")
+
+
+def test_terms_cannot_be_used_up_by_one_message() -> None:
+    lab = lab_with_leader()
+    with pytest.raises(FrameError, match="beyond reach"):
+        lab.nodes["n2"].deliver("n3", {"type": "term", "term": lab.term("n2") + TERM_LEAP + 1})
+    lab.nodes["n2"].deliver("n3", {"type": "term", "term": lab.term("n2") + TERM_LEAP})
+    assert lab.term("n2") > TERM_LEAP
+
+
+def test_only_the_leader_that_was_asked_tells_the_index_of_a_read() -> None:
+    lab = lab_with_leader()
+    reader, told = lab.nodes["n2"], []
+    reader.queries.ask(lambda: told.append("read"), lambda error: told.append("failed"), within=None)
+    question = lab.sent["n2", "n1"][-1]
+    assert question["type"] == "read_index"
+    reader.deliver("n3", {"type": "read_at", "number": question["number"], "index": 0})
+    lab.tick("n2")
+    assert told == [], "n3 is no leader, and has answered for it"
+    lab.flow(NODES)
+    assert told == ["read"]
+
+
+def test_a_read_whose_probe_is_lost_is_confirmed_by_the_next_one() -> None:
+    lab = lab_with_leader()
+    leader, told = lab.nodes["n1"], []
+    leader.queries.ask(lambda: told.append(1), lambda error: told.append(-1), within=None)
+    lab.drop("n1", "n2")
+    lab.drop("n1", "n3")
+    leader.queries.ask(lambda: told.append(2), lambda error: told.append(-2), within=None)
+    lab.flow(NODES)
+    assert told == [1, 2]
+
+
+def test_an_acknowledgement_of_a_probe_that_was_never_sent_counts_for_none() -> None:
+    lab = lab_with_leader()
+    leader, told = lab.nodes["n1"], []
+    leader.deliver("n3", {"type": "read_ack", "term": lab.term("n1"), "number": 1000})
+    leader.queries.ask(lambda: told.append(1), lambda error: told.append(-1), within=None)
+    lab.tick("n1")
+    assert told == []
+
+
+def test_two_nodes_that_take_each_other_for_the_leader_do_not_pass_a_transfer_to_and_fro() -> None:
+    lab = lab_with_leader()
+    lab.drop("n2", "n1")
+    lab.nodes["n2"].deliver("n1", {"type": "transfer", "target": None})
+    assert not [m for m in lab.sent["n2", "n1"] if m["type"] == "transfer"]
+
+
+def test_votes_of_other_terms_are_not_kept() -> None:
+    lab = lab_with_leader()
+    for term in range(1000, 2000):
+        lab.nodes["n2"].deliver("n3", {"type": "response_vote", "term": term})
+    assert len(lab.nodes["n2"].guard._votes) <= len(NODES)
