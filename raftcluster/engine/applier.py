@@ -81,7 +81,7 @@ class Applier:
                 result, packed_result = self._carry_out(operation, stamp)
                 touched.add(operation.machine)
                 new.append((operation.id, packed_result))
-                self._ring.remember(operation.id, result)
+                self._ring.remember(operation.id, packed_result)
             results.append((operation.id, result))
         for machine, tables in self._machines.values():
             self._run(machine.tick, tables, stamp)

@@ -23,6 +23,7 @@ from raftcluster.machine import ReadTables, Tables
 REGULAR = b"\x00"
 NO_OP = b"\x01"
 STAMP_BYTES = 8
+ID_BYTES = 16
 
 DONE, REJECTED, FAILED, UNKNOWN = 0, 1, 2, 3
 """First element of a result: carried out; refused by the machine; the machine failed; too old to tell."""
@@ -56,7 +57,7 @@ def decode_operation(packed: bytes) -> Operation | None:
     if not isinstance(value, list) or len(value) != 4:
         return None
     machine, ident, born, command = value
-    if isinstance(machine, str) and isinstance(ident, bytes) and len(ident) == 16 and type(born) is int:
+    if isinstance(machine, str) and isinstance(ident, bytes) and len(ident) == ID_BYTES and type(born) is int:
         return Operation(machine, ident, born, command)
     return None
 
@@ -116,10 +117,12 @@ class Ring:
 
     def __init__(self, capacity: int = limits.RING_OPERATIONS) -> None:
         self._capacity = capacity
-        self._results: dict[bytes, Result] = {}
-        self._rows: deque[tuple[int, list[bytes]]] = deque()
+        self._results: dict[bytes, bytes] = {}
+        """Packed: 65,536 lists would be looked at by every full collection of the garbage collector, bytes are not."""
+        self._rows: deque[tuple[int, bytes]] = deque()
+        """(log index, ids joined)"""
         self.floor = 0
-        """Lowest log index whose results are all still here; part of the row's key, so the same on every node."""
+        """Lowest log index whose results are all still here; part of the tables, so the same on every node."""
 
     def load(self, tables: ReadTables) -> None:
         """Fill from the tables."""
@@ -133,30 +136,32 @@ class Ring:
                     self.floor = int(unpack(row))
                     continue
                 results = unpack(row)
-                self._rows.append((int.from_bytes(key, "big"), [ident for ident, _ in results]))
-                self._results.update((ident, unpack(result)) for ident, result in results)
+                self._rows.append((int.from_bytes(key, "big"), b"".join(ident for ident, _ in results)))
+                self._results.update((ident, result) for ident, result in results)
             start = rows[-1][0] + b"\0"
 
     def get(self, ident: bytes) -> Result | None:
-        return self._results.get(ident)
+        """The result of the operation with this id, if it is still kept."""
+        packed = self._results.get(ident)
+        return None if packed is None else unpack(packed)
 
     def __len__(self) -> int:
         return len(self._results)
 
-    def remember(self, ident: bytes, result: Result) -> None:
+    def remember(self, ident: bytes, packed: bytes) -> None:
         """Within an entry; `close` writes the row."""
-        self._results[ident] = result
+        self._results[ident] = packed
 
     def close(self, index: int, new: list[tuple[bytes, bytes]], tables: Tables) -> None:
         """The entry at `index` has been applied: keep its (id, packed result)s, evict the oldest beyond the capacity."""
         if not new:
             return
         tables.put(self.TABLE, index.to_bytes(8, "big"), pack(new))
-        self._rows.append((index, [ident for ident, _ in new]))
+        self._rows.append((index, b"".join([ident for ident, _ in new])))
         while len(self._results) > self._capacity and len(self._rows) > 1:
             oldest, idents = self._rows.popleft()
-            for ident in idents:
-                self._results.pop(ident, None)
+            for begin in range(0, len(idents), ID_BYTES):
+                self._results.pop(idents[begin : begin + ID_BYTES], None)
             tables.delete(self.TABLE, oldest.to_bytes(8, "big"))
             self.floor = oldest + 1
             tables.put(self.TABLE, b"floor", pack(self.floor))
