@@ -151,6 +151,7 @@ class Node:
                 boot=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e6,
                 wall=lambda: time.time_ns() / 1e6,
                 random=Random(),
+                flush=mesh.flush,
             ),
             timing=timing,
             observer=Observer(self._runtime.applied, self._runtime.role, self._health_changed),

@@ -193,6 +193,7 @@ class Runtime:
                 for _ in range(len(self._posts)):
                     self._posts.popleft()()
                 self._take_calls()
+                links.flush()  # acknowledgements do not wait for what is applied next
                 replica.step()
                 self._expire()
                 links.flush()

@@ -28,6 +28,8 @@ class Ports:
     wall: Callable[[], float]
     """This host's wall clock in milliseconds."""
     random: Random
+    flush: Callable[[], None] = lambda: None
+    """Let what was sent leave now: work follows that takes a while."""
 
 
 @dataclass(frozen=True, slots=True)

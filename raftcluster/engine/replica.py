@@ -104,6 +104,7 @@ class Replica:
             feed=self._feed,
             apply=self._apply,
             may_apply=lambda: not self._fetching and self.applier.overlay.keys < self.bounds.overlay_keys,
+            flush=ports.flush,
             on_role=self._role_changed,
             heartbeat_seconds=self.timing.heartbeat,
             election_seconds=(self.timing.election_min, self.timing.election_max),

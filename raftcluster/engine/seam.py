@@ -208,6 +208,7 @@ class Engine(_SyncObj):  # type: ignore[misc]
         feed: Callable[[], list[bytes]],
         apply: Callable[[Entry], None],
         may_apply: Callable[[], bool],
+        flush: Callable[[], None],
         on_role: Callable[[], None],
         heartbeat_seconds: float = limits.HEARTBEAT_SECONDS,
         election_seconds: tuple[float, float] = (limits.ELECTION_MIN_SECONDS, limits.ELECTION_MAX_SECONDS),
@@ -217,7 +218,7 @@ class Engine(_SyncObj):  # type: ignore[misc]
         self.me, self.journal = me, journal
         self._guard: Guard | None = None
         self._now, self._random = now, random
-        self._feed, self._apply, self._may_apply = feed, apply, may_apply
+        self._feed, self._apply, self._may_apply, self._flush = feed, apply, may_apply, flush
         self._peers: dict[str, Peer] = {}
         self._go = False
         self._wire = _Wire()
@@ -392,14 +393,21 @@ class Engine(_SyncObj):  # type: ignore[misc]
         self._guard.round_done()
 
     def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
-        """Apply what is committed, once each and in order; True when the leader should tell its followers."""
-        before = self._SyncObj__raftLastApplied
+        """Apply what is committed, once each and in order. The leader first sends its followers the commit index, with the
+        next batch: all apply at the same time, while that batch is on its way to the disks. (So it need not send after.)"""
+        if self.is_leader and self._SyncObj__raftLastApplied < self._SyncObj__raftCommitIndex:
+            last = self.journal.last[1]
+            self._checkCommandsToApply()
+            if self.journal.last[1] == last:
+                self._SyncObj__sendAppendEntries()
+            self.journal.flush()
+            self._flush()
         while self._SyncObj__raftLastApplied < self._SyncObj__raftCommitIndex and self._may_apply():
             entry = self.journal.get(self._SyncObj__raftLastApplied + 1)
             assert entry is not None, f"committed entry {self._SyncObj__raftLastApplied + 1} is not in the log"
             self._apply(entry)
             self._SyncObj__raftLastApplied += 1
-        return bool(self._SyncObj__raftLastApplied > before)
+        return False
 
     # ---- membership
 
