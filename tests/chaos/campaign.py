@@ -6,7 +6,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -99,7 +99,7 @@ def finish(cluster: Cluster) -> Final:
     return Final([(name, count, place) for name, count, place in ledger], counted, found)
 
 
-def shortcomings(verdict: Verdict, faults: Counter[str]) -> list[str]:
+def shortcomings(verdict: Verdict, faults: Mapping[str, int]) -> list[str]:
     """Why a run without violations still proves too little."""
     found = [f"no fault of the kind {name!r} took place" for name, count in faults.items() if not count]
     found += [f"nothing was checked: {name}" for name, count in verdict.checks.items() if not count]
