@@ -221,7 +221,10 @@ class Runtime:
         error = self.failure
         for calls in self._wheel.values():
             for waiting in calls:
-                waiting.answer(None, error or OutcomeUnknown("the node was closed meanwhile", subject=self.replica.me))
+                if self.replica.give_up(waiting.ident, waiting.answer):
+                    waiting.answer(None, error or Unavailable("the node was closed meanwhile", subject=self.replica.me))
+                else:  # it left this node: a failure would say that it is never applied
+                    waiting.answer(None, OutcomeUnknown("the node stopped meanwhile", subject=self.replica.me))
         while self._calls:
             _, _, call = self._calls.popleft()
             call.answer(None, error or Unavailable("the node is closed", subject=self.replica.me))

@@ -1,0 +1,51 @@
+"""What callers are told by a node that stops for good while their operations are under way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+
+from raftcluster import Node
+from raftcluster.codec import Value
+from raftcluster.engine.replica import Replica
+from raftcluster.errors import OutcomeUnknown, RaftclusterError, StorageFailed
+from tests.clusters import Cluster
+
+SECONDS = 10.0
+Answers = SimpleQueue[tuple[Value | None, RaftclusterError | None]]
+
+
+def stopped(node: Node, when: Callable[[Replica], bool]) -> tuple[Value | None, RaftclusterError | None]:
+    """The answer to an operation of a node that fails as soon as `when` holds; looked at in every step."""
+    runtime, replica = node._runtime, node._replica
+    answers: Answers = SimpleQueue()
+
+    def fail() -> None:
+        if when(replica):
+            raise StorageFailed("the disk broke", subject=node.name)
+        runtime.post(fail)
+
+    def begin() -> None:  # on the tick thread: the first look comes right after the step that takes the operation
+        command = ["set", "a/key", 1, "", "", node.name, None]
+        node.submit("config", command, lambda value, error: answers.put((value, error)), deadline=SECONDS)
+        fail()
+
+    runtime.post(begin)
+    return answers.get(timeout=SECONDS)
+
+
+def test_an_operation_that_left_the_node_may_have_been_applied(tmp_path: Path) -> None:
+    with Cluster(tmp_path, 1) as cluster:
+        node = cluster.nodes[0]
+        value, error = stopped(node, lambda replica: any(p.sent_at is not None for p in replica._pending.values()))
+        assert value is None
+        assert isinstance(error, OutcomeUnknown), error
+        assert isinstance(node.failure, StorageFailed)
+
+
+def test_an_operation_that_nobody_took_was_not_applied(tmp_path: Path) -> None:
+    with Cluster(tmp_path, 1) as cluster:
+        value, error = stopped(cluster.nodes[0], lambda replica: True)
+        assert value is None
+        assert isinstance(error, StorageFailed), error
