@@ -91,6 +91,7 @@ class Node:
                 subject=str(path),
                 remedy="raftcluster init or join makes a new one",
             )
+        self._pid = os.getpid()
         self._closing = threading.Lock()
         self._ending = threading.Event()
         self._closed = False
@@ -244,7 +245,14 @@ class Node:
                 self._role_changed.wait(min(0.05, max(0.0, end - time.monotonic())))
 
     def close(self) -> None:
-        """Hand leadership over, write the last checkpoint, end all threads. Idempotent."""
+        """Hand leadership over, write the last checkpoint, end all threads. Idempotent. In a fork it does nothing: all of
+        it is the parent's. Raises `Rejected` on the tick thread, which cannot wait for its own end."""
+        if os.getpid() != self._pid:
+            return
+        if self._runtime.is_tick_thread():
+            raise Rejected(
+                "a callback on the tick thread must not close", subject="thread", remedy="use another thread"
+            )
         with self._closing:
             if not self._closed:
                 self._closed = True

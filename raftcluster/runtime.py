@@ -14,16 +14,15 @@ import logging
 import os
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from raftcluster import limits
 from raftcluster.codec import Value
-from raftcluster.engine.operations import Operation, Result, error_of
+from raftcluster.engine.operations import ID_BYTES, Operation, Result, error_of
 from raftcluster.engine.replica import Replica
 from raftcluster.errors import FrameError, OutcomeUnknown, RaftclusterError, Rejected, StorageFailed, Unavailable
 from raftcluster.host import Completion, Consistency
@@ -34,19 +33,29 @@ from raftcluster.transport.ports import Down, Links, Up
 log = logging.getLogger("raftcluster.node")
 
 T = TypeVar("T")
+_Resolved = tuple[asyncio.Future[Value], Value, RaftclusterError | None]
 
 WHEEL_SECONDS = 0.02
 """Deadlines are kept this exactly: a call is never given up early, and at most a step later than this."""
+LOOK_AHEAD = round(10.0 / WHEEL_SECONDS)
+"""Calls are looked at this often, in steps of the wheel: those that are done are kept no longer, however late their
+deadline."""
+
+
+_SAME_ID = "ask again with the same request id"
 
 
 class _Call:
     """One operation of a caller: what to do with its result, and until when."""
 
-    __slots__ = ("callback", "deadline", "done", "ident")
+    __slots__ = ("born", "callback", "deadline", "done", "doubtful", "ident", "named")
 
-    def __init__(self, ident: bytes, callback: Completion, deadline: float) -> None:
-        self.ident, self.callback, self.deadline = ident, callback, deadline
+    def __init__(self, ident: bytes, named: bool, callback: Completion, deadline: float) -> None:
+        self.ident, self.named, self.callback, self.deadline = ident, named, callback, deadline
         self.done = False
+        self.doubtful = False
+        """An earlier call of this id was given up while a copy was on its way: nobody can say that it was not applied."""
+        self.born = 0
 
     def answer(self, result: Result | None, error: RaftclusterError | None) -> None:
         if self.done:
@@ -55,6 +64,8 @@ class _Call:
         if error is None:
             assert result is not None
             error = error_of(result)
+        elif self.doubtful and isinstance(error, Unavailable):
+            error = OutcomeUnknown(error.message, subject=error.subject, remedy=_SAME_ID)
         try:
             self.callback(None if error is not None or result is None else result[1], error)
         except Exception:
@@ -73,20 +84,21 @@ class Runtime:
         self._links = links
         self._tick_seconds = tick_seconds
         self._pid = os.getpid()
-        self._nonce = os.urandom(8)
-        self._count = count(1)
         self._posts: deque[Callable[[], None]] = deque()
         self._calls: deque[tuple[str, Value, _Call]] = deque()
         self._wheel: dict[int, list[_Call]] = {}
         """Deadline in units of `WHEEL_SECONDS`, rounded up -> calls. Tick thread only."""
         self._turned = int(time.monotonic() / WHEEL_SECONDS)
-        self._futures: dict[
-            asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Value], Value, RaftclusterError | None]]
-        ] = {}
+        self._futures: dict[asyncio.AbstractEventLoop, list[_Resolved]] = {}
         self._listeners: dict[str, list[Callable[[int], None]]] = {}
         self._role_listeners: list[Callable[[], None]] = []
+        self._doubtful: OrderedDict[bytes, int] = OrderedDict()
+        """Ids given by callers, whose calls were given up with a copy on its way -> what had been applied when they were
+        first asked. What is asked again is as old as that: beyond the ring it is not carried out twice. Tick thread only."""
         self._asleep = False
         self._stopping = False
+        self._over = False
+        """The thread takes no calls any more; whoever adds one refuses it."""
         self.failure: RaftclusterError | None = None
         """Why this node has stopped for good; None while it runs."""
         self._thread = threading.Thread(target=self._run, name="raftcluster-tick", daemon=True)
@@ -121,6 +133,10 @@ class Runtime:
         replica.checkpoint_now()
         self._posts.append(lambda: self._flush(end, flushed))
 
+    def is_tick_thread(self) -> bool:
+        """Whether this is called on it: nothing may wait there."""
+        return threading.get_ident() == self._thread_id
+
     def post(self, work: Callable[[], None]) -> None:
         """Run `work` on the tick thread soon, in order."""
         self._posts.append(work)
@@ -134,7 +150,7 @@ class Runtime:
     def call(self, work: Callable[[Replica], T], *, deadline: float = limits.CALL_SECONDS) -> T:
         """The result of `work(replica)`, run on the tick thread between two steps; what it raises is raised here."""
         self._check()
-        if threading.get_ident() == self._thread_id:
+        if self.is_tick_thread():
             return work(self.replica)
         box: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
 
@@ -154,7 +170,9 @@ class Runtime:
         return value  # type: ignore[no-any-return]
 
     def _timed_out(self, message: str) -> RaftclusterError:
-        return self.failure or Unavailable(message, subject=self.replica.me, remedy="ask again")
+        if self.failure is not None:
+            return self.failure.with_traceback(None)
+        return Unavailable(message, subject=self.replica.me, remedy="ask again")
 
     def _check(self) -> None:
         if os.getpid() != self._pid:
@@ -164,7 +182,7 @@ class Runtime:
                 remedy="open the node after forking, or ask it over its worker socket",
             )
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.with_traceback(None)  # else it would gather the frames of all who were told
         if self._stopping or not self._thread.is_alive():
             raise Unavailable("the node is closed", subject=self.replica.me)
 
@@ -219,15 +237,15 @@ class Runtime:
     def _end(self) -> None:
         """Tell everybody who still waits, then close the links."""
         error = self.failure
+        self._over = True
         for calls in self._wheel.values():
-            for waiting in calls:
-                if self.replica.give_up(waiting.ident, waiting.answer):
-                    waiting.answer(None, error or Unavailable("the node was closed meanwhile", subject=self.replica.me))
-                else:  # it left this node: a failure would say that it is never applied
-                    waiting.answer(None, OutcomeUnknown("the node stopped meanwhile", subject=self.replica.me))
-        while self._calls:
-            _, _, call = self._calls.popleft()
-            call.answer(None, error or Unavailable("the node is closed", subject=self.replica.me))
+            for call in calls:
+                if not call.done and self.replica.give_up(call.ident, call.answer):
+                    call.answer(None, error or self._closed())
+                elif not call.done:
+                    text = str(error or "the node was closed meanwhile")
+                    call.answer(None, OutcomeUnknown(text, subject=self.replica.me, remedy="ask another node"))
+        self._refuse_calls()
         for _ in range(len(self._posts)):
             post = self._posts.popleft()
             if error is None:
@@ -235,12 +253,31 @@ class Runtime:
         self._resolve()
         self._links.close()
 
+    def _closed(self) -> Unavailable:
+        return Unavailable("the node is closed", subject=self.replica.me)
+
+    def _refuse_calls(self) -> None:
+        """Any thread, once it is over."""
+        while True:
+            try:
+                _, _, call = self._calls.popleft()
+            except IndexError:
+                return
+            call.answer(None, self.failure or self._closed())
+
     def _take_calls(self) -> None:
-        replica, wheel = self.replica, self._wheel
+        replica, doubtful = self.replica, self._doubtful
         for _ in range(len(self._calls)):
             machine, command, call = self._calls.popleft()
-            wheel.setdefault(max(int(call.deadline / WHEEL_SECONDS), self._turned) + 1, []).append(call)
-            replica.submit(Operation(machine, call.ident, replica.engine.applied, command), call.answer)
+            call.doubtful = call.named and call.ident in doubtful
+            call.born = doubtful[call.ident] if call.doubtful else replica.engine.applied
+            self._keep(call)
+            replica.submit(Operation(machine, call.ident, call.born, command), call.answer)
+
+    def _keep(self, call: _Call) -> None:
+        """Look at `call` when its deadline has passed, or earlier."""
+        step = min(int(call.deadline / WHEEL_SECONDS), self._turned + LOOK_AHEAD)
+        self._wheel.setdefault(max(step, self._turned) + 1, []).append(call)
 
     def _expire(self) -> None:
         """Give up the calls whose time is over."""
@@ -248,28 +285,26 @@ class Runtime:
         while self._turned < now:
             self._turned += 1
             for call in self._wheel.pop(self._turned, ()):
-                if not call.done:
+                if not call.done and call.deadline > time.monotonic():
+                    self._keep(call)
+                elif not call.done:
                     self._give_up(call)
 
     def _give_up(self, call: _Call) -> None:
         if self.replica.give_up(call.ident, call.answer):
             call.answer(None, Unavailable("no leader took the request in time", subject="cluster", remedy="ask again"))
-        else:
-            call.answer(
-                None,
-                OutcomeUnknown(
-                    "no result came in time", subject="cluster", remedy="ask again with the same request id"
-                ),
-            )
+            return
+        if call.named:
+            self._doubtful[call.ident] = call.born
+            if len(self._doubtful) > limits.PENDING_OPERATIONS:
+                self._doubtful.popitem(last=False)
+        call.answer(None, OutcomeUnknown("no result came in time", subject="cluster", remedy=_SAME_ID))
 
     def _resolve(self) -> None:
         """Hand results to their event loops, one call per loop and step."""
         futures, self._futures = self._futures, {}
         for loop, results in futures.items():
-            try:
-                loop.call_soon_threadsafe(_resolve_all, results)
-            except RuntimeError:
-                log.warning("%d results came for an event loop that is closed", len(results))
+            _hand(loop, results)
 
     # ---- operations
 
@@ -284,22 +319,28 @@ class Runtime:
     ) -> None:
         """See `Host.submit`."""
         self._check()
-        ident = self._nonce + next(self._count).to_bytes(8, "big") if id is None else id
-        self._calls.append((machine, command, _Call(ident, callback, time.monotonic() + deadline)))
+        if type(machine) is not str or (id is not None and (type(id) is not bytes or len(id) != ID_BYTES)):
+            raise Rejected(f"a machine's name and an id of {ID_BYTES} bytes are needed", subject="request")
+        if not deadline < threading.TIMEOUT_MAX / 2:  # nor is it, when it is no number
+            raise Rejected(f"a deadline in {deadline} s is none", subject="deadline", remedy="give seconds")
+        ident = os.urandom(ID_BYTES) if id is None else id  # nobody can guess it, and answer for us under it
+        self._calls.append((machine, command, _Call(ident, id is not None, callback, time.monotonic() + deadline)))
         self._wake()
+        if self._over:
+            self._refuse_calls()
 
     def propose(
         self, machine: str, command: Value, *, id: bytes | None = None, deadline: float = limits.CALL_SECONDS
     ) -> Value:
         """See `Host.propose`."""
-        if threading.get_ident() == self._thread_id:
+        if self.is_tick_thread():
             raise Rejected("a callback on the tick thread must not wait", subject="thread", remedy="use submit")
         box: SimpleQueue[tuple[Value, RaftclusterError | None]] = SimpleQueue()
         self.submit(machine, command, lambda value, error: box.put((value, error)), id=id, deadline=deadline)
         try:
             value, error = box.get(timeout=deadline + 1.0)
         except Empty:
-            raise self.failure or OutcomeUnknown("the node did not answer in time", subject=self.replica.me) from None
+            raise OutcomeUnknown("the node did not answer in time", subject=self.replica.me, remedy=_SAME_ID) from None
         if error is not None:
             raise error
         return value
@@ -312,7 +353,10 @@ class Runtime:
         future: asyncio.Future[Value] = loop.create_future()
 
         def done(value: Value, error: RaftclusterError | None) -> None:
-            self._futures.setdefault(loop, []).append((future, value, error))
+            if self._over:  # no step follows that would hand it over
+                _hand(loop, [(future, value, error)])
+            else:
+                self._futures.setdefault(loop, []).append((future, value, error))
 
         self.submit(machine, command, done, id=id, deadline=deadline)
         return await future
@@ -330,7 +374,7 @@ class Runtime:
         """See `Host.query`."""
         if consistency == "local":
             return self.call(lambda replica: read(replica.applier.tables(machine), replica.time()), deadline=deadline)
-        if threading.get_ident() == self._thread_id:
+        if self.is_tick_thread():
             raise Rejected("a callback on the tick thread must not wait", subject="thread", remedy="read locally")
         within = None if consistency == "linearizable" else float(consistency)
         box: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
@@ -373,7 +417,10 @@ class Runtime:
         """The replica's observer; tick thread."""
         for machine in machines:
             for listener in self._listeners.get(machine, ()):
-                listener(entry[1])
+                try:
+                    listener(entry[1])
+                except Exception:
+                    log.exception("a listener failed")
 
     def role(self) -> None:
         """The replica's observer; tick thread."""
@@ -381,7 +428,14 @@ class Runtime:
             listener()
 
 
-def _resolve_all(results: Sequence[tuple[asyncio.Future[Value], Value, RaftclusterError | None]]) -> None:
+def _hand(loop: asyncio.AbstractEventLoop, results: Sequence[_Resolved]) -> None:
+    try:
+        loop.call_soon_threadsafe(_resolve_all, results)
+    except RuntimeError:
+        log.warning("%d results came for an event loop that is closed", len(results))
+
+
+def _resolve_all(results: Sequence[_Resolved]) -> None:
     for future, value, error in results:
         if not future.done():
             if error is None:

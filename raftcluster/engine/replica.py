@@ -254,7 +254,12 @@ class Replica:
                 ),
             )
         else:
-            packed = operations.encode_operation(operation)
+            try:
+                packed = operations.encode_operation(operation)
+            except Exception as error:  # noqa: BLE001 - whatever the caller's value is, or does when it is looked at
+                text = f"the command is no plain value: {error}".encode("utf-8", "backslashreplace").decode()
+                answer([operations.REJECTED, "value", text, operation.machine, "send plain values"], None)
+                return
             if len(packed) > limits.OPERATION_BYTES:
                 size = f"{len(packed)} bytes where at most {limits.OPERATION_BYTES} are allowed"
                 answer([operations.REJECTED, "too-large", size, operation.machine, "send less"], None)
