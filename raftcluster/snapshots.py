@@ -4,7 +4,8 @@ A snapshot is the sender's last durable checkpoint, read in one transaction whil
 spools it to a file, compares the checksum of the whole, and only then has it installed, in one transaction.
 
     receiver -> sender   (the stream's kind says it all)
-    sender -> receiver   {"index", "anchor"}, then [table, [[key, value], ...]] each, then {"rows", "sha256"}
+    sender -> receiver   {"index", "anchor"}, then the blocks in pieces of bytes, then {"bytes", "sha256"}
+    block                length (4 bytes, big-endian), msgpack [table, [[key, value], ...]]
 
 Thread: `serve` and `fetch` block; each runs on a thread of its own.
 """
@@ -14,13 +15,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from raftcluster import limits
 from raftcluster.codec import Value, pack, unpack
-from raftcluster.errors import FrameError, RaftclusterError, Unavailable
+from raftcluster.engine.recovery import Anchor
+from raftcluster.errors import FrameError, Unavailable
 from raftcluster.storage.ports import Chunk, TableStore
 
 log = logging.getLogger("raftcluster.node")
@@ -43,14 +45,16 @@ def serve(store: TableStore, peer: str, stream: Stream) -> None:
         raise Unavailable("there is no checkpoint yet", subject=peer, remedy="ask again in a second")
     stream.send({"index": snapshot.index, "anchor": snapshot.anchor})
     total = hashlib.sha256(snapshot.anchor)
-    rows = 0
+    rows = size = 0
     with closing(snapshot.chunks) as chunks:
         for table, chunk in chunks:
-            value = [table, [list(row) for row in chunk]]
-            total.update(pack(value))
-            rows += len(chunk)
-            stream.send(value)
-    stream.send({"rows": rows, "sha256": total.digest()})
+            packed = pack([table, [list(row) for row in chunk]])
+            block = len(packed).to_bytes(LENGTH_BYTES, "big") + packed
+            total.update(block)
+            rows, size = rows + len(chunk), size + len(block)
+            for start in range(0, len(block), limits.SNAPSHOT_CHUNK_BYTES):  # one row may be larger than a frame
+                stream.send(block[start : start + limits.SNAPSHOT_CHUNK_BYTES])
+    stream.send({"bytes": size, "sha256": total.digest()})
     log.info("sent %d rows as of entry %d to %s", rows, snapshot.index, peer)
 
 
@@ -64,48 +68,45 @@ def fetch(
 ) -> None:
     """Receive into `spool`, check, have it installed; `done(installed)` is called in any case, once.
 
-    Each frame must come within `seconds`.
+    Each frame must come within `seconds`. The file has no name while it is written: nobody else can write to it, and
+    nothing of it is left whatever happens.
     """
-    try:
-        index, anchor = _receive(stream, spool, seconds)
-    except (RaftclusterError, OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("no snapshot was received: %s", error)
-        spool.unlink(missing_ok=True)
-        done(False)
-        return
+    with ExitStack() as undo:
+        try:
+            spool.unlink(missing_ok=True)
+            file = undo.enter_context(spool.open("x+b"))
+            spool.unlink()
+            index, anchor = _receive(stream, file, seconds)
+            file.seek(0)
+        except Exception as error:  # noqa: BLE001 - whatever a peer sends: nothing is applied here until `done` is called
+            log.warning("no snapshot was received: %r", error)
+            done(False)
+            return
+        undo.pop_all()
 
     def installed(good: bool) -> None:
-        spool.unlink(missing_ok=True)
+        file.close()
         done(good)
 
-    store.install(index, anchor, _read(spool), installed)
+    store.install(index, anchor, _read(file), installed)
 
 
-def _receive(stream: Stream, spool: Path, seconds: float) -> tuple[int, bytes]:
+def _receive(stream: Stream, file: BinaryIO, seconds: float) -> tuple[int, bytes]:
     head = stream.receive(seconds)
-    index, anchor = int(head["index"]), bytes(head["anchor"])
+    index, anchor = head["index"], head["anchor"]
+    if Anchor.decode(anchor).index != index:
+        raise FrameError(f"the anchor is not that of entry {index!r}", subject="snapshot")
     total = hashlib.sha256(anchor)
-    rows = 0
-    with spool.open("wb") as file:
-        while not isinstance(value := stream.receive(seconds), dict):
-            packed = pack(value)
-            total.update(packed)
-            rows += len(value[1])
-            file.write(len(packed).to_bytes(LENGTH_BYTES, "big") + packed)
-    if value["rows"] != rows or value["sha256"] != total.digest():
-        raise FrameError(
-            f"the snapshot at entry {index} arrived damaged ({rows} of {value['rows']} rows)", subject="snapshot"
-        )
+    while isinstance(value := stream.receive(seconds), bytes):
+        total.update(value)
+        file.write(value)
+    if value["bytes"] != file.tell() or value["sha256"] != total.digest():
+        raise FrameError(f"the snapshot at entry {index} arrived damaged ({file.tell()} bytes)", subject="snapshot")
     return index, anchor
 
 
-def _read(spool: Path) -> Iterator[Chunk]:
-    with spool.open("rb") as file:
-        while packed := _block(file):
-            table, rows = unpack(packed)
-            yield str(table), [(bytes(key), bytes(value)) for key, value in rows]
-
-
-def _block(file: BinaryIO) -> bytes:
-    length = file.read(LENGTH_BYTES)
-    return file.read(int.from_bytes(length, "big")) if length else b""
+def _read(file: BinaryIO) -> Iterator[Chunk]:
+    while length := file.read(LENGTH_BYTES):
+        size = int.from_bytes(length, "big")
+        table, rows = unpack(file.read(size), limit_bytes=size)
+        yield str(table), [(bytes(key), bytes(value)) for key, value in rows]

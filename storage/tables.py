@@ -295,9 +295,11 @@ class TableStore:
             self._check_open()
             chunk: list[Row] = []
             size = 0
-            while size < limits.SNAPSHOT_CHUNK_BYTES and (page := list(islice(rows, 64))):
-                chunk += page
-                size += sum(len(key) + len(value) for key, value in page)
+            for row in rows:
+                chunk.append(row)
+                size += len(row[0]) + len(row[1])
+                if size >= limits.SNAPSHOT_CHUNK_BYTES:
+                    break
             return chunk
 
     def _check_open(self) -> None:

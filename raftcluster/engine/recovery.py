@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from raftcluster.codec import pack, unpack
 from raftcluster.engine.operations import NO_OP
-from raftcluster.errors import StorageFailed
+from raftcluster.errors import FrameError, StorageFailed
 from raftcluster.storage.ports import Entry, LogImage, Record
 
 
@@ -38,8 +38,15 @@ class Anchor:
 
     @classmethod
     def decode(cls, data: bytes) -> Anchor:
-        index, term, command, previous_term, voters, stamp = unpack(data)
-        return cls(index, term, command, previous_term, tuple(voters), stamp)
+        """Raises `FrameError` for anything else: one may come with a snapshot."""
+        match unpack(data):
+            case [int(index), int(term), bytes(command), int(previous_term), [*voters], int(stamp)] if (
+                index > 1
+                and all(0 <= number < 2**64 for number in (index, term, previous_term, stamp))
+                and all(isinstance(voter, str) for voter in voters)
+            ):
+                return cls(index, term, command, previous_term, tuple(voters), stamp)
+        raise FrameError("this is no anchor of a checkpoint", subject="snapshot")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,142 @@
+"""Snapshots between two stores: what fits no frame, what a hostile peer sends, two at once over one spool file."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from raftcluster import limits, snapshots
+from raftcluster.codec import unpack
+from raftcluster.engine.recovery import Anchor
+from raftcluster.errors import FrameError
+from raftcluster.storage.digest import digest
+from raftcluster.storage.ports import Unit
+from raftcluster.storage.tables import TableStore
+from raftcluster.transport import frames
+from tests.helpers import eventually
+
+
+class Pipe:
+    """A stream's frames in memory, as large as the real ones may be."""
+
+    def __init__(self) -> None:
+        self.queue: SimpleQueue[bytes] = SimpleQueue()
+
+    def send(self, value: Any) -> None:
+        self.queue.put(frames.encode(value))
+
+    def receive(self, timeout: float) -> Any:
+        return unpack(self.queue.get(timeout=timeout)[4:])
+
+    def close(self) -> None: ...
+
+
+def anchor(index: int) -> bytes:
+    return Anchor(index, 1, b"\x01", 1, ("n1",), 0).encode()
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[list[TableStore]]:
+    stores = [TableStore(tmp_path / name) for name in ("source", "target")]
+    yield stores
+    for store in stores:
+        store.close()
+
+
+def fill(store: TableStore, index: int, rows: dict[bytes, bytes | None]) -> None:
+    done: list[bool] = []
+    store.checkpoint(Unit(index, {"machine.rows": rows}, anchor(index)), done.append)
+    eventually(lambda: done == [True])
+
+
+def hashes(store: TableStore) -> dict[str, str]:
+    snapshot = store.snapshot()
+    assert snapshot is not None
+    return digest(snapshot)
+
+
+ROWS = {
+    "as many of the largest values as fill a frame": [limits.CONFIG_VALUE_BYTES] * 100,
+    "a row that fits no frame": [1, limits.FRAME_BYTES + 1, 1],
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_of_every_size_travel(stores: list[TableStore], tmp_path: Path, name: str) -> None:
+    source, target = stores
+    fill(source, 9, {b"%04d" % number: b"x" * size for number, size in enumerate(ROWS[name])})
+    pipe = Pipe()
+    snapshots.serve(source, "n2", pipe)
+    done: list[bool] = []
+    snapshots.fetch(pipe, tmp_path / "spool", target, done.append)
+    eventually(lambda: done == [True])
+    assert hashes(target) == hashes(source)
+
+
+HEAD = {"index": 9, "anchor": anchor(9)}
+HOSTILE: dict[str, list[Any]] = {
+    "no head": [[]],
+    "an empty head": [{}],
+    "an anchor that is a length": [{"index": 9, "anchor": 2**40}],
+    "an anchor that is none": [{"index": 9, "anchor": b"\x01"}, {"bytes": 0, "sha256": b""}],
+    "an anchor of another entry": [{"index": 8, "anchor": anchor(9)}],
+    "an index beyond all": [{"index": 2**64 - 1, "anchor": anchor(9)}],
+    "an index below all": [{"index": -1, "anchor": anchor(9)}],
+    "an empty block": [HEAD, []],
+    "a number": [HEAD, 7],
+    "no sum": [HEAD, b"\x00\x00\x00\x00", {}],
+    "a wrong sum": [HEAD, b"\x00\x00\x00\x00", {"bytes": 4, "sha256": b""}],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_whatever_comes_the_fetch_ends_and_nothing_has_changed(
+    stores: list[TableStore], tmp_path: Path, name: str
+) -> None:
+    target = stores[1]
+    fill(target, 3, {b"key": b"value"})
+    before = hashes(target)
+    pipe = Pipe()
+    for value in HOSTILE[name]:
+        pipe.send(value)
+    done: list[bool] = []
+    snapshots.fetch(pipe, tmp_path / "spool", target, done.append)
+    eventually(lambda: done == [False])
+    assert hashes(target) == before and target.health == "ok"
+    assert not (tmp_path / "spool").exists()
+
+
+def test_two_fetches_do_not_write_over_each_other(stores: list[TableStore], tmp_path: Path) -> None:
+    """A node that was closed while it fetched, and is opened again in the same process."""
+    source, target = stores
+    fill(source, 9, {b"%04d" % number: b"x" * limits.CONFIG_VALUE_BYTES for number in range(40)})
+    whole = Pipe()
+    snapshots.serve(source, "n2", whole)
+    values = [whole.queue.get() for _ in range(whole.queue.qsize())]
+    slow, done = Pipe(), list[bool]()
+    slow.queue.put(values[0])
+    slow.queue.put(values[1])
+    fetching = threading.Thread(target=snapshots.fetch, args=(slow, tmp_path / "spool", target, done.append))
+    fetching.start()
+    eventually(slow.queue.empty)
+    other, failed = Pipe(), list[bool]()
+    other.queue.put(values[0])
+    other.queue.put(values[2])
+    other.send({"bytes": 0, "sha256": b""})
+    snapshots.fetch(other, tmp_path / "spool", target, failed.append)
+    for value in values[2:]:
+        slow.queue.put(value)
+    fetching.join(20)
+    eventually(lambda: done == [True] and failed == [False])
+    assert hashes(target) == hashes(source)
+
+
+def test_an_anchor_that_is_none_is_told() -> None:
+    for data in (b"\x90", b"\x01", b"", Anchor(0, 1, b"", 1, (), 0).encode()):
+        with pytest.raises(FrameError):
+            Anchor.decode(data)
