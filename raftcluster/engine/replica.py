@@ -140,6 +140,7 @@ class Replica:
         """A checkpoint that became durable during a fetch."""
         self.queries = Queries(self.engine, self.guard, self.clock, ports.send, ports.random.getrandbits(48))
         self.leadership = Leadership(self.engine, self.clock, ports, self.timing.election_max)
+        self._told = 0
         self.health: str = "ok"
         self._changes: list[tuple[int, int, Callable[[bool], None]]] = []
         """(index, term, answer) of changes of the voters that this node has appended."""
@@ -348,8 +349,10 @@ class Replica:
         self.observer.applied(entry, machines)
 
     def time(self) -> int:
-        """Cluster time as this node knows it, in milliseconds: it runs on while nothing is applied."""
-        return max(self.applier.stamp, int(self.clock.now() or 0.0))
+        """Cluster time as this node knows it, in milliseconds: it runs on while nothing is applied, and never goes back (a
+        new leader's may be a message's delay behind)."""
+        self._told = max(self._told, self.applier.stamp, int(self.clock.now() or 0.0))
+        return self._told
 
     # ---- checkpoints and snapshots
 
