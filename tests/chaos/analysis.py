@@ -209,7 +209,7 @@ def _sessions(verdict: Verdict, history: History, _final: Final, _rules: Rules) 
 
 def _leaders(verdict: Verdict, history: History, _final: Final, _rules: Rules) -> None:
     samples = [
-        Sample(event["t"], event["node"], event["term"], event["leader"], event["role"] == "leader")
+        Sample(event["t"], event["node"], event["process"], event["term"], event["leader"], event["role"] == "leader")
         for event in history.events
         if event["e"] == "status"
     ]

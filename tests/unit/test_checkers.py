@@ -56,17 +56,24 @@ def test_sessions_never_go_back() -> None:
 
 def test_a_term_has_one_leader() -> None:
     good = [
-        Sample(1, "a", 1, "a", True),
-        Sample(2, "b", 1, "a", False),
-        Sample(3, "b", 2, "b", True),
-        Sample(4, "a", 1, "a", True),  # it has not heard of its successor
-        Sample(5, "a", 2, None, False),
+        Sample(1, "a", "a1", 1, "a", True),
+        Sample(2, "b", "b1", 1, "a", False),
+        Sample(3, "b", "b1", 2, "b", True),
+        Sample(4, "a", "a1", 1, "a", True),  # it has not heard of its successor
+        Sample(5, "a", "a1", 2, None, False),
     ]
     assert leadership.violations(good) == []
     assert leadership.changes(good) == 1
-    one(leadership.violations([*good, Sample(6, "c", 2, "c", True)]), "two leaders")
-    one(leadership.violations([*good, Sample(6, "c", 1, "b", False)]), "two leaders")
-    one(leadership.violations([*good, Sample(6, "a", 1, None, False)]), "goes back from term 2")
+    one(leadership.violations([*good, Sample(6, "c", "c1", 2, "c", True)]), "two leaders")
+    one(leadership.violations([*good, Sample(6, "c", "c1", 1, "b", False)]), "two leaders")
+
+
+def test_terms_do_not_go_back() -> None:
+    history = [Sample(1, "a", "a1", 4, "a", True), Sample(2, "a", "a1", 6, None, False)]
+    one(leadership.violations([*history, Sample(3, "a", "a1", 5, None, False)]), "goes back from term 6 to 5")
+    heard_of_only = Sample(3, "a", "a2", 5, None, False)
+    assert leadership.violations([*history, heard_of_only]) == []
+    one(leadership.violations([*history, heard_of_only._replace(term=3)]), "goes back from term 4 to 3")
 
 
 def test_equal_entries_make_equal_tables() -> None:
