@@ -26,6 +26,8 @@ NESTING: Final = 32  # depth of a decoded value; deeper is nonsense or an attack
 # --- queues
 PENDING_OPERATIONS: Final = 65_536  # operations of this node's callers; beyond it `Unavailable` at once
 LEADER_QUEUE_OPERATIONS: Final = 262_144  # operations waiting for a batch at the leader
+PENDING_BYTES: Final = 256 * MIB  # of a node's callers: the same bound for large operations
+LEADER_QUEUE_BYTES: Final = 256 * MIB  # at the leader; what does not fit is sent again
 LINK_QUEUE_BYTES: Final = 16 * MIB  # unsent bytes per peer; beyond it messages are dropped, as a slow network would
 HANDSHAKES: Final = 32  # handshakes under way at once
 HANDSHAKE_SECONDS: Final = 5.0  # a handshake that takes longer is closed

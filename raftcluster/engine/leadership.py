@@ -37,13 +37,15 @@ class Leadership:
     def transfer(self, target: str | None = None) -> bool:
         """Have `target` (or, with None, the other voter that has most) elected. A follower asks the leader to.
 
-        False when there is no leader, or `target` is no other voter of it. The change of role tells of success.
+        False when there is no leader, or `target` is no other voter that is linked to it: it would be waited for, and
+        nothing appended meanwhile. The change of role tells of success.
         """
         engine = self._engine
         leader = engine.leader
         if not engine.is_leader:
             return leader is not None and self._ports.send(leader, {"type": "transfer", "target": target})
-        if not engine.others or (target is not None and target not in engine.others):
+        candidates = [peer for peer in engine.others if engine.linked(peer)]
+        if not candidates or (target is not None and target not in candidates):
             return False
         self._handover = (target, self._ports.now() + self._patience)
         self._asked = False

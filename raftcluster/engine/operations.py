@@ -52,7 +52,8 @@ def decode_operation(packed: bytes) -> Operation | None:
     """None for anything that is no operation; deterministic, so that every node skips the same ones."""
     try:
         value = unpack(packed, limit_bytes=limits.ENTRY_BYTES)
-    except FrameError:
+    except FrameError as error:
+        _same_everywhere(error)
         return None
     if not isinstance(value, list) or len(value) != 4:
         return None
@@ -78,9 +79,16 @@ def entry_operations(command: bytes) -> list[bytes]:
     """The packed operations of a stamped entry; those that are no bytes, and entries that are none, count as empty."""
     try:
         value = unpack(command[1 + STAMP_BYTES :])
-    except FrameError:
+    except FrameError as error:
+        _same_everywhere(error)
         return []
     return [item for item in value if isinstance(item, bytes)] if isinstance(value, list) else []
+
+
+def _same_everywhere(error: FrameError) -> None:
+    """Nonsense is nonsense on every node, but a lack of memory is this one's: it stops instead of skipping anything."""
+    if isinstance(error.__cause__, MemoryError):
+        raise error.__cause__
 
 
 def error_of(result: Result) -> RaftclusterError | None:

@@ -16,7 +16,7 @@ on this node for that id gets the result. Results never travel; what is lost is 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,10 +122,13 @@ class Replica:
         self.engine.guarded_by(self.guard)
 
         self._pending: dict[bytes, _Pending] = {}
-        self._unsent: deque[bytes] = deque()
+        self._pending_bytes = 0
+        self._unsent: OrderedDict[bytes, None] = OrderedDict()
+        """Ids of those in `_pending` that are to be sent, in order."""
         self._queue: OrderedDict[bytes, None] = OrderedDict()
         """At the leader: packed operations for the next entries, in order. What is sent again while it waits is there once:
         where disks are slow everything is sent again, and the queue would fill with copies."""
+        self._queue_bytes = 0
         self._last_leader: tuple[str | None, int] = (None, 0)
         self._leader_linked = False
         self._resend_at = 0.0
@@ -213,6 +216,7 @@ class Replica:
 
     def _role_changed(self) -> None:
         self._queue.clear()  # whoever asked sends again to the next leader
+        self._queue_bytes = 0
         self.observer.role()
 
     def _watch_leader(self) -> None:
@@ -223,14 +227,13 @@ class Replica:
         if leader != self._last_leader or linked != self._leader_linked:
             changed = leader != self._last_leader
             self._last_leader, self._leader_linked = leader, linked
-            self._unsent = deque(self._pending)
+            self._unsent = OrderedDict.fromkeys(self._pending)
             if changed:
                 self.observer.role()
         elif now >= self._resend_at and leader[0] != self.me:
             late = now - self.timing.resend
-            unsent = set(self._unsent)
-            self._unsent.extend(
-                i for i, p in self._pending.items() if p.sent_at is not None and p.sent_at < late and i not in unsent
+            self._unsent.update(
+                (i, None) for i, p in self._pending.items() if p.sent_at is not None and p.sent_at < late
             )
         if now >= self._resend_at:
             self._resend_at = now + self.timing.resend
@@ -247,7 +250,7 @@ class Replica:
             pending.answers.append(answer)
         elif (result := self.applier.result(ident)) is not None:
             answer(result, None)
-        elif len(self._pending) >= self.bounds.pending:
+        elif len(self._pending) >= self.bounds.pending or self._pending_bytes >= self.bounds.pending_bytes:
             answer(
                 None,
                 Unavailable(
@@ -266,7 +269,8 @@ class Replica:
                 answer([operations.REJECTED, "too-large", size, operation.machine, "send less"], None)
                 return
             self._pending[ident] = _Pending(packed, [answer])
-            self._unsent.append(ident)
+            self._pending_bytes += len(packed)
+            self._unsent[ident] = None
 
     def give_up(self, ident: bytes, answer: Answer) -> bool:
         """A caller's deadline has passed; `answer` is not called any more. True when no copy of the operation ever left
@@ -277,40 +281,58 @@ class Replica:
         pending.answers = [a for a in pending.answers if a != answer]
         if pending.answers:
             return False
-        del self._pending[ident]
+        self._settled(ident)
         return pending.sent_at is None
+
+    def _settled(self, ident: bytes) -> list[Answer]:
+        """Forget a pending operation; who waits for it."""
+        pending = self._pending.pop(ident)
+        self._pending_bytes -= len(pending.packed)
+        self._unsent.pop(ident, None)  # where nobody leads nothing else would take it out
+        return pending.answers
 
     def _route(self) -> None:
         """Send what is unsent: into the own queue, or to the leader in one frame."""
         if not self._unsent or self._last_leader[0] is None or not self._leader_linked:
             return
         leader = self._last_leader[0]
-        room = self.bounds.queue - len(self._queue) if leader == self.me else len(self._unsent)
+        room, room_bytes = len(self._unsent), self.bounds.append_bytes
+        if leader == self.me:
+            room = self.bounds.queue - len(self._queue)
+            room_bytes = min(room_bytes, self.bounds.queue_bytes - self._queue_bytes)
         taken: dict[bytes, _Pending] = {}
         size = 0
-        while self._unsent and len(taken) < room and size < self.bounds.append_bytes:
-            ident = self._unsent.popleft()
-            pending = self._pending.get(ident)
-            if pending is not None:
-                taken[ident] = pending
-                size += len(pending.packed)
+        while self._unsent and len(taken) < room and size < room_bytes:
+            ident, _ = self._unsent.popitem(last=False)
+            taken[ident] = pending = self._pending[ident]
+            size += len(pending.packed)
         if not taken:
             return
         batch = [pending.packed for pending in taken.values()]
         if leader == self.me:
             self._forwarded(batch)
         elif not self.ports.send(leader, {"type": "forward", "operations": batch}):
-            self._unsent.extendleft(reversed(taken))  # no room on the link: with the next step
+            for ident in reversed(taken):  # no room on the link: with the next step
+                self._unsent[ident] = None
+                self._unsent.move_to_end(ident, last=False)
             return
         now = self.ports.now()
         for pending in taken.values():
             pending.sent_at = now
 
     def _forwarded(self, packed: list[Any]) -> None:
-        if self.engine.is_leader:
-            for operation in packed[: self.bounds.queue - len(self._queue)]:
-                if isinstance(operation, bytes) and len(operation) <= limits.OPERATION_BYTES:
-                    self._queue[operation] = None
+        if not self.engine.is_leader:
+            return
+        for operation in packed:
+            if len(self._queue) >= self.bounds.queue or self._queue_bytes >= self.bounds.queue_bytes:
+                return  # it is sent again
+            if (
+                isinstance(operation, bytes)
+                and len(operation) <= limits.OPERATION_BYTES
+                and operation not in self._queue
+            ):
+                self._queue[operation] = None
+                self._queue_bytes += len(operation)
 
     def _feed(self) -> list[bytes]:
         """The entries that the engine may append now: one of all that waits, up to the bound in flight."""
@@ -329,13 +351,13 @@ class Replica:
         batch: list[bytes] = []
         size = 0
         while self._queue and len(batch) < self.bounds.entry_operations and size < self.bounds.entry_bytes:
-            packed, _ = self._queue.popitem(last=False)
+            packed = next(iter(self._queue))
             if batch and size + len(packed) > self.bounds.entry_bytes:
-                self._queue[packed] = None
-                self._queue.move_to_end(packed, last=False)
                 break
+            del self._queue[packed]
             batch.append(packed)
             size += len(packed)
+        self._queue_bytes -= size
         self._last_stamp = max(self._last_stamp, int(time))
         return [operations.encode_entry(self._last_stamp, batch)]
 
@@ -343,8 +365,8 @@ class Replica:
         """The engine has committed `entry`; whoever waits here for one of its results gets it."""
         results, machines = self.applier.apply(entry)
         for ident, result in results:
-            if (pending := self._pending.pop(ident, None)) is not None:
-                for answer in pending.answers:
+            if ident in self._pending:
+                for answer in self._settled(ident):
                     answer(result, None)
         self.observer.applied(entry, machines)
 
@@ -443,7 +465,7 @@ class Replica:
         journal.flush()
         for ident in [i for i in self._pending if self.applier.result(i) is not None]:
             result = self.applier.result(ident)
-            for answer in self._pending.pop(ident).answers:
+            for answer in self._settled(ident):
                 answer(result, None)
         entry = journal.get(anchor.index)
         assert entry is not None

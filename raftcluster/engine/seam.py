@@ -307,6 +307,9 @@ class Engine(_SyncObj):  # type: ignore[misc]
 
     # ---- links
 
+    def linked(self, peer: str) -> bool:
+        return bool(self.isNodeConnected(self._peer(peer)))
+
     def link_up(self, peer: str) -> None:
         node = self._peer(peer)
         if node in self._SyncObj__otherNodes:

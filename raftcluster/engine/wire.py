@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from raftcluster import limits
 from raftcluster.engine.cluster_time import CEILING_MS
 from raftcluster.errors import FrameError
 
@@ -28,7 +29,7 @@ def _entries(value: Any) -> bool:
         isinstance(e, list | tuple)
         and len(e) == 3
         and isinstance(e[0], bytes)
-        and e[0]
+        and 0 < len(e[0]) < limits.APPEND_BYTES
         and _number(e[1])
         and _number(e[2])
         for e in value

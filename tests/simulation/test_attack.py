@@ -6,10 +6,14 @@ Each test failed before what it guards against was mended.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from raftcluster import limits
+from raftcluster.engine import operations
+from raftcluster.engine.operations import Operation
 from raftcluster.engine.wire import TERM_LEAP
 from raftcluster.errors import FrameError
 from tests.simulation.lab import GuardedLab, Message
@@ -71,6 +75,17 @@ def test_a_term_has_one_leader() -> None:
     assert lab.is_leader("n1")
 
 
+def test_an_entry_that_cannot_be_sent_on_is_not_taken() -> None:
+    lab = lab_with_leader()
+    _, index, term = lab.nodes["n2"].journal.last
+    entry = [b"\x00" * limits.APPEND_BYTES, index + 1, term + 1]
+    message = append(term=term + 1, entries=[entry], prevLogIdx=index, prevLogTerm=term)
+    with pytest.raises(FrameError, match="entries"):
+        lab.nodes["n2"].deliver("n3", message)
+    lab.elect("n2", ["n1", "n3"])
+    assert lab.errors == []
+
+
 def test_terms_cannot_be_used_up_by_one_message() -> None:
     lab = lab_with_leader()
     with pytest.raises(FrameError, match="beyond reach"):
@@ -124,3 +139,63 @@ def test_votes_of_other_terms_are_not_kept() -> None:
     for term in range(1000, 2000):
         lab.nodes["n2"].deliver("n3", {"type": "response_vote", "term": term})
     assert len(lab.nodes["n2"].guard._votes) <= len(NODES)
+
+
+def test_what_a_member_floods_the_leader_with_is_bounded_in_bytes() -> None:
+    lab = lab_with_leader()
+    leader = lab.nodes["n1"]
+    leader.bounds = replace(leader.bounds, queue_bytes=10_000)
+    flood = [b"%04d" % number + b"x" * 1_000 for number in range(100)]
+    for _ in range(2):
+        leader.deliver("n3", {"type": "forward", "operations": flood})
+    assert sum(map(len, leader._queue)) == leader._queue_bytes < 11_004
+    for _ in range(100):
+        lab.tick("n1")
+    assert not leader._queue and leader._queue_bytes == 0
+    number = lab.command("n1")
+    lab.flow(NODES)
+    assert lab.acknowledged[number]
+
+
+def test_what_callers_hand_in_is_bounded_in_bytes() -> None:
+    lab = GuardedLab(NODES)
+    node, answers = lab.nodes["n1"], []
+    node.bounds = replace(node.bounds, pending_bytes=10_000)
+    for number in range(20):
+        operation = Operation("history", number.to_bytes(16, "big"), 0, [number, "x" * 1_000])
+        node.submit(operation, lambda result, error: answers.append(error))
+    assert 9 < len(answers) < 12 and len(node._pending) + len(answers) == 20
+
+
+def test_nothing_is_kept_of_calls_that_were_given_up_while_nobody_leads() -> None:
+    lab = GuardedLab(NODES)
+    node = lab.nodes["n1"]
+
+    def answer(*_: object) -> None: ...
+
+    for number in range(100):
+        node.submit(Operation("history", number.to_bytes(16, "big"), 0, [number, ""]), answer)
+        lab.tick("n1")
+        assert node.give_up(number.to_bytes(16, "big"), answer)
+    assert not node._pending and not node._unsent and node._pending_bytes == 0
+
+
+def test_nobody_waits_for_a_successor_that_is_not_linked() -> None:
+    lab = lab_with_leader()
+    lab.unlink("n1", "n3")
+    lab.nodes["n1"].deliver("n2", {"type": "transfer", "target": "n3"})
+    assert not lab.nodes["n1"].leadership.leaving
+    number = lab.command("n1")
+    lab.flow(["n1", "n2"])
+    assert lab.acknowledged[number]
+
+
+def test_an_operation_that_this_host_has_no_memory_for_is_not_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise FrameError("malformed") from MemoryError()
+
+    monkeypatch.setattr(operations, "unpack", exhausted)
+    with pytest.raises(MemoryError):
+        operations.decode_operation(b"")
+    with pytest.raises(MemoryError):
+        operations.entry_operations(b"\x00" * 9)
