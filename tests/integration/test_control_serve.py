@@ -97,7 +97,7 @@ def test_kill_leaves_nothing_that_keeps_it_from_starting_again(node: Child, dire
 
 def test_a_second_node_in_the_same_directory_is_refused_in_one_line(node: Child, directory: Path) -> None:
     refused = run(directory, "serve", "--policy", "none")
-    assert refused.returncode == 4
+    assert refused.returncode == 8
     assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
     assert str(directory) in refused.stderr
     assert node.alive()

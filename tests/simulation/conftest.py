@@ -1,7 +1,8 @@
-"""A simulator's clock is the process's: no test may leave it behind for one that runs real nodes."""
+"""What a simulation does to its process ends with its test: other tests run real nodes, and read logs."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 
@@ -11,6 +12,9 @@ from raftcluster.engine import seam
 
 
 @pytest.fixture(autouse=True)
-def real_clock() -> Iterator[None]:
+def process_as_it_was() -> Iterator[None]:
+    """The engine's clock is the process's own again, and logs are written again."""
     yield
     seam.use_clock(time.monotonic)
+    for name in ("raftcluster", "pysyncobj"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
