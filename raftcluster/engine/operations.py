@@ -45,7 +45,22 @@ class Operation(NamedTuple):
 
 
 def encode_operation(operation: Operation) -> bytes:
-    return pack(list(operation))
+    """Raises `Rejected` for what is no plain value, or too large."""
+    try:
+        packed = pack(list(operation))
+    except Exception as error:  # whatever the caller's value is, or does when it is looked at
+        text = f"the command is no plain value: {error}".encode("utf-8", "backslashreplace").decode()
+        raise _refused("value", text, operation, "send plain values") from error
+    if len(packed) > limits.OPERATION_BYTES:
+        text = f"{len(packed)} bytes where at most {limits.OPERATION_BYTES} are allowed"
+        raise _refused("too-large", text, operation, "send less")
+    return packed
+
+
+def _refused(code: str, message: str, operation: Operation, remedy: str) -> Rejected:
+    error = Rejected(message, subject=operation.machine, remedy=remedy)
+    error.code = code
+    return error
 
 
 def decode_operation(packed: bytes) -> Operation | None:

@@ -33,7 +33,7 @@ from raftcluster.engine.operations import Operation, Result
 from raftcluster.engine.ports import Bounds, Observer, Ports, Timing
 from raftcluster.engine.queries import Queries
 from raftcluster.engine.seam import Engine
-from raftcluster.errors import RaftclusterError, StorageFailed, StorageFull, Unavailable
+from raftcluster.errors import RaftclusterError, Rejected, StorageFailed, StorageFull, Unavailable
 from raftcluster.machine import StateMachine
 from raftcluster.storage.ports import Entry, Log, TableStore
 
@@ -149,8 +149,9 @@ class Replica:
         """(index, term, answer) of changes of the voters that this node has appended."""
 
         disk.on_durable = lambda ticket: ports.post(lambda: self._durable(ticket))
-        disk.on_health = lambda health, detail: ports.post(lambda: self._health_changed(health, detail))
-        store.on_health = disk.on_health
+        self._healths = {"log": "ok", "tables": "ok"}
+        disk.on_health = lambda health, detail: ports.post(lambda: self._health_changed("log", health, detail))
+        store.on_health = lambda health, detail: ports.post(lambda: self._health_changed("tables", health, detail))
         self.journal.flush()
 
     # ---- links and messages
@@ -205,7 +206,10 @@ class Replica:
         self.journal.note_durable(ticket)
         self.guard.durable()
 
-    def _health_changed(self, health: str, detail: str) -> None:
+    def _health_changed(self, store: str, health: str, detail: str) -> None:
+        self._healths[store] = health
+        if health == "ok" and set(self._healths.values()) != {"ok"}:
+            return  # the other one is not yet
         self.health = health
         self.guard.full = health != "ok"
         self.observer.health(health, detail)
@@ -251,22 +255,13 @@ class Replica:
         elif (result := self.applier.result(ident)) is not None:
             answer(result, None)
         elif len(self._pending) >= self.bounds.pending or self._pending_bytes >= self.bounds.pending_bytes:
-            answer(
-                None,
-                Unavailable(
-                    f"{len(self._pending)} operations are waiting on this node", subject=self.me, remedy="ask again"
-                ),
-            )
+            text = f"{len(self._pending)} operations are waiting on this node"
+            answer(None, Unavailable(text, subject=self.me, remedy="ask again"))
         else:
             try:
                 packed = operations.encode_operation(operation)
-            except Exception as error:  # noqa: BLE001 - whatever the caller's value is, or does when it is looked at
-                text = f"the command is no plain value: {error}".encode("utf-8", "backslashreplace").decode()
-                answer([operations.REJECTED, "value", text, operation.machine, "send plain values"], None)
-                return
-            if len(packed) > limits.OPERATION_BYTES:
-                size = f"{len(packed)} bytes where at most {limits.OPERATION_BYTES} are allowed"
-                answer([operations.REJECTED, "too-large", size, operation.machine, "send less"], None)
+            except Rejected as error:
+                answer(operations.rejection(error), None)
                 return
             self._pending[ident] = _Pending(packed, [answer])
             self._pending_bytes += len(packed)

@@ -199,3 +199,16 @@ def test_an_operation_that_this_host_has_no_memory_for_is_not_skipped(monkeypatc
         operations.decode_operation(b"")
     with pytest.raises(MemoryError):
         operations.entry_operations(b"\x00" * 9)
+
+
+def test_a_node_is_well_when_both_its_log_and_its_tables_are() -> None:
+    lab = lab_with_leader()
+    node = lab.nodes["n2"]
+    lab.logs["n2"].on_health("full", "no space")
+    for health in ("full", "ok"):
+        node.store.on_health(health, "")
+    lab.settle("n2")
+    assert node.health == "full" and node.guard.full
+    lab.logs["n2"].on_health("ok", "")
+    lab.settle("n2")
+    assert node.health == "ok" and not node.guard.full
