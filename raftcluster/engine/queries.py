@@ -111,7 +111,10 @@ class Queries:
         self._waiting.append(query)
 
     def serve(self) -> None:
-        """Run the reads whose index is applied by now."""
+        """Run the reads whose index is applied by now; fail those that a former leader was asked for."""
+        if self._asked:
+            for asked in [a for a in self._asked if a[0] != self._seam.leader or a[0] not in self._guard.linked]:
+                self._confirmed(self._asked.pop(asked), None)
         if self._waiting:
             applied = self._seam.applied
             ready = [q for q in self._waiting if q.index <= applied]

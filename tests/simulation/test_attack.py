@@ -107,6 +107,15 @@ def test_only_the_leader_that_was_asked_tells_the_index_of_a_read() -> None:
     assert told == ["read"]
 
 
+def test_a_read_is_not_kept_waiting_for_a_leader_that_is_gone() -> None:
+    lab = lab_with_leader()
+    reader, told = lab.nodes["n2"], []
+    reader.queries.ask(lambda: told.append("read"), lambda error: told.append("failed"), within=None)
+    lab.unlink("n1", "n2")
+    lab.tick("n2")
+    assert told == ["failed"]
+
+
 def test_a_read_whose_probe_is_lost_is_confirmed_by_the_next_one() -> None:
     lab = lab_with_leader()
     leader, told = lab.nodes["n1"], []
