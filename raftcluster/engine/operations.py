@@ -13,6 +13,7 @@ nothing but itself.
 from __future__ import annotations
 
 from collections import deque
+from itertools import chain
 from typing import Any, NamedTuple
 
 from raftcluster import limits
@@ -24,6 +25,8 @@ REGULAR = b"\x00"
 NO_OP = b"\x01"
 STAMP_BYTES = 8
 ID_BYTES = 16
+DEPTH = 512
+"""No operation nests deeper."""
 
 DONE, REJECTED, FAILED, UNKNOWN = 0, 1, 2, 3
 """First element of a result: carried out; refused by the machine; the machine failed; too old to tell."""
@@ -48,6 +51,8 @@ def encode_operation(operation: Operation) -> bytes:
     """Raises `Rejected` for what is no plain value, or too large."""
     try:
         packed = pack(list(operation))
+        if len(packed) > DEPTH and _too_deep(list(operation)):
+            raise ValueError(f"it nests deeper than {DEPTH}")
     except Exception as error:  # whatever the caller's value is, or does when it is looked at
         text = f"the command is no plain value: {error}".encode("utf-8", "backslashreplace").decode()
         raise _refused("value", text, operation, "send plain values") from error
@@ -64,7 +69,11 @@ def _refused(code: str, message: str, operation: Operation, remedy: str) -> Reje
 
 
 def decode_operation(packed: bytes) -> Operation | None:
-    """None for anything that is no operation; deterministic, so that every node skips the same ones."""
+    """None for anything that is no operation; deterministic, so that every node skips the same ones.
+
+    What nests too deeply is none: a machine that looks at it, if only to say that it knows no such command, would meet the
+    interpreter's limit of recursion on one node and not on another that called it from fewer frames.
+    """
     try:
         value = unpack(packed, limit_bytes=limits.ENTRY_BYTES)
     except FrameError as error:
@@ -72,10 +81,22 @@ def decode_operation(packed: bytes) -> Operation | None:
         return None
     if not isinstance(value, list) or len(value) != 4:
         return None
+    if len(packed) > DEPTH and _too_deep(value):
+        return None
     machine, ident, born, command = value
     if isinstance(machine, str) and isinstance(ident, bytes) and len(ident) == ID_BYTES and type(born) is int:
         return Operation(machine, ident, born, command)
     return None
+
+
+def _too_deep(value: Value) -> bool:
+    level: list[Value] = [value]
+    for _ in range(DEPTH):
+        inner = [item for item in level if isinstance(item, list | tuple | dict)]
+        if not inner:
+            return False
+        level = [each for item in inner for each in (chain(item, item.values()) if isinstance(item, dict) else item)]
+    return True
 
 
 def encode_entry(stamp: int, operations: list[bytes]) -> bytes:

@@ -15,7 +15,7 @@ from raftcluster import limits
 from raftcluster.engine import operations
 from raftcluster.engine.operations import Operation
 from raftcluster.engine.wire import TERM_LEAP
-from raftcluster.errors import FrameError
+from raftcluster.errors import FrameError, Rejected
 from tests.simulation.lab import GuardedLab, Message
 
 LAST = 2**62 - 1
@@ -221,3 +221,19 @@ def test_a_node_is_well_when_both_its_log_and_its_tables_are() -> None:
     lab.logs["n2"].on_health("ok", "")
     lab.settle("n2")
     assert node.health == "ok" and not node.guard.full
+
+
+def test_what_nests_too_deeply_is_no_operation() -> None:
+    """On one node it met the limit of recursion, on another, called from fewer frames, it did not: their rings differed."""
+
+    def operation(levels: int) -> Operation:
+        command: Any = None
+        for _ in range(levels):
+            command = [command]
+        return Operation("history", bytes(16), 0, command)
+
+    deepest = operations.encode_operation(operation(operations.DEPTH - 2))
+    assert operations.decode_operation(deepest) is not None
+    assert operations.decode_operation(deepest[:-1] + b"\x91" + b"\xc0") is None
+    with pytest.raises(Rejected, match="nests deeper"):
+        operations.encode_operation(operation(operations.DEPTH - 1))
