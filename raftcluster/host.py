@@ -28,6 +28,9 @@ class Host(Protocol):
     Errors of the three ways to propose: `Unavailable` (not applied), `OutcomeUnknown` (may be), `Rejected` (never).
     `deadline` is in seconds from the call; `id` is a request id of 16 bytes -- an operation that is sent again under
     the id of an earlier one is not applied again, it gets the earlier one's result. Without one the node makes one.
+    An id names one command for ever: with another command it gets the first one's result. Results are kept for the last
+    `limits.RING_OPERATIONS` operations of the cluster. Asked again after that, what had ended in `OutcomeUnknown` ends so
+    again on the same node; on another one, or after a restart, it is carried out anew.
     """
 
     @property
