@@ -33,6 +33,8 @@ class _Answering:
     sequence: int
     verified: int | None = None
     """The last index that this append proved equal to the leader's log; None while nothing was."""
+    empty: bool = False
+    """It carried no entries: a heartbeat, or a new commit index."""
 
 
 class Guard:
@@ -46,11 +48,15 @@ class Guard:
         time: ClusterTime,
         *,
         sticky_seconds: float,
+        sign_seconds: float,
         disabled: Collection[str] = (),
     ) -> None:
         unknown = set(disabled) - set(GUARDS)
         assert not unknown, f"no such guard: {unknown}"
         self._seam, self._send, self._now, self._clock = seam, send, now, time
+        self._sign_seconds = sign_seconds
+        self._answered: dict[str, float] = {}
+        """peer -> when an acknowledgement last left for it."""
         self._disabled = frozenset(disabled)
         self.linked: set[str] = set()
         """Peers with a link, members or not: connections are independent of the configuration."""
@@ -152,12 +158,19 @@ class Guard:
         elif kind == "next_node_idx" and message["success"] and message["next_node_idx"] - 1 > journal.durable_index:
             if self.on("ack_gate"):
                 gate = journal.ticket
-                if self.on("ack_copy"):
+                if self.on("ack_copy") and not self._answered_lately(peer):
                     self._leave(peer, dict(message, next_node_idx=journal.durable_index + 1))
+        answering = self._answering
+        if kind == "next_node_idx" and message["success"] and answering is not None and answering.empty:
+            if self._answered_lately(peer):
+                return  # it says nothing new, and as a sign of life one per heartbeat is enough
         if gate > journal.done:
             self._held.append((gate, peer, message))
         else:
             self._leave(peer, message)
+
+    def _answered_lately(self, peer: str) -> bool:
+        return self._now() - self._answered.get(peer, NEVER) < self._sign_seconds
 
     def _leave(self, peer: str, message: Message) -> None:
         """Stamp what is read at the last moment (rule 21), and send."""
@@ -170,6 +183,7 @@ class Guard:
                     {} if age == float("inf") else {"fresh": max(0.0, time - 1000 * age)}
                 )
         elif kind == "next_node_idx":
+            self._answered[peer] = self._now()
             known = self._clock.known()
             message = dict(message, wall=self._clock.wall(), time=None if known is None else list(known))
         if not self._send(peer, message) and kind == "append_entries" and message.get("entries"):
@@ -275,6 +289,7 @@ class Guard:
     def _entries(self, peer: str, message: Message, answering: _Answering) -> None:
         """Hand over only what the log does not hold yet (H2), and remember up to where it is proven equal."""
         seam, journal = self._seam, self._seam.journal
+        answering.empty = not message["entries"]
         entries: list[Entry] = [(bytes(c), int(i), int(t)) for c, i, t in message["entries"]]
         previous, commit = message.get("prevLogIdx"), message["commit_index"]
         if previous is None:

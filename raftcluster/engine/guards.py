@@ -27,7 +27,7 @@ GUARDS = {
     "self_clamp": "rule 6: acknowledgements count up to this leader's own durable index",
     "late_ack": "rule 6: what was clamped counts once it is durable here",
     "ack_gate": "rule 4: an acknowledgement beyond the durable index waits for its ticket",
-    "ack_copy": "rule 4: a copy clamped to the durable index leaves at once",
+    "ack_copy": "rule 4: a copy clamped to the durable index leaves at once, when no answer has for a heartbeat",
     "vote_request_gate": "rule 3: a request for votes waits for the ticket that covers it",
     "vote_grant_gate": "rule 3: a vote waits for the ticket that covers it",
     "drop_held": "rule 10: what waits for a ticket is dropped with its link",

@@ -117,6 +117,7 @@ class Replica:
             ports.now,
             self.clock,
             sticky_seconds=self.timing.election_min,
+            sign_seconds=self.timing.heartbeat,
             disabled=self._disabled,
         )
         self.engine.guarded_by(self.guard)
@@ -134,6 +135,7 @@ class Replica:
         self._resend_at = 0.0
         self._last_stamp = 0
         self._stamp_term = -1
+        self._steer_at = 0.0
         self._checkpointing = False
         self._checkpoint_at = ports.now()
         self._fetching = False
@@ -194,8 +196,9 @@ class Replica:
             self.engine.doTick(0.0)
         except StorageFull:
             pass  # a cluster of one on a full disk: its election waits with its records; the alarm was raised
-        self._watch_leader()
-        self._route()
+        if (self.engine.leader, self.engine.term) != self._last_leader:
+            self._watch_leader()
+            self._route()
         self.leadership.step()
         self._settle_changes()
         self.queries.serve()
@@ -236,11 +239,9 @@ class Replica:
                 self.observer.role()
         elif now >= self._resend_at and leader[0] != self.me:
             late = now - self.timing.resend
-            self._unsent.update(
-                (i, None) for i, p in self._pending.items() if p.sent_at is not None and p.sent_at < late
-            )
-        if now >= self._resend_at:
-            self._resend_at = now + self.timing.resend
+            old = [i for i, p in self._pending.items() if p.sent_at is not None and p.sent_at < late]
+            self._unsent.update(dict.fromkeys(old))
+        self._resend_at = self._resend_at if now < self._resend_at else now + self.timing.resend
 
     # ---- operations
 
@@ -331,12 +332,14 @@ class Replica:
 
     def _feed(self) -> list[bytes]:
         """The entries that the engine may append now: one of all that waits, up to the bound in flight."""
+        now = self.ports.now()
+        if not self._queue and now < self._steer_at:
+            return []
+        self._steer_at = now + self.timing.heartbeat  # cluster time is steered with every batch, at least so often
         term = self.engine.term
         if self._stamp_term != term:
-            self._last_stamp = max(
-                [self.applier.stamp]
-                + [s for e in self.journal.entries if (s := operations.entry_stamp(e[0])) is not None]
-            )
+            stamps = [s for e in self.journal.entries if (s := operations.entry_stamp(e[0])) is not None]
+            self._last_stamp = max([self.applier.stamp, *stamps])
             self._stamp_term = term
         time = self.clock.stamp(term, float(self._last_stamp), self.journal.voters(), self.me)
         if time is None or not self._queue or self.leadership.leaving or self.health != "ok":

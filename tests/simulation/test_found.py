@@ -57,7 +57,7 @@ def test_a_follower_whose_link_takes_no_frame_sends_it_later() -> None:
 
     follower.ports = replace(follower.ports, send=full_once)
     follower.submit(operation(1), caller)
-    lab.flow(THREE)
+    lab.flow(THREE, rounds=8)
     assert len(refused) == 1
     assert caller.results == [[0, 1]]
 
