@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -95,12 +95,13 @@ class Node:
         self._closing = threading.Lock()
         self._ending = threading.Event()
         self._closed = False
-        self._undo: list[Callable[[], None]] = []
+        self._undo = ExitStack()
+        """How to end what was begun, in reverse; each step is taken whatever another one raises."""
         self._alarms: dict[str, str] = {}
         try:
             self._build(Path(path), product, machines, timing, allow_other_engine, events)
         except BaseException:
-            self._unwind()
+            self._undo.close()
             raise
 
     def _build(
@@ -115,14 +116,14 @@ class Node:
         if not seam.check_package(allow_other=allow_other_engine):
             self._alarms["engine"] = "the installed pysyncobj is not the one that the guard was written against"
         self.directory = directory = DataDirectory.open(path)
-        self._undo.append(directory.close)
+        self._undo.callback(directory.close)
         self.facts = facts = directory.read_node()
         """node.json: who this node is, where it listens, of which cluster it is."""
         me = facts["node_id"]
         self._log = LogStore(directory.log)
-        self._undo.append(self._log.close)
+        self._undo.callback(self._log.close)
         self._store = TableStore(directory.tables)
-        self._undo.append(self._store.close)
+        self._undo.callback(self._store.close)
         keystore = Keystore(directory, facts["cluster_id"], me)
         trust = keystore.trust()
         everything: list[StateMachine] = [ClusterMachine(), ConfigMachine(), GreylistMachine(), *machines]
@@ -135,7 +136,7 @@ class Node:
             {"product": product, "schema": schema, "name": facts["name"]},
             self,
         )
-        self._undo.append(mesh.close)
+        self._undo.callback(mesh.close)
         self._runtime = Runtime(mesh)
         started = directory.path / STARTED
         self._replica = Replica(
@@ -177,15 +178,15 @@ class Node:
         )
         mesh.start()
         self._runtime.start(self._replica)
-        self._undo.append(self._runtime.stop)
+        self._undo.callback(self._runtime.stop)
         self._reconciler.start()
-        self._undo.append(self._reconciler.close)
-        self._undo.append(self.config.close)
+        self._undo.callback(self._reconciler.close)
+        self._undo.callback(self.config.close)
         if facts["lab"] and facts["founder"] == me:
             founding = threading.Thread(target=self._found_lab, name="raftcluster-found", daemon=True)
             founding.start()
-            self._undo.append(founding.join)
-            self._undo.append(self._ending.set)
+            self._undo.callback(founding.join)
+            self._undo.callback(self._ending.set)
 
     def _found_lab(self) -> None:
         """A lab cluster's greylist is told so once, as its first command; a repetition changes nothing."""
@@ -257,7 +258,7 @@ class Node:
             if not self._closed:
                 self._closed = True
                 self._hand_over()
-                self._unwind()
+                self._undo.close()
 
     @property
     def closed(self) -> bool:
@@ -280,10 +281,6 @@ class Node:
                 self._role_changed.clear()
         except RaftclusterError as error:
             log.info("leadership was not handed over: %s", error)
-
-    def _unwind(self) -> None:
-        while self._undo:
-            self._undo.pop()()
 
     def __enter__(self) -> Node:
         return self

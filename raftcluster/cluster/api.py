@@ -7,6 +7,8 @@ Thread: any. Errors: `Unavailable` (also while a cluster that was just made has 
 from __future__ import annotations
 
 import math
+import threading
+import time
 import uuid
 from dataclasses import dataclass
 
@@ -21,6 +23,9 @@ from raftcluster.transport.certificates import Token, certificate_hash, fingerpr
 MACHINE = "cluster"
 INVITE_SECONDS = 3600.0
 """Default life of a token."""
+SETTLE_SECONDS = 10.0
+"""A generation takes a second or two when all members are up."""
+LOOK_SECONDS = 0.05
 
 
 class Members:
@@ -46,20 +51,26 @@ class Members:
             raise rejected("no-member", f"{name} is no member", subject=name)
         return member
 
-    def invite(self, name: str, ttl_s: float = INVITE_SECONDS) -> Token:
+    def invite(self, name: str, ttl_s: float = INVITE_SECONDS, *, settle_s: float = SETTLE_SECONDS) -> Token:
         """A token with which the host `name` may join once, within `ttl_s` seconds. `str(token)` is what it needs.
 
-        Only here and in the hands of whom you give it to is the secret: what is replicated is its public half.
+        Waits up to `settle_s` seconds for a change of certificates to end: the token names the root. Only here and in the
+        hands of whom you give it to is the secret: what is replicated is its public half.
         """
         view = _view(self._host)
         if view.active is None:
             raise _unfounded()
+        end = time.monotonic() + settle_s
+        while view.pending is not None and view.pending.root and time.monotonic() < end:
+            threading.Event().wait(LOOK_SECONDS)
+            view = _view(self._host)
         if view.pending is not None and view.pending.root:
             raise rejected(
                 "generation-under-way",
                 f"generation {view.pending.number} is replacing the root that a token names",
                 remedy="try again in a moment",
             )
+        assert view.active is not None, "a cluster that was founded stays so"
         token = Token.new(view.active.root)
         _propose(self._host, ["invite", token.id, token.public_key(), _plain(name), math.ceil(ttl_s)])
         return token

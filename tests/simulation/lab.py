@@ -15,6 +15,7 @@ Disks are perfect and links ordered, unless a schedule says otherwise: what goes
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
@@ -43,7 +44,7 @@ class Clock:
         return self.now
 
 
-class Lab:
+class Lab(ABC):
     """What both have in common: queues of messages between nodes."""
 
     def __init__(self, ids: Iterable[str]) -> None:
@@ -123,17 +124,17 @@ class Lab:
 
     # what differs
 
-    def deliver(self, source: str, target: str, message: Message) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def deliver(self, source: str, target: str, message: Message) -> None: ...
 
-    def tick(self, node: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def tick(self, node: str) -> None: ...
 
-    def up(self, node: str, peer: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def up(self, node: str, peer: str) -> None: ...
 
-    def down(self, node: str, peer: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def down(self, node: str, peer: str) -> None: ...
 
 
 class StockJournal:

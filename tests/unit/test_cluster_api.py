@@ -84,7 +84,7 @@ def test_invite_while_the_root_is_being_replaced(host: LocalHost) -> None:
     host.propose("cluster", ["csr", number, node, b"csr"])
     host.propose("cluster", ["minted", number, b"root", {node: [b"csr", b"certificate", b"p" * 32]}])
     with pytest.raises(Rejected) as caught:
-        Members(host).invite("mx3.example.org")
+        Members(host).invite("mx3.example.org", settle_s=0)
     assert code(caught) == "generation-under-way" and "generation 2" in str(caught.value)
     pending = Certs(host).show().pending
     assert pending is not None and pending.phase == "trust"
