@@ -1,7 +1,7 @@
 """A member with a valid certificate that sends what no node of ours would: nobody stops, nothing is lost, nothing is believed
 that only the leader may say.
 
-Each test failed before what it guards against was mended.
+Most of these failed before what they guard against was mended; some rows of the tables always held.
 """
 
 from __future__ import annotations
