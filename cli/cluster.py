@@ -13,7 +13,6 @@ import raftcluster
 from raftcluster.cli import output
 from raftcluster.cli.context import (
     Address,
-    Commands,
     Context,
     Duration,
     json_option,
@@ -23,7 +22,6 @@ from raftcluster.cli.context import (
 )
 
 LISTEN = ("0.0.0.0", 9777)
-_MEMBER = ("name", "address", "role", "generation", "product", "node_id")
 
 name_option = click.option(
     "--node", "node_name", default=platform.node, show_default="this host's name", help="This node's name."
@@ -78,7 +76,7 @@ def invite(obj: Context, name: str, ttl: float, as_json: bool) -> None:
     if as_json:
         output.as_json(invited)
         return
-    click.echo(f"On {name} run:  raftcluster join {_address(invited)}", err=True)
+    click.echo(f"On {name} run:  raftcluster join {output.address(invited)}", err=True)
     click.echo("and paste this token when it asks, or pipe it on standard input:", err=True)
     click.echo(invited["token"])
 
@@ -116,84 +114,6 @@ def join(
         output.as_json(asdict(joined))
     else:
         click.echo(f"joined {joined.cluster}; start this node with: raftcluster -C {obj.directory} serve")
-
-
-@click.group(cls=Commands, invoke_without_command=True)
-@click.option("--removed", is_flag=True, help="Also those that were removed.")
-@json_option
-@click.pass_context
-def members(ctx: click.Context, removed: bool, as_json: bool) -> None:
-    """List the members; with a command, change them."""
-    if ctx.invoked_subcommand is None:
-        obj: Context = ctx.obj
-        found = obj.client.members.list(removed=removed)
-        if as_json:
-            output.as_json(found)
-        else:
-            output.table(_MEMBER, [[{**row, "address": _address(row)}.get(name) for name in _MEMBER] for row in found])
-
-
-@members.command()
-@click.argument("name")
-@json_option
-@click.pass_obj
-def remove(obj: Context, name: str, as_json: bool) -> None:
-    """Shut the member NAME (or node id) out. At once: its links are closed when this is committed."""
-    gone = obj.client.members.remove(name)
-    output.as_json(gone) if as_json else click.echo(f"{gone['name']} is no member any more")
-
-
-@members.command()
-@click.argument("name")
-@click.argument("address", type=Address())
-@json_option
-@click.pass_obj
-def move(obj: Context, name: str, address: tuple[str, int], as_json: bool) -> None:
-    """Tell the members that NAME is to be reached at ADDRESS (HOST:PORT) from now on."""
-    obj.client.members.move(name, *address)
-    where = {"name": name, "host": address[0], "port": address[1]}
-    output.as_json(where) if as_json else click.echo(f"{name} is at {_address(where)} now")
-
-
-@click.group(cls=Commands, invoke_without_command=True)
-@json_option
-@click.pass_context
-def tokens(ctx: click.Context, as_json: bool) -> None:
-    """List the invitations; with a command, change them."""
-    if ctx.invoked_subcommand is None:
-        found = ctx.obj.client.tokens.list()
-        columns = ("token_id", "name", "expires", "used", "revoked")
-        rows = [[{**row, "used": row["used_by"] is not None}[name] for name in columns] for row in found]
-        output.as_json(found) if as_json else output.table(columns, rows)
-
-
-@tokens.command()
-@click.argument("token_id")
-@json_option
-@click.pass_obj
-def revoke(obj: Context, token_id: str, as_json: bool) -> None:
-    """Make the token TOKEN_ID (its second part) worthless."""
-    obj.client.tokens.revoke(token_id)
-    output.as_json({"token_id": token_id, "revoked": True}) if as_json else click.echo(f"{token_id} is revoked")
-
-
-@click.group(cls=Commands, invoke_without_command=True)
-@json_option
-@click.pass_context
-def certs(ctx: click.Context, as_json: bool) -> None:
-    """Show the certificate hierarchy; with a command, change it."""
-    if ctx.invoked_subcommand is None:
-        found = ctx.obj.client.certs.show()
-        output.as_json(found) if as_json else output.document({k: v for k, v in found.items() if k != "root"})
-
-
-@certs.command()
-@json_option
-@click.pass_obj
-def rotate(obj: Context, as_json: bool) -> None:
-    """Begin a new hierarchy: new keys for all nodes. `certs` shows how far it is."""
-    number = obj.client.certs.rotate()
-    output.as_json({"generation": number}) if as_json else click.echo(f"generation {number} has begun")
 
 
 @click.command()
@@ -263,8 +183,3 @@ def _for_people(status: Mapping[str, Any]) -> dict[str, Any]:
 
 def _milliseconds(seconds: float | None) -> str | None:
     return None if seconds is None else f"{seconds * 1000:.1f} ms"
-
-
-def _address(record: Mapping[str, Any]) -> str:
-    host = record["host"]
-    return f"[{host}]:{record['port']}" if ":" in host else f"{host}:{record['port']}"

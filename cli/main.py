@@ -9,11 +9,14 @@ from pathlib import Path
 import click
 
 from raftcluster.cli import output
-from raftcluster.cli.cluster import certs, destroy, init, invite, join, members, status, tokens, transfer
+from raftcluster.cli.certs import certs
+from raftcluster.cli.cluster import destroy, init, invite, join, status, transfer
 from raftcluster.cli.config import config
 from raftcluster.cli.context import DIRECTORY, Commands, Context, json_option
 from raftcluster.cli.greylist import greylist
+from raftcluster.cli.members import members
 from raftcluster.cli.serve import serve
+from raftcluster.cli.tokens import tokens
 
 _COMPLETION = {
     "bash": "echo 'eval \"$(_RAFTCLUSTER_COMPLETE=bash_source raftcluster)\"' >> ~/.bashrc",

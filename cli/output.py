@@ -108,3 +108,9 @@ def _of_bytes(value: Any) -> str:
     if isinstance(value, bytes):
         return value.hex()
     raise TypeError(f"{type(value).__name__} is nothing that JSON knows")
+
+
+def address(record: Mapping[str, Any]) -> str:
+    """`host:port` of a record with these fields."""
+    host = record["host"]
+    return f"[{host}]:{record['port']}" if ":" in host else f"{host}:{record['port']}"

@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 
 from raftcluster import limits, snapshots
 from raftcluster.cluster import destroy
-from raftcluster.cluster.api import Certs, Members, Tokens
+from raftcluster.cluster.api import Members, Tokens
+from raftcluster.cluster.certs import Certs
 from raftcluster.cluster.join import Admission
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.machine import ClusterMachine

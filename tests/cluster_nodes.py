@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from raftcluster.cluster.api import Certs, Members, Tokens
+from raftcluster.cluster.api import Members, Tokens
+from raftcluster.cluster.certs import Certs
 from raftcluster.cluster.create import init
 from raftcluster.cluster.join import Admission
 from raftcluster.cluster.keystore import Keystore

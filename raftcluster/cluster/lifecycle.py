@@ -21,149 +21,28 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Final
 
-from raftcluster.cluster.records import Destruction, Generation, Member
+from raftcluster.cluster import dismantling, seating
+from raftcluster.cluster.actions import (
+    Action,
+    Alarm,
+    Forget,
+    Found,
+    Local,
+    Mint,
+    Propose,
+    Relink,
+    Renew,
+    Request,
+    Store,
+    Use,
+)
+from raftcluster.cluster.records import Generation, Member
 from raftcluster.cluster.view import View
-from raftcluster.codec import Value
 
 RENEW_MS: Final = 60 * 86_400_000
 """A generation is renewed at two thirds of its certificates' 90 days."""
-FAREWELL_SECONDS: Final = 5.0
-"""The leader of a cluster being destroyed waits this long for the others to have heard that all have recorded it."""
-DESTROY_SECONDS: Final = 30.0
-"""The decision to destroy is committed; a node that cannot hear from the others any more carries it out after this."""
-
-
-@dataclass(frozen=True, slots=True)
-class Local:
-    """What is true on this node."""
-
-    node_id: str
-    leader: bool
-    revision: int
-    """Of the newest view that this node has acted upon, also before a restart."""
-    requests: Mapping[int, bytes]
-    """generation -> the request whose key waits on the disk for its certificate."""
-    stored: Collection[int]
-    """Generations whose key and certificate are on the disk."""
-    on_disk: Collection[int]
-    """Generations of which anything is on the disk: only a root, or only a key."""
-    presented: int
-    trusted: Collection[int]
-    links: Mapping[str, int]
-    """peer -> the generation that this node shows on the link to it."""
-    founder: bool = False
-    """Whether this node keeps the genesis."""
-    voters: Collection[str] = ()
-    """Of the engine. Leader only."""
-    caught_up: Collection[str] = ()
-    """Learners that have all but the newest entries. Leader only."""
-    recorded: bool = False
-    """Whether the event record of the cluster's destruction is on the disk."""
-    destroying_s: float = 0.0
-    """Since this node heard that the cluster is being destroyed."""
-
-
-class Action:
-    """Something to be done now; doing it twice does no harm."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found(Action):
-    """Propose the genesis that `init` has left."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request(Action):
-    """Make this node's key for the generation unless it is there, and propose its request."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Mint(Action):
-    """Have root and certificates made, and propose them."""
-
-    number: int
-    requests: Mapping[str, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Store(Action):
-    """Complete the generation's directory: root, certificate, key."""
-
-    number: int
-    root: bytes
-    certificate: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Use(Action):
-    """Present one generation and trust these roots, from now on and after a restart."""
-
-    present: int
-    trust: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Relink(Action):
-    """Replace the links that show another generation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Propose(Action):
-    """A command for the cluster machine."""
-
-    command: Value
-
-
-@dataclass(frozen=True, slots=True)
-class Renew(Action):
-    """Begin a generation without a joiner."""
-
-
-@dataclass(frozen=True, slots=True)
-class Forget(Action):
-    """Delete keys and certificates of these generations."""
-
-    numbers: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Promote(Action):
-    """Make a learner a voter of the engine."""
-
-    node_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Expel(Action):
-    """Take a node out of the engine's voters."""
-
-    node_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Record(Action):
-    """Write the event record of the cluster's destruction, durably and outside the data directory."""
-
-    destruction: Destruction
-
-
-@dataclass(frozen=True, slots=True)
-class Wipe(Action):
-    """Stop this node and remove what is in its data directory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm(Action):
-    """Nothing can be done here; a person must know."""
-
-    code: str
-    text: str
 
 
 def decide(view: View, local: Local) -> list[Action]:
@@ -173,7 +52,7 @@ def decide(view: View, local: Local) -> list[Action]:
     if view.revision < local.revision:
         return []
     if view.destruction is not None:
-        return _dismantle(view, view.destruction, local)
+        return dismantling.decide(view, view.destruction, local)
     me = view.live().get(local.node_id)
     if me is None:
         known = view.members.get(local.node_id)
@@ -255,22 +134,4 @@ def _duties(view: View, active: Generation, local: Local) -> list[Action]:
         shut_out = any(each.role == "removed" and each.generation >= active.number for each in view.members.values())
         if shut_out or view.time - active.minted >= RENEW_MS:
             actions.append(Renew())
-    for each in live.values():
-        if each.role == "learner" and each.generation and not (coming and each.node_id in coming.joiners):
-            if each.node_id in local.voters:
-                actions.append(Propose(["promoted", each.node_id]))
-            elif each.node_id in local.caught_up:
-                actions.append(Promote(each.node_id))
-    actions += [Expel(each) for each in sorted(set(local.voters) - set(live))]
-    return actions
-
-
-def _dismantle(view: View, decided: Destruction, local: Local) -> list[Action]:
-    if not local.recorded:
-        return [Record(decided)]
-    live = view.live()
-    everyone = set(live) <= set(decided.recorded)
-    heard = not local.leader or not local.links or local.destroying_s >= FAREWELL_SECONDS
-    if (everyone and heard) or local.destroying_s >= DESTROY_SECONDS or local.node_id not in live:
-        return [Wipe()]
-    return [] if local.node_id in decided.recorded else [Propose(["recorded", local.node_id])]
+    return [*actions, *seating.decide(view, local)]

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from raftcluster.cluster import destroy
-from raftcluster.cluster.keystore import Keystore
-from raftcluster.cluster.lifecycle import (
+from raftcluster.cluster.actions import (
     Action,
     Alarm,
     Expel,
@@ -34,9 +33,9 @@ from raftcluster.cluster.lifecycle import (
     Store,
     Use,
     Wipe,
-    decide,
-    peers,
 )
+from raftcluster.cluster.keystore import Keystore
+from raftcluster.cluster.lifecycle import decide, peers
 from raftcluster.cluster.records import Member
 from raftcluster.cluster.view import View
 from raftcluster.codec import Value, unpack

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -15,6 +16,9 @@ from raftcluster.machine import ReadTables, Tables
 TEXT_BYTES: Final = 1_024
 REQUEST_BYTES: Final = 8_192
 CERTIFICATE_BYTES: Final = 8_192
+
+Commands = Mapping[str, tuple[Callable[..., Value], tuple[object, ...]]]
+"""What a noun's file offers to the machine: verb -> (handler, kinds of its arguments)."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 

@@ -7,7 +7,8 @@ from functools import partial
 
 import pytest
 
-from raftcluster.cluster.api import Certs, Members, Tokens
+from raftcluster.cluster.api import Members, Tokens
+from raftcluster.cluster.certs import Certs
 from raftcluster.cluster.create import init
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.cluster.reconcile import GENESIS

@@ -9,10 +9,7 @@ from typing import Any
 
 import pytest
 
-from raftcluster.cluster.lifecycle import (
-    DESTROY_SECONDS,
-    FAREWELL_SECONDS,
-    RENEW_MS,
+from raftcluster.cluster.actions import (
     Action,
     Alarm,
     Expel,
@@ -29,9 +26,9 @@ from raftcluster.cluster.lifecycle import (
     Store,
     Use,
     Wipe,
-    decide,
-    peers,
 )
+from raftcluster.cluster.dismantling import DESTROY_SECONDS, FAREWELL_SECONDS
+from raftcluster.cluster.lifecycle import RENEW_MS, decide, peers
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.cluster.records import SCHEMA
 from raftcluster.cluster.view import View

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from raftcluster.cluster import view as tables
-from raftcluster.cluster.machine import INVITATION_SECONDS, KEPT_MS
 from raftcluster.cluster.records import SCHEMA
+from raftcluster.cluster.tokens import INVITATION_SECONDS, KEPT_MS
 from raftcluster.cluster.view import INVITATIONS
 from raftcluster.errors import Rejected
 from tests.cluster_log import Log

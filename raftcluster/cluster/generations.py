@@ -10,6 +10,7 @@ from raftcluster.cluster.records import Generation, Member, differences, rejecte
 from raftcluster.cluster.rows import (
     CERTIFICATE_BYTES,
     REQUEST_BYTES,
+    Commands,
     advance,
     check_address,
     check_free,
@@ -27,7 +28,7 @@ from raftcluster.codec import Value, pack, unpack
 from raftcluster.machine import Tables
 
 
-def begin(tables: Tables, time: int, txid: str, joiner: list[Value] | None) -> Value:
+def _begin(tables: Tables, time: int, txid: str, joiner: list[Value] | None) -> Value:
     """Start a generation, with a joiner or (None) to renew. The result is its number."""
     if joiner is None:
         _check_idle(tables)
@@ -90,7 +91,7 @@ def begin(tables: Tables, time: int, txid: str, joiner: list[Value] | None) -> V
     return _start(tables, time, txid, [node_id], {node_id: request})
 
 
-def csr(tables: Tables, time: int, number: int, node_id: str, request: bytes) -> Value:
+def _csr(tables: Tables, time: int, number: int, node_id: str, request: bytes) -> Value:
     """A member's request for a certificate of the generation. May be replaced until it is minted."""
     current = under_way(tables, number)
     if current.requests.get(node_id) == request:
@@ -106,7 +107,7 @@ def csr(tables: Tables, time: int, number: int, node_id: str, request: bytes) ->
     return None
 
 
-def minted(tables: Tables, time: int, number: int, root: bytes, issued: dict[str, Value]) -> Value:
+def _minted(tables: Tables, time: int, number: int, root: bytes, issued: dict[str, Value]) -> Value:
     """The hierarchy: root and, per node, [request, certificate, pin]. All in one entry; accepted once."""
     current = under_way(tables, number)
     if current.phase != "collect":
@@ -140,7 +141,7 @@ def minted(tables: Tables, time: int, number: int, root: bytes, issued: dict[str
     return None
 
 
-def trusted(tables: Tables, time: int, number: int, node_id: str) -> Value:
+def _trusted(tables: Tables, time: int, number: int, node_id: str) -> Value:
     current = under_way(tables, number)
     if node_id in current.trusted:
         return None
@@ -155,7 +156,7 @@ def trusted(tables: Tables, time: int, number: int, node_id: str) -> Value:
     return None
 
 
-def switched(tables: Tables, time: int, number: int, node_id: str) -> Value:
+def _switched(tables: Tables, time: int, number: int, node_id: str) -> Value:
     current = under_way(tables, number)
     if node_id in current.switched:
         return None
@@ -170,7 +171,7 @@ def switched(tables: Tables, time: int, number: int, node_id: str) -> Value:
     return None
 
 
-def retire(tables: Tables, time: int, number: int) -> Value:
+def _retire(tables: Tables, time: int, number: int) -> Value:
     """Put the generation in force and forget its predecessor but for the root."""
     before = active(tables)
     if before is not None and before.number == number:
@@ -229,3 +230,13 @@ def _with(items: Mapping[str, bytes], key: str, value: bytes) -> dict[str, bytes
     """A copy with `key` set, in key order: equal contents have equal bytes on every node."""
     merged = {**items, key: value}
     return {each: merged[each] for each in sorted(merged)}
+
+
+COMMANDS: Commands = {
+    "begin": (_begin, (str, (list, type(None)))),
+    "csr": (_csr, (int, str, bytes)),
+    "minted": (_minted, (int, bytes, dict)),
+    "trusted": (_trusted, (int, str)),
+    "switched": (_switched, (int, str)),
+    "retire": (_retire, (int,)),
+}

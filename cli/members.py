@@ -1,0 +1,49 @@
+"""Who belongs to the cluster, and where each is."""
+
+from __future__ import annotations
+
+import click
+
+from raftcluster.cli import output
+from raftcluster.cli.context import Address, Commands, Context, json_option
+
+_MEMBER = ("name", "address", "role", "generation", "product", "node_id")
+
+
+@click.group(cls=Commands, invoke_without_command=True)
+@click.option("--removed", is_flag=True, help="Also those that were removed.")
+@json_option
+@click.pass_context
+def members(ctx: click.Context, removed: bool, as_json: bool) -> None:
+    """List the members; with a command, change them."""
+    if ctx.invoked_subcommand is None:
+        obj: Context = ctx.obj
+        found = obj.client.members.list(removed=removed)
+        if as_json:
+            output.as_json(found)
+        else:
+            output.table(
+                _MEMBER, [[{**row, "address": output.address(row)}.get(name) for name in _MEMBER] for row in found]
+            )
+
+
+@members.command()
+@click.argument("name")
+@json_option
+@click.pass_obj
+def remove(obj: Context, name: str, as_json: bool) -> None:
+    """Shut the member NAME (or node id) out. At once: its links are closed when this is committed."""
+    gone = obj.client.members.remove(name)
+    output.as_json(gone) if as_json else click.echo(f"{gone['name']} is no member any more")
+
+
+@members.command()
+@click.argument("name")
+@click.argument("address", type=Address())
+@json_option
+@click.pass_obj
+def move(obj: Context, name: str, address: tuple[str, int], as_json: bool) -> None:
+    """Tell the members that NAME is to be reached at ADDRESS (HOST:PORT) from now on."""
+    obj.client.members.move(name, *address)
+    where = {"name": name, "host": address[0], "port": address[1]}
+    output.as_json(where) if as_json else click.echo(f"{name} is at {output.address(where)} now")

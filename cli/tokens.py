@@ -1,0 +1,30 @@
+"""The invitations."""
+
+from __future__ import annotations
+
+import click
+
+from raftcluster.cli import output
+from raftcluster.cli.context import Commands, Context, json_option
+
+
+@click.group(cls=Commands, invoke_without_command=True)
+@json_option
+@click.pass_context
+def tokens(ctx: click.Context, as_json: bool) -> None:
+    """List the invitations; with a command, change them."""
+    if ctx.invoked_subcommand is None:
+        found = ctx.obj.client.tokens.list()
+        columns = ("token_id", "name", "expires", "used", "revoked")
+        rows = [[{**row, "used": row["used_by"] is not None}[name] for name in columns] for row in found]
+        output.as_json(found) if as_json else output.table(columns, rows)
+
+
+@tokens.command()
+@click.argument("token_id")
+@json_option
+@click.pass_obj
+def revoke(obj: Context, token_id: str, as_json: bool) -> None:
+    """Make the token TOKEN_ID (its second part) worthless."""
+    obj.client.tokens.revoke(token_id)
+    output.as_json({"token_id": token_id, "revoked": True}) if as_json else click.echo(f"{token_id} is revoked")

@@ -1,0 +1,138 @@
+"""What is true on a node, and what it may have to do: the words between `lifecycle` (decides) and `reconcile` (does)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from raftcluster.cluster.records import Destruction
+from raftcluster.codec import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """What is true on this node."""
+
+    node_id: str
+    leader: bool
+    revision: int
+    """Of the newest view that this node has acted upon, also before a restart."""
+    requests: Mapping[int, bytes]
+    """generation -> the request whose key waits on the disk for its certificate."""
+    stored: Collection[int]
+    """Generations whose key and certificate are on the disk."""
+    on_disk: Collection[int]
+    """Generations of which anything is on the disk: only a root, or only a key."""
+    presented: int
+    trusted: Collection[int]
+    links: Mapping[str, int]
+    """peer -> the generation that this node shows on the link to it."""
+    founder: bool = False
+    """Whether this node keeps the genesis."""
+    voters: Collection[str] = ()
+    """Of the engine. Leader only."""
+    caught_up: Collection[str] = ()
+    """Learners that have all but the newest entries. Leader only."""
+    recorded: bool = False
+    """Whether the event record of the cluster's destruction is on the disk."""
+    destroying_s: float = 0.0
+    """Since this node heard that the cluster is being destroyed."""
+
+
+class Action:
+    """Something to be done now; doing it twice does no harm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Action):
+    """Propose the genesis that `init` has left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Action):
+    """Make this node's key for the generation unless it is there, and propose its request."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mint(Action):
+    """Have root and certificates made, and propose them."""
+
+    number: int
+    requests: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Store(Action):
+    """Complete the generation's directory: root, certificate, key."""
+
+    number: int
+    root: bytes
+    certificate: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Use(Action):
+    """Present one generation and trust these roots, from now on and after a restart."""
+
+    present: int
+    trust: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Relink(Action):
+    """Replace the links that show another generation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Propose(Action):
+    """A command for the cluster machine."""
+
+    command: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Renew(Action):
+    """Begin a generation without a joiner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forget(Action):
+    """Delete keys and certificates of these generations."""
+
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Promote(Action):
+    """Make a learner a voter of the engine."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expel(Action):
+    """Take a node out of the engine's voters."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record(Action):
+    """Write the event record of the cluster's destruction, durably and outside the data directory."""
+
+    destruction: Destruction
+
+
+@dataclass(frozen=True, slots=True)
+class Wipe(Action):
+    """Stop this node and remove what is in its data directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm(Action):
+    """Nothing can be done here; a person must know."""
+
+    code: str
+    text: str
