@@ -19,7 +19,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from raftcluster import limits
+from raftcluster import failpoints, limits
 from raftcluster.codec import Value, pack, unpack
 from raftcluster.engine.recovery import Anchor
 from raftcluster.errors import FrameError, Unavailable
@@ -54,6 +54,7 @@ def serve(store: TableStore, peer: str, stream: Stream) -> None:
             rows, size = rows + len(chunk), size + len(block)
             for start in range(0, len(block), limits.SNAPSHOT_CHUNK_BYTES):  # one row may be larger than a frame
                 stream.send(block[start : start + limits.SNAPSHOT_CHUNK_BYTES])
+                failpoints.reach("snapshot.send")
     stream.send({"bytes": size, "sha256": total.digest()})
     log.info("sent %d rows as of entry %d to %s", rows, snapshot.index, peer)
 
@@ -88,6 +89,7 @@ def fetch(
         file.close()
         done(good)
 
+    failpoints.reach("snapshot.received")
     store.install(index, anchor, _read(file), installed)
 
 
@@ -100,6 +102,7 @@ def _receive(stream: Stream, file: BinaryIO, seconds: float) -> tuple[int, bytes
     while isinstance(value := stream.receive(seconds), bytes):
         total.update(value)
         file.write(value)
+        failpoints.reach("snapshot.write")
     if value["bytes"] != file.tell() or value["sha256"] != total.digest():
         raise FrameError(f"the snapshot at entry {index} arrived damaged ({file.tell()} bytes)", subject="snapshot")
     return index, anchor

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from raftcluster import failpoints
 from raftcluster.errors import DataVersion, MissingPrivilege, StorageFailed, StorageFull, StorageRefusal
 
 VERSION: Final = "raftcluster-data 1"
@@ -156,7 +157,9 @@ class DataDirectory:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
+                failpoints.reach("file.rename.before")
                 temporary.replace(target)
+                failpoints.reach("file.rename.after")
             except BaseException:
                 with contextlib.suppress(OSError):
                     temporary.unlink()

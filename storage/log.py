@@ -21,7 +21,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
-from raftcluster import limits
+from raftcluster import failpoints, limits
 from raftcluster.errors import RaftclusterError, StorageFailed, StorageFull
 from raftcluster.storage.environment import Environment, corrupt
 from raftcluster.storage.ports import Entry, Health, LogImage, Record
@@ -161,6 +161,7 @@ class LogStore:
         except RaftclusterError as error:
             self._become("failed", str(error))
             return
+        failpoints.reach("log.commit.after")
         self._last = last
         ticket = waiting[-1][0]
         waiting.clear()
@@ -192,12 +193,14 @@ class LogStore:
                         transaction.put(b"vote", _sealed(record[1], vote), db=self._meta)
                     else:
                         last = self._shorten(transaction, record, last)
+            failpoints.reach("log.commit.before")
         return last
 
     def _shorten(self, transaction: Transaction, record: Record, last: int | None) -> int | None:
         """Carry out a truncate, a cut or a reset; returns the index of the last entry after it."""
         if record[0] == "reset" or last is None:
             transaction.drop(self._entries, delete=False)
+            failpoints.reach("log.reset")
             return None
         cursor = transaction.cursor(self._entries)
         if record[0] == "truncate":
@@ -210,6 +213,7 @@ class LogStore:
             while present and cursor.key() < bound:
                 cursor.delete()
                 present = bool(cursor.key())
+            failpoints.reach("log.cut")
         return int.from_bytes(cursor.key()) if cursor.last() else None
 
     def _become(self, health: Health, reason: str) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
-from raftcluster import limits
+from raftcluster import failpoints, limits
 from raftcluster.errors import RaftclusterError, Rejected, StorageFull, StorageRefusal, Unavailable
 from raftcluster.storage.environment import Environment, LmdbError
 from raftcluster.storage.ports import Chunk, Health, Row, Snapshot, Unit
@@ -183,6 +183,8 @@ class TableStore:
                             if changes[key] is None:
                                 transaction.delete(key, db=handle)
                 self._reach(transaction, unit.index, unit.anchor)
+                failpoints.reach("tables.commit.before")
+            failpoints.reach("tables.commit.after")
             self._handles = handles
         return True
 
@@ -220,6 +222,8 @@ class TableStore:
                     handle = self._handle(table, handles, transaction)
                     transaction.cursor(handle).putmulti(rows, append=True)
                 self._reach(transaction, index, anchor)
+                failpoints.reach("snapshot.install.before")
+            failpoints.reach("snapshot.install.after")
             self._handles = handles
         return True
 

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from raftcluster import codec
+from raftcluster import codec, failpoints
 from raftcluster.errors import Refusal, Rejected
 from raftcluster.transport.subject import SubjectId as SubjectId
 
@@ -201,7 +201,14 @@ def mint(cluster_id: str, generation: int, requests: Mapping[str, bytes], manife
     job = codec.pack([cluster_id, generation, dict(requests), manifest])
     try:
         child = subprocess.run(
-            command, input=job, capture_output=True, close_fds=True, env={}, cwd="/", timeout=MINT_SECONDS, check=False
+            command,
+            input=job,
+            capture_output=True,
+            close_fds=True,
+            env=failpoints.environment(),
+            cwd="/",
+            timeout=MINT_SECONDS,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Refusal(f"the minting process did not run: {error}", subject=sys.executable) from error
@@ -237,6 +244,7 @@ def issue(
         raise Rejected("two nodes show the same key", subject=cluster_id, remedy="make one key per node")
     now = (at or datetime.datetime.now(datetime.UTC)).replace(microsecond=0)
     root_key = ec.generate_private_key(ec.SECP256R1())
+    failpoints.reach("mint.key")
     root = issue_root(root_key, cluster_id, generation, now)
     certificates = {
         node_id: issue_leaf(root_key, root, keys[node_id], str(subject), now).public_bytes(_PEM)

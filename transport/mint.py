@@ -3,7 +3,8 @@
 A node's process has other threads, other people's code and a debugger's reach; a key in its memory could be dumped,
 swapped or forked away long afterwards. This one, started by :func:`raftcluster.transport.certificates.mint`,
 
-* shares nothing with its parent: a new process image, no descriptor but stdin, stdout and stderr, no environment;
+* shares nothing with its parent: a new process image, no descriptor but stdin, stdout and stderr, no environment
+  (but what arms a failpoint, which nothing in production does);
 * writes no core file, and other processes of the same user cannot attach to it;
 * reads one msgpack value, makes the key, signs, writes one msgpack value of **public** data, and exits.
 
@@ -18,7 +19,7 @@ import resource
 import sys
 from typing import Final
 
-from raftcluster import codec
+from raftcluster import codec, failpoints
 from raftcluster.errors import RaftclusterError, Rejected
 from raftcluster.transport.certificates import issue
 
@@ -37,8 +38,10 @@ def main() -> int:
         answer: dict[str, object] = {"rejected": error.message, "subject": error.subject}
     else:
         answer = {"root": minted.root_pem, "certificates": minted.certificates, "signature": minted.manifest_signature}
+    failpoints.reach("mint.signed")
     sys.stdout.buffer.write(codec.pack(answer))
     sys.stdout.buffer.flush()
+    failpoints.reach("mint.answered")
     return os.EX_OK
 
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from raftcluster import failpoints
 from raftcluster.cluster.records import Destruction, Facts
 from raftcluster.storage.directory import DataDirectory
 
@@ -72,14 +73,18 @@ def wipe(path: str | os.PathLike[str]) -> None:
     if not is_marked(root):
         return
     for name in (*_FIRST, *sorted(each.name for each in root.iterdir() if each.name not in (*_FIRST, MARKER))):
+        failpoints.reach("destroy.wipe")
         target = root / name
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
     _sync(root)
+    failpoints.reach("destroy.wipe.marker")
     (root / MARKER).unlink()
+    failpoints.reach("destroy.wipe.directory")
     root.rmdir()
+    failpoints.reach("destroy.wipe.after")
     _sync(root.parent)
 
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
+from raftcluster import failpoints
 from raftcluster.cluster import destroy
 from raftcluster.cluster.actions import (
     Action,
@@ -197,6 +198,7 @@ class Reconciler:
         if wanted != self._trust.peers:
             self._trust = replace(self._trust, revision=view.revision, peers=wanted)
             self._keystore.keep(self._trust)
+            failpoints.reach("members.keep")
             self._links.configure(wanted)
 
     def _perform(self, action: Action, view: View) -> None:
@@ -228,10 +230,14 @@ class Reconciler:
                 self._seats.expel(node_id)
             case Record(decided):
                 assert view.facts is not None
+                failpoints.reach("destroy.record.before")
                 destroy.record(self._events, view.facts, self._host.id, decided)
+                failpoints.reach("destroy.record.after")
             case Wipe():
                 assert view.destruction is not None
+                failpoints.reach("destroy.mark.before")
                 destroy.mark(self._directory, view.destruction.event_id)
+                failpoints.reach("destroy.mark.after")
                 log.warning("cluster destroyed: this node stops and wipes its data")
                 self._finished = True
                 self._on_destroyed()
@@ -240,7 +246,9 @@ class Reconciler:
 
     def _mint(self, number: int, requests: dict[str, bytes], view: View) -> None:
         assert view.facts is not None
+        failpoints.reach("mint.before")
         minted = mint(view.facts.cluster_id, number, requests)
+        failpoints.reach("mint.after")
         issued = {
             node_id: [request, minted.certificates[node_id], fingerprint(minted.certificates[node_id])]
             for node_id, request in requests.items()

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from raftcluster import failpoints
 from raftcluster.codec import pack
 from raftcluster.engine import operations
 from raftcluster.engine.operations import Operation, Result, Ring
@@ -70,6 +71,7 @@ class Applier:
         results: list[tuple[bytes, Result]] = []
         if stamp is None:
             return results, touched
+        failpoints.reach("entry.apply.before")
         self.stamp = stamp = max(self.stamp, stamp)
         new: list[tuple[bytes, bytes]] = []
         for packed in operations.entry_operations(command):
@@ -88,6 +90,7 @@ class Applier:
         self.overlay.begin()
         self._ring.close(index, new, self._ring_tables)
         self.overlay.commit()
+        failpoints.reach("entry.apply.after")
         return results, touched
 
     def _carry_out(self, operation: Operation, stamp: int) -> tuple[Result, bytes]:

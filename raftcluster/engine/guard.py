@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from raftcluster import failpoints
 from raftcluster.engine import membership
 from raftcluster.engine.cluster_time import ClusterTime, Known
 from raftcluster.engine.election import NEVER, Election
@@ -176,6 +177,7 @@ class Guard:
         """Stamp what is read at the last moment (rule 21), and send."""
         kind = message["type"]
         if kind == "append_entries":
+            failpoints.reach("append_entries.send.before")
             time = self._clock.now()
             if time is not None:
                 age = self.staleness()
@@ -186,8 +188,13 @@ class Guard:
             self._answered[peer] = self._now()
             known = self._clock.known()
             message = dict(message, wall=self._clock.wall(), time=None if known is None else list(known))
-        if not self._send(peer, message) and kind == "append_entries" and message.get("entries"):
-            self._blocked[peer] = message["entries"][0][1]
+        elif kind in ("request_vote", "response_vote"):
+            failpoints.reach("vote.persist.after")
+        taken = self._send(peer, message)
+        if kind == "append_entries":
+            failpoints.reach("append_entries.send.after")
+            if not taken and message.get("entries"):
+                self._blocked[peer] = message["entries"][0][1]
 
     def round_done(self) -> None:
         """The engine has sent its appends: what a full queue refused will be read again (no flow control of its own)."""
@@ -198,6 +205,7 @@ class Guard:
     def durable(self) -> None:
         """A ticket became durable: release what waited for it, count what was clamped."""
         self._count_late()
+        failpoints.reach("log.durable")
         done = self._seam.journal.done
         held, self._held = self._held, deque()
         for gate, peer, message in held:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import overload
 
+from raftcluster import failpoints
 from raftcluster.engine import membership
 from raftcluster.storage.ports import Entry, Log, Record
 
@@ -122,6 +123,7 @@ class Journal:
         return self._commit
 
     def setCurrentTerm(self, term: int, vote: str | None) -> None:  # noqa: N802 - the engine's name
+        failpoints.reach("vote.persist.before")
         self._term, self._vote = term, vote
         self._records.append(("vote", term, vote))
         self._dirty = True
@@ -182,9 +184,11 @@ class Journal:
     def flush(self) -> None:
         """Submit what has gathered."""
         if self._dirty:
+            failpoints.reach("log.append.before")
             records, self._records = self._records, []
             self._dirty = False
             self.submitted = self._log.submit(records)
+            failpoints.reach("log.append.after")
             self._tickets.append(_Ticket(self.submitted, self.entries[-1][1] if self.entries else 0, self._now()))
 
     def block(self) -> None:

@@ -49,7 +49,7 @@ from random import Random
 from types import ModuleType
 from typing import Any
 
-from raftcluster import limits
+from raftcluster import failpoints, limits
 from raftcluster.engine import membership
 from raftcluster.engine.guard import Guard
 from raftcluster.engine.guards import Message
@@ -421,6 +421,7 @@ class Engine(_SyncObj):  # type: ignore[misc]
             return None
         index = self.journal.last[1] + 1
         self.journal.add(membership.MEMBERSHIP + membership.encode(change), index, self.term)
+        failpoints.reach("membership.append")
         self._SyncObj__sendAppendEntries()
         return index
 
@@ -437,9 +438,11 @@ class Engine(_SyncObj):  # type: ignore[misc]
         return bool(self._SyncObj__doChangeCluster(request))
 
     def _SyncObj__doChangeCluster(self, request: list[str], reverse: bool = False) -> bool:  # noqa: N802
+        failpoints.reach("membership.apply.before")
         changed = super()._SyncObj__doChangeCluster([request[0], request[1], self._peer(request[1])], reverse)
         if changed:
             self._sort_links()
+        failpoints.reach("membership.apply.after")
         return bool(changed)
 
     def _SyncObj__parseChangeClusterRequest(self, command: bytes) -> list[str] | None:  # noqa: N802
