@@ -13,6 +13,7 @@ from raftcluster.cli.certs import certs
 from raftcluster.cli.cluster import destroy, init, invite, join, status, transfer
 from raftcluster.cli.config import config
 from raftcluster.cli.context import DIRECTORY, Commands, Context, json_option
+from raftcluster.cli.events import events
 from raftcluster.cli.greylist import greylist
 from raftcluster.cli.members import members
 from raftcluster.cli.serve import serve
@@ -71,6 +72,7 @@ for command in (
     tokens,
     certs,
     status,
+    events,
     greylist,
     config,
     transfer,

@@ -26,6 +26,7 @@ from raftcluster.errors import (
     Unavailable,
 )
 from raftcluster.greylist.api import Greylist, Verdict
+from raftcluster.history import read_events
 from raftcluster.host import Consistency, Host
 from raftcluster.machine import ReadTables, StateMachine, Tables
 from raftcluster.node import Node
@@ -57,4 +58,5 @@ __all__ = [
     "Verdict",
     "init",
     "join",
+    "read_events",
 ]

@@ -78,6 +78,10 @@ DISK_RESERVE_BYTES: Final = (
 LOG_MAP_BYTES: Final = 4 * GIB  # address space, not memory: the log is cut behind each checkpoint
 TABLES_MAP_BYTES: Final = 64 * GIB  # address space for 10 M triplets and more
 
+# --- events: a node writes some dozens a day
+EVENT_LOG_BYTES: Final = 1 * MIB  # the file is put aside when it would be longer
+EVENT_LOGS: Final = 4  # of those, kept beside it
+
 # --- cluster
 VOTERS: Final = 9
 NAME_BYTES: Final = 253  # a DNS name

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from raftcluster import limits, snapshots
+from raftcluster.audit import Auditor
 from raftcluster.cluster import destroy
 from raftcluster.cluster.api import Members, Tokens
 from raftcluster.cluster.certs import Certs
@@ -36,6 +37,9 @@ from raftcluster.engine import seam
 from raftcluster.engine.ports import Observer, Ports, Timing
 from raftcluster.engine.replica import Replica
 from raftcluster.errors import RaftclusterError, Refusal, Rejected, Unavailable
+from raftcluster.events.log import EventLog
+from raftcluster.events.outlet import Outlet
+from raftcluster.events.recorder import Recorder
 from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.host import Completion, Consistency
@@ -83,6 +87,7 @@ class Node:
         timing: Timing | None = None,
         allow_other_engine: bool = False,
         events: str | os.PathLike[str] | None = None,
+        outlet: Outlet | None = None,
     ) -> None:
         """Open the directory and start; does not wait for a leader. See `open` for the arguments and errors."""
         if destroy.is_marked(path):
@@ -100,7 +105,7 @@ class Node:
         """How to end what was begun, in reverse; each step is taken whatever another one raises."""
         self._alarms: dict[str, str] = {}
         try:
-            self._build(Path(path), product, machines, timing, allow_other_engine, events)
+            self._build(Path(path), product, machines, timing, allow_other_engine, events, outlet)
         except BaseException:
             self._undo.close()
             raise
@@ -113,6 +118,7 @@ class Node:
         timing: Timing | None,
         allow_other_engine: bool,
         events: str | os.PathLike[str] | None,
+        outlet: Outlet | None,
     ) -> None:
         if not seam.check_package(allow_other=allow_other_engine):
             self._alarms["engine"] = "the installed pysyncobj is not the one that the guard was written against"
@@ -121,6 +127,8 @@ class Node:
         self.facts = facts = directory.read_node()
         """node.json: who this node is, where it listens, of which cluster it is."""
         me = facts["node_id"]
+        self._recorder = Recorder(EventLog(directory.events), facts, outlet)
+        self._undo.callback(self._recorder.close)
         self._log = LogStore(directory.log)
         self._undo.callback(self._log.close)
         self._store = TableStore(directory.tables)
@@ -167,7 +175,9 @@ class Node:
         self._runtime.on_role(self._role_changed.set)
         self.greylist, self.config = Greylist(self), Config(self)
         self.members, self.tokens, self.certs = Members(self), Tokens(self), Certs(self)
-        self._admission = Admission(self)
+        self._auditor = Auditor(self, directory, self._recorder, self._leadership)
+        self._runtime.on_role(self._auditor.wake)
+        self._admission = Admission(self, on_refused=self._auditor.refused)
         self._reconciler = Reconciler(
             self,
             directory,
@@ -179,6 +189,9 @@ class Node:
         )
         mesh.start()
         self._runtime.start(self._replica)
+        self._auditor.post("node-started", version=product, listen="{}:{}".format(*mesh.address))
+        self._auditor.start()
+        self._undo.callback(self._auditor.close)
         self._undo.callback(self._runtime.stop)
         self._reconciler.start()
         self._undo.callback(self._reconciler.close)
@@ -259,6 +272,8 @@ class Node:
             if not self._closed:
                 self._closed = True
                 self._hand_over()
+                if self._runtime.failure is None:
+                    self._auditor.post("node-stopped")
                 self._undo.close()
 
     @property
@@ -395,9 +410,14 @@ class Node:
         if health == "ok":
             self._alarms.pop("storage", None)
             log.warning("storage is well again")
+            self._auditor.post("storage-well")
         else:
             self._alarms["storage"] = f"{health}: {detail}"
             log.error("storage is %s: %s", health, detail)
+            self._auditor.post("storage-unhealthy", health=health, detail=detail)
+
+    def _leadership(self) -> tuple[str | None, int]:
+        return self._runtime.call(lambda replica: (replica.engine.leader, replica.engine.term))
 
     # ---- connections that are no links (transport.Services)
 

@@ -5,7 +5,8 @@
     node.json      who this node is
     log/ tables/ local/                     LMDB environments
     certificates/<generation>/{root.pem,node.pem,node.key}
-    control.sock  events.log
+    events.log     what has happened; see docs/events.md
+    control.sock
 
 Directories are 0700, files 0600: there are keys in it.
 """
@@ -26,8 +27,13 @@ from raftcluster.errors import DataVersion, MissingPrivilege, StorageFailed, Sto
 
 VERSION: Final = "raftcluster-data 1"
 
+EVENTS: Final = "events.log"
+"""The node's own record of events."""
+DESTROYED: Final = "destroyed"
+"""What is kept of destroyed clusters; see `archive`."""
+
 _FOLDERS: Final = ("log", "tables", "local", "certificates")
-_UNFINISHED: Final = {*_FOLDERS, "LOCK", "node.json"}  # what an interrupted `create` may leave
+_UNFINISHED: Final = {*_FOLDERS, "LOCK", "node.json", DESTROYED}  # what an interrupted `create` may leave
 
 
 class DataDirectory:
@@ -132,7 +138,7 @@ class DataDirectory:
     @property
     def events(self) -> Path:
         """The log of events."""
-        return self.path / "events.log"
+        return self.path / EVENTS
 
     def certificates(self, generation: int) -> Path:
         """The folder of one certificate generation; it need not exist."""
@@ -191,6 +197,16 @@ class DataDirectory:
             self._make_folder(folder.parent)
             folder.mkdir(mode=0o700, exist_ok=True)
             _sync_directory(folder.parent)
+
+
+def archive(path: str | os.PathLike[str]) -> Path:
+    """Where tombstones and event records of clusters that `path` once belonged to are kept: beside the data directory, for
+    that is removed; inside where this user may not write beside it. The folder need not exist."""
+    root = Path(path).absolute()
+    beside, inside = root.with_name(f"{root.name}-{DESTROYED}"), root / DESTROYED
+    if inside.is_dir() or not (beside.is_dir() or os.access(root.parent, os.W_OK)):
+        return inside
+    return beside
 
 
 def _locked(root: Path) -> int:

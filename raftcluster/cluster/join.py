@@ -244,9 +244,17 @@ def _field(message: Value, field: Any, kind: type) -> Any:
 class Admission:
     """The member's end. `join` is what `transport.Services.join` calls. Thread: any number of stream threads."""
 
-    def __init__(self, host: Host, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        host: Host,
+        *,
+        clock: Callable[[], float] = time.time,
+        on_refused: Callable[[str, str, str], None] = lambda code, address, reason: None,
+    ) -> None:
+        """`on_refused(code, address, reason)` is told of everybody who is not let in."""
         self._host = host
         self._clock = clock
+        self._on_refused = on_refused
         self._changed = threading.Condition()
         self._index = 0
         host.on_apply("cluster", self._applied)
@@ -355,6 +363,7 @@ class Admission:
 
     def _refuse(self, stream: Stream, error: Rejected) -> None:
         log.warning("refused to let %s join: %s: %s", stream.address, error.code, error.message)
+        self._on_refused(error.code, stream.address.rpartition(":")[0], error.message)
         stream.part({"refused": error.code, "text": error.message, "remedy": error.remedy})
 
 

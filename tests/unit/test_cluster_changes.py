@@ -1,0 +1,192 @@
+"""The events that two looks at the cluster's tables make, and what the auditor does about crashes and falling back."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftcluster.audit import REFUSED, Auditor
+from raftcluster.cluster.changes import Change, Look, changes
+from raftcluster.cluster.create import init
+from raftcluster.cluster.machine import ClusterMachine
+from raftcluster.cluster.view import View, invitations
+from raftcluster.codec import unpack
+from raftcluster.errors import StorageFailed
+from raftcluster.events import log
+from raftcluster.events.log import EventLog
+from raftcluster.events.outlet import Outlet
+from raftcluster.events.recorder import Recorder
+from raftcluster.storage.directory import DataDirectory
+from raftcluster.transport.certificates import certificate_hash
+from tests.helpers import eventually
+from tests.hierarchy import Hierarchy
+from tests.local_host import LocalHost
+
+
+class Told:
+    """A founded cluster; `news` is what has happened since it was asked last."""
+
+    def __init__(self, folder: Path) -> None:
+        init(folder / "mx1", "mx1", ("127.0.0.1", 9777), ("192.0.2.1", 9777), "mta/1", cluster="mail")
+        self.host = LocalHost([ClusterMachine()])
+        self.host.propose("cluster", unpack((folder / "mx1" / "genesis").read_bytes()))
+        self.me = self.look().members.copy().popitem()[0]
+        self.seen = self.look()
+
+    def look(self) -> Look:
+        return self.host.query("cluster", lambda rows, time: Look.at(View.read(rows, time), invitations(rows)))
+
+    def apply(self, *command: Any) -> Any:
+        return self.host.propose("cluster", list(command))
+
+    def news(self) -> list[Change]:
+        before, self.seen = self.seen, self.look()
+        return list(changes(before, self.seen))
+
+    def join(self, number: int) -> None:
+        node, name = f"n{number}", f"mx{number}"
+        self.apply("invite", f"t{number}", b"k" * 32, name, 60)
+        joiner = [node, name, f"192.0.2.{number}", 9777, "mta/1", 1, "standalone", f"t{number}", b"h" * 32, b"csr"]
+        self.apply("begin", "x", joiner)
+
+    def mint(self, number: int, nodes: list[str]) -> bytes:
+        made = Hierarchy(nodes, cluster_id="c1", generation=number)
+        for node in nodes:
+            if node not in self.view().pending.joiners:  # type: ignore[union-attr]
+                self.apply("csr", number, node, b"csr")
+        issued = {node: [b"csr", made.minted.certificates[node], made.pin(node)] for node in nodes}
+        self.apply("minted", number, made.root, issued)
+        return made.root
+
+    def finish(self, number: int, nodes: list[str]) -> None:
+        for verb in ("trusted", "switched"):
+            for node in nodes:
+                self.apply(verb, number, node)
+        self.apply("retire", number)
+
+    def view(self) -> View:
+        return self.host.query("cluster", View.read)
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Told:
+    return Told(tmp_path)
+
+
+def test_a_life_step_by_step(told: Told) -> None:
+    first = told.look().root
+    assert told.news() == []
+    told.join(2)
+    named = [name for name, _ in told.news()]
+    assert named == ["token-created", "token-used", "member-joined", "generation-begun"]
+    root = certificate_hash(told.mint(2, [told.me, "n2"])).hex()
+    assert told.news() == [("generation-minted", {"generation": 2, "root": root})]
+    told.finish(2, [told.me])
+    assert told.news() == [("generation-active", {"generation": 2, "root": root, "before": first})]
+    told.apply("promoted", "n2")
+    assert told.news() == [("member-promoted", {"member": "mx2", "member_id": "n2"})]
+    told.apply("address", "n2", "2001:db8::2", 9777)
+    ((name, fields),) = told.news()
+    assert name == "member-moved" and fields["before"] == "192.0.2.2:9777" and fields["after"] == "[2001:db8::2]:9777"
+    told.apply("invite", "t3", b"k" * 32, "mx3", 60)
+    ((name, fields),) = told.news()
+    assert name == "token-created" and set(fields) == {"token", "member", "expires"}
+    told.apply("revoke", "t3")
+    assert told.news() == [("token-revoked", {"token": "t3", "member": "mx3"})]
+    told.apply("removed", "n2")
+    assert told.news() == [("member-removed", {"member": "mx2", "member_id": "n2"})]
+    told.apply("destroy", "e1", "mail", False, "moved")
+    assert told.news() == [("destroy-decided", {"event_id": "e1", "reason": "moved"})]
+
+
+def test_a_node_that_slept_tells_it_all_at_once(told: Told) -> None:
+    told.join(2)
+    told.mint(2, [told.me, "n2"])
+    told.finish(2, [told.me])
+    told.apply("promoted", "n2")
+    assert [name for name, _ in told.news()] == [
+        "token-created", "token-used", "member-joined", "member-promoted",
+        "generation-begun", "generation-minted", "generation-active",
+    ]  # fmt: skip
+
+
+def test_no_look_holds_a_secret_or_a_key(told: Told) -> None:
+    told.join(2)
+    told.mint(2, [told.me, "n2"])
+    kept = repr(told.look().kept()) + repr(told.news())
+    for held in ("kkkk", "csr", "PRIVATE", "CERTIFICATE"):
+        assert held not in kept
+
+
+class Audited:
+    """An auditor over a host of one process; `leaders` is what it hears, one by one."""
+
+    def __init__(self, told: Told, folder: Path) -> None:
+        self.directory = DataDirectory.open(folder / "mx1")
+        node = self.directory.read_node()
+        self.leaders: deque[Any] = deque([(told.me, 1)])
+        self.recorder = Recorder(EventLog(self.directory.events), node, Outlet(None, None))
+        self.auditor = Auditor(told.host, self.directory, self.recorder, self.leadership)
+        self.asked = threading.Event()
+        self.auditor.start()
+
+    def leadership(self) -> tuple[str | None, int]:
+        now = self.leaders[0] if len(self.leaders) == 1 else self.leaders.popleft()
+        if isinstance(now, Exception):
+            raise now
+        return now  # type: ignore[no-any-return]
+
+    def names(self) -> list[str]:
+        return [each["event"] for each in log.read(self.directory.events)]
+
+    def stop(self) -> list[str]:
+        self.auditor.close()
+        self.recorder.close()
+        self.directory.close()
+        return self.names()
+
+
+def test_what_was_told_is_not_told_again_after_a_restart(told: Told, tmp_path: Path) -> None:
+    audited = Audited(told, tmp_path)
+    eventually(lambda: audited.names() == ["leader-changed"])
+    told.apply("invite", "t3", b"k" * 32, "mx3", 60)
+    eventually(lambda: audited.names() == ["leader-changed", "token-created"])
+    audited.stop()
+    told.apply("revoke", "t3")
+    again = Audited(told, tmp_path)
+    eventually(lambda: again.names()[2:] == ["token-revoked", "leader-changed"], what="what it has missed, once")
+    before = told.host.tables["cluster"].image()
+    told.apply("invite", "t4", b"k" * 32, "mx4", 60)
+    eventually(lambda: again.names()[4:] == ["token-created"])
+    again.stop()
+    assert before != told.host.tables["cluster"].image()
+    third = Audited(told, tmp_path)
+    eventually(lambda: third.names()[5:] == ["leader-changed"])
+    assert third.stop().count("token-created") == 2
+
+
+def test_leaders_are_followed_and_a_failure_is_told_once(told: Told, tmp_path: Path) -> None:
+    audited = Audited(told, tmp_path)
+    eventually(lambda: audited.names() == ["leader-changed"])
+    audited.leaders.append((None, 2))
+    eventually(lambda: audited.names() == ["leader-changed", "leader-lost"])
+    audited.leaders.append((told.me, 3))
+    eventually(lambda: audited.names()[2:] == ["leader-changed"])
+    audited.leaders.append(StorageFailed("the disk"))
+    eventually(lambda: audited.names()[3:] == ["node-failed"])
+    audited.leaders.append(StorageFailed("the disk, again"))
+    eventually(lambda: len(audited.leaders) == 1)
+    assert audited.stop()[3:] == ["node-failed"]
+
+
+def test_a_stranger_cannot_fill_the_file(told: Told, tmp_path: Path) -> None:
+    audited = Audited(told, tmp_path)
+    for number in range(1000):
+        audited.auditor.refused("token-unknown", "192.0.2.7", f"attempt {number}")
+    audited.auditor.refused("token-unknown", "192.0.2.8", "another one")
+    assert audited.stop().count("join-refused") == 2
+    assert len(audited.auditor._refused) <= REFUSED
