@@ -29,7 +29,7 @@ class Host(Protocol):
     `deadline` is in seconds from the call; `id` is a request id of 16 bytes -- an operation that is sent again under
     the id of an earlier one is not applied again, it gets the earlier one's result. Without one the node makes one.
     An id names one command for ever: with another command it gets the first one's result. Results are kept for the last
-    `limits.RING_OPERATIONS` operations of the cluster. Asked again after that, what had ended in `OutcomeUnknown` ends so
+    `limits.RING_RESULTS` commands of the cluster. Asked again after that, what had ended in `OutcomeUnknown` ends so
     again on the same node; on another one, or after a restart, it is carried out anew.
     """
 

@@ -15,6 +15,9 @@ GIB: Final = 1024 * MIB
 ENTRY_BYTES: Final = 512 * KIB  # an entry is closed here; bounds the time of one apply and of one append
 ENTRY_OPERATIONS: Final = 4096  # the same bound for small operations
 OPERATION_BYTES: Final = 256 * KIB  # larger documents are chunked above the engine
+OPERATION_COMMANDS: Final = (
+    256  # commands that travel under one id: the cost of an id is shared, the loss of one is small
+)
 APPEND_BYTES: Final = 1 * MIB  # entries per append_entries message (`appendEntriesBatchSizeBytes`)
 ENTRIES_IN_FLIGHT: Final = 2  # uncommitted batches: the second is being written while the first travels
 
@@ -24,7 +27,7 @@ HELLO_BYTES: Final = 16 * KIB  # before authorisation a peer can make us hold no
 NESTING: Final = 32  # depth of a decoded value; deeper is nonsense or an attack
 
 # --- queues
-PENDING_OPERATIONS: Final = 65_536  # operations of this node's callers; beyond it `Unavailable` at once
+PENDING_COMMANDS: Final = 65_536  # commands of this node's callers; beyond it `Unavailable` at once
 LEADER_QUEUE_OPERATIONS: Final = 262_144  # operations waiting for a batch at the leader
 PENDING_BYTES: Final = 256 * MIB  # of a node's callers: the same bound for large operations
 LEADER_QUEUE_BYTES: Final = 256 * MIB  # at the leader; what does not fit is sent again
@@ -65,7 +68,7 @@ CLOCK_ALARM_SECONDS: Final = 5.0  # a node this far off the median of wall clock
 CHECKPOINT_SECONDS: Final = 0.5  # a change is in the tables environment within a second
 CHECKPOINT_KEYS: Final = 20_000  # or earlier, when the overlay holds this many keys
 OVERLAY_KEYS: Final = 400_000  # beyond it nothing is applied until a checkpoint is done: memory is bounded
-RING_OPERATIONS: Final = 65_536  # results kept for deduplication (about 14 MB), evicted in log order
+RING_RESULTS: Final = 65_536  # results kept for deduplication, evicted in log order
 LOG_KEEP_ENTRIES: Final = 256  # entries kept behind the last checkpoint, so that a short absence needs no snapshot
 LOG_KEEP_BYTES: Final = 32 * MIB
 KEY_BYTES: Final = 511  # LMDB's own limit

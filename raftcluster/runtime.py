@@ -21,8 +21,9 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from raftcluster import limits
+from raftcluster.calls import SAME_ID, Calls, tell
 from raftcluster.codec import Value
-from raftcluster.engine.operations import ID_BYTES, Operation, Result, error_of
+from raftcluster.engine.operations import ID_BYTES, Operation
 from raftcluster.engine.replica import Replica
 from raftcluster.errors import FrameError, OutcomeUnknown, RaftclusterError, Rejected, StorageFailed, Unavailable
 from raftcluster.host import Completion, Consistency
@@ -41,35 +42,8 @@ LOOK_AHEAD = round(10.0 / WHEEL_SECONDS)
 """Calls are looked at this often, in steps of the wheel: those that are done are kept no longer, however late their
 deadline."""
 
-
-_SAME_ID = "ask again with the same request id"
-
-
-class _Call:
-    """One operation of a caller: what to do with its result, and until when."""
-
-    __slots__ = ("born", "callback", "deadline", "done", "doubtful", "ident", "named")
-
-    def __init__(self, ident: bytes, named: bool, callback: Completion, deadline: float) -> None:
-        self.ident, self.named, self.callback, self.deadline = ident, named, callback, deadline
-        self.done = False
-        self.doubtful = False
-        """An earlier call of this id was given up while a copy was on its way: nobody can say that it was not applied."""
-        self.born = 0
-
-    def answer(self, result: Result | None, error: RaftclusterError | None) -> None:
-        if self.done:
-            return
-        self.done = True
-        if error is None:
-            assert result is not None
-            error = error_of(result)
-        elif self.doubtful and isinstance(error, Unavailable):
-            error = OutcomeUnknown(error.message, subject=error.subject, remedy=_SAME_ID)
-        try:
-            self.callback(None if error is not None or result is None else result[1], error)
-        except Exception:
-            log.exception("a caller's callback failed")
+_Ask = tuple[str, Value, Completion, bytes | None, float]
+"""(machine, command, callback, id chosen by the caller, deadline by `time.monotonic`)"""
 
 
 class Runtime:
@@ -85,8 +59,8 @@ class Runtime:
         self._tick_seconds = tick_seconds
         self._pid = os.getpid()
         self._posts: deque[Callable[[], None]] = deque()
-        self._calls: deque[tuple[str, Value, _Call]] = deque()
-        self._wheel: dict[int, list[_Call]] = {}
+        self._asked: deque[_Ask] = deque()
+        self._wheel: dict[int, list[Calls]] = {}
         """Deadline in units of `WHEEL_SECONDS`, rounded up -> calls. Tick thread only."""
         self._turned = int(time.monotonic() / WHEEL_SECONDS)
         self._futures: dict[asyncio.AbstractEventLoop, list[_Resolved]] = {}
@@ -194,7 +168,7 @@ class Runtime:
         try:
             while not self._stopping:
                 self._asleep = True
-                idle = not self._posts and not self._calls
+                idle = not self._posts and not self._asked
                 events = links.poll(self._tick_seconds if idle else 0.0)
                 self._asleep = False
                 for event in events:
@@ -210,7 +184,7 @@ class Runtime:
                             links.drop(event.peer, str(error))
                 for _ in range(len(self._posts)):
                     self._posts.popleft()()
-                self._take_calls()
+                self._take()
                 links.flush()  # acknowledgements do not wait for what is applied next
                 replica.step()
                 self._expire()
@@ -240,12 +214,14 @@ class Runtime:
         self._over = True
         for calls in self._wheel.values():
             for call in calls:
-                if not call.done and self.replica.give_up(call.ident, call.answer):
+                if call.done:
+                    continue
+                if self.replica.outbox.give_up(call.ident, call.answer):
                     call.answer(None, error or self._closed())
-                elif not call.done:
+                else:
                     text = str(error or "the node was closed meanwhile")
                     call.answer(None, OutcomeUnknown(text, subject=self.replica.me, remedy="ask another node"))
-        self._refuse_calls()
+        self._refuse_asked()
         for _ in range(len(self._posts)):
             post = self._posts.popleft()
             if error is None:
@@ -256,25 +232,58 @@ class Runtime:
     def _closed(self) -> Unavailable:
         return Unavailable("the node is closed", subject=self.replica.me)
 
-    def _refuse_calls(self) -> None:
+    def _refuse_asked(self) -> None:
         """Any thread, once it is over."""
         while True:
             try:
-                _, _, call = self._calls.popleft()
+                _, _, callback, _, _ = self._asked.popleft()
             except IndexError:
                 return
-            call.answer(None, self.failure or self._closed())
+            tell(callback, None, self.failure or self._closed())
 
-    def _take_calls(self) -> None:
-        replica, doubtful = self.replica, self._doubtful
-        for _ in range(len(self._calls)):
-            machine, command, call = self._calls.popleft()
-            call.doubtful = call.named and call.ident in doubtful
-            call.born = doubtful[call.ident] if call.doubtful else replica.engine.applied
-            self._keep(call)
-            replica.submit(Operation(machine, call.ident, call.born, command), call.answer)
+    def _take(self) -> None:
+        """Hand all that was asked to the replica. Commands without an id of their own travel together, by machine and step
+        of the wheel: what they share then ends for all of them at the same moment."""
+        together: dict[tuple[str, int], list[_Ask]] = {}
+        for _ in range(len(self._asked)):
+            ask = self._asked.popleft()
+            if ask[3] is not None:
+                self._submit([ask])
+                continue
+            group = (ask[0], int(ask[4] / WHEEL_SECONDS))
+            asks = together.get(group)
+            if asks is None:
+                together[group] = [ask]
+            elif len(asks) < limits.OPERATION_COMMANDS:
+                asks.append(ask)
+            else:
+                self._submit(asks)
+                together[group] = [ask]
+        for asks in together.values():
+            self._submit(asks)
 
-    def _keep(self, call: _Call) -> None:
+    def _submit(self, asks: list[_Ask]) -> None:
+        """All of `asks` under one id; what cannot be sent together is sent one by one."""
+        machine, _, _, chosen, _ = asks[0]
+        ident = os.urandom(ID_BYTES) if chosen is None else chosen  # nobody can guess it, and answer for us under it
+        born = (
+            self.replica.engine.applied if chosen is None else self._doubtful.get(chosen, self.replica.engine.applied)
+        )
+        calls = Calls(ident, chosen is not None, [ask[2] for ask in asks], max(ask[4] for ask in asks), born)
+        calls.doubtful = chosen in self._doubtful
+        try:
+            self.replica.submit(Operation(machine, ident, born, [ask[1] for ask in asks]), calls.answer)
+        except Rejected as error:
+            if len(asks) == 1:
+                calls.answer(None, error)
+            else:
+                for ask in asks:
+                    self._submit([ask])
+            return
+        if not calls.done:
+            self._keep(calls)
+
+    def _keep(self, call: Calls) -> None:
         """Look at `call` when its deadline has passed, or earlier."""
         step = min(int(call.deadline / WHEEL_SECONDS), self._turned + LOOK_AHEAD)
         self._wheel.setdefault(max(step, self._turned) + 1, []).append(call)
@@ -290,15 +299,15 @@ class Runtime:
                 elif not call.done:
                     self._give_up(call)
 
-    def _give_up(self, call: _Call) -> None:
-        if self.replica.give_up(call.ident, call.answer):
+    def _give_up(self, call: Calls) -> None:
+        if self.replica.outbox.give_up(call.ident, call.answer):
             call.answer(None, Unavailable("no leader took the request in time", subject="cluster", remedy="ask again"))
             return
         if call.named:
             self._doubtful[call.ident] = call.born
-            if len(self._doubtful) > limits.PENDING_OPERATIONS:
+            if len(self._doubtful) > limits.PENDING_COMMANDS:
                 self._doubtful.popitem(last=False)
-        call.answer(None, OutcomeUnknown("no result came in time", subject="cluster", remedy=_SAME_ID))
+        call.answer(None, OutcomeUnknown("no result came in time", subject="cluster", remedy=SAME_ID))
 
     def _resolve(self) -> None:
         """Hand results to their event loops, one call per loop and step."""
@@ -323,11 +332,10 @@ class Runtime:
             raise Rejected(f"a machine's name and an id of {ID_BYTES} bytes are needed", subject="request")
         if not deadline < threading.TIMEOUT_MAX / 2:  # nor is it, when it is no number
             raise Rejected(f"a deadline in {deadline} s is none", subject="deadline", remedy="give seconds")
-        ident = os.urandom(ID_BYTES) if id is None else id  # nobody can guess it, and answer for us under it
-        self._calls.append((machine, command, _Call(ident, id is not None, callback, time.monotonic() + deadline)))
+        self._asked.append((machine, command, callback, id, time.monotonic() + deadline))
         self._wake()
         if self._over:
-            self._refuse_calls()
+            self._refuse_asked()
 
     def propose(
         self, machine: str, command: Value, *, id: bytes | None = None, deadline: float = limits.CALL_SECONDS
@@ -340,7 +348,7 @@ class Runtime:
         try:
             value, error = box.get(timeout=deadline + 1.0)
         except Empty:
-            raise OutcomeUnknown("the node did not answer in time", subject=self.replica.me, remedy=_SAME_ID) from None
+            raise OutcomeUnknown("the node did not answer in time", subject=self.replica.me, remedy=SAME_ID) from None
         if error is not None:
             raise error
         return value

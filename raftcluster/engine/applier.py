@@ -50,8 +50,8 @@ class Applier:
             raise Rejected(f"no state machine is called {machine!r}", subject=machine)
         return found
 
-    def result(self, ident: bytes) -> Result | None:
-        """The result that is kept for a request id."""
+    def results(self, ident: bytes) -> list[Result] | None:
+        """The results that are kept for an operation's id, one a command."""
         return self._ring.get(ident)
 
     def replaced(self, stamp: int) -> None:
@@ -60,31 +60,30 @@ class Applier:
         self._ring.load(self._ring_tables)
         self.stamp = max(self.stamp, stamp)
 
-    def apply(self, entry: Entry) -> tuple[list[tuple[bytes, Result]], set[str]]:
-        """Carry out one committed entry: the results by request id, and the machines that had a command in it.
+    def apply(self, entry: Entry) -> tuple[list[tuple[bytes, list[Result]]], set[str]]:
+        """Carry out one committed entry: the results by operation, and the machines that had a command in it.
 
         Raises `StorageRefusal`, `OSError` or `MemoryError` to stop the node: what this host cannot do is no result.
         """
         command, index, _ = entry
         stamp = operations.entry_stamp(command)
         touched: set[str] = set()
-        results: list[tuple[bytes, Result]] = []
+        results: list[tuple[bytes, list[Result]]] = []
         if stamp is None:
             return results, touched
         failpoints.reach("entry.apply.before")
         self.stamp = stamp = max(self.stamp, stamp)
-        new: list[tuple[bytes, bytes]] = []
+        new: dict[bytes, list[Result]] = {}
         for packed in operations.entry_operations(command):
             operation = operations.decode_operation(packed)
             if operation is None:
                 continue
-            result = self._ring.get(operation.id)
-            if result is None:
-                result, packed_result = self._carry_out(operation, stamp)
+            ident = operation.id
+            told = new.get(ident) or self._ring.get(ident)
+            if told is None:
+                told = new[ident] = self._carry_out(operation, stamp)
                 touched.add(operation.machine)
-                new.append((operation.id, packed_result))
-                self._ring.remember(operation.id, packed_result)
-            results.append((operation.id, result))
+            results.append((ident, told))
         for machine, tables in self._machines.values():
             self._run(machine.tick, tables, stamp)
         self.overlay.begin()
@@ -93,18 +92,18 @@ class Applier:
         failpoints.reach("entry.apply.after")
         return results, touched
 
-    def _carry_out(self, operation: Operation, stamp: int) -> tuple[Result, bytes]:
-        """The result of one operation, and the same packed."""
+    def _carry_out(self, operation: Operation, stamp: int) -> list[Result]:
+        """The results of one operation's commands."""
         if operation.born < self._ring.floor:
-            return _packed([operations.UNKNOWN])
+            return [[operations.UNKNOWN]] * len(operation.commands)
         found = self._machines.get(operation.machine)
         if found is None:
             text = f"no state machine is called {operation.machine!r}"
-            return _packed([operations.REJECTED, "no-machine", text, operation.machine, ""])
+            return [[operations.REJECTED, "no-machine", text, operation.machine, ""]] * len(operation.commands)
         machine, tables = found
-        return self._run(machine.apply, operation.command, tables, stamp)
+        return [self._run(machine.apply, command, tables, stamp) for command in operation.commands]
 
-    def _run(self, work: Callable[..., Any], *arguments: Any) -> tuple[Result, bytes]:
+    def _run(self, work: Callable[..., Any], *arguments: Any) -> Result:
         """Run a machine: its writes count together or not at all, and its failure is a result, the same on every node.
 
         What the disk or the memory of this one host does is no result: it stops the node.
@@ -112,20 +111,17 @@ class Applier:
         overlay = self.overlay
         overlay.begin()
         try:
-            result: Result = [operations.DONE, work(*arguments)]
-            packed = pack(result)  # what cannot be packed is a failure, too
+            value = work(*arguments)
+            if type(value) is not bytes:
+                pack([[operations.DONE, value]])  # what the ring could not pack is a failure, too
         except (StorageRefusal, OSError, MemoryError):
             raise
         except Rejected as error:
             overlay.rollback()
-            return _packed(operations.rejection(error))
+            return operations.rejection(error)
         except Exception as error:
             overlay.rollback()
             log.exception("a state machine failed; the command is refused on every node alike")
-            return _packed([operations.FAILED, type(error).__name__])
+            return [operations.FAILED, type(error).__name__]
         overlay.commit()
-        return result, packed
-
-
-def _packed(result: Result) -> tuple[Result, bytes]:
-    return result, pack(result)
+        return [operations.DONE, value]

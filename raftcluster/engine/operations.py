@@ -1,10 +1,11 @@
 """Operations, the entries that hold them, and the ring of recent results that makes an operation happen once.
 
-An *operation* is one command to one state machine, with an id that stays the same however often it is sent. An *entry*
-is everything that arrived, anywhere in the cluster, since the last entry, under one stamp of cluster time::
+An *operation* is what some callers of one node asked of one state machine at one moment: one or more commands under one
+id, which stays the same however often it is sent. Each command succeeds or fails by itself. An *entry* is everything that
+arrived, anywhere in the cluster, since the last entry, under one stamp of cluster time::
 
     entry      = 0x00, stamp (8 bytes, big endian, milliseconds), msgpack [operation, ...]
-    operation  = msgpack bytes of [machine, id, born, command]
+    operation  = msgpack bytes of [machine, id, born, [command, ...]]
 
 Operations stay packed inside: the leader joins what it was sent without reading it, and one that is nonsense spoils
 nothing but itself.
@@ -13,6 +14,7 @@ nothing but itself.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -28,6 +30,8 @@ ID_BYTES = 16
 DEPTH = 512
 """No operation nests deeper."""
 
+_CONTAINERS = frozenset((list, tuple, dict))
+
 DONE, REJECTED, FAILED, UNKNOWN = 0, 1, 2, 3
 """First element of a result: carried out; refused by the machine; the machine failed; too old to tell."""
 
@@ -36,7 +40,7 @@ Result = list[Any]
 
 
 class Operation(NamedTuple):
-    """One command to one state machine."""
+    """Commands to one state machine that travel together."""
 
     machine: str
     id: bytes
@@ -44,7 +48,8 @@ class Operation(NamedTuple):
     born: int
     """The index that the asking node had applied when it first asked. Invariant: an operation whose `born` is below the
     ring's floor is not carried out, because an earlier copy of it may have been, and been forgotten since."""
-    command: Value
+    commands: list[Value]
+    """Invariant: at least one."""
 
 
 def encode_operation(operation: Operation) -> bytes:
@@ -83,18 +88,25 @@ def decode_operation(packed: bytes) -> Operation | None:
         return None
     if len(packed) > DEPTH and _too_deep(value):
         return None
-    machine, ident, born, command = value
-    if isinstance(machine, str) and isinstance(ident, bytes) and len(ident) == ID_BYTES and type(born) is int:
-        return Operation(machine, ident, born, command)
+    machine, ident, born, commands = value
+    if (
+        isinstance(machine, str)
+        and isinstance(ident, bytes)
+        and len(ident) == ID_BYTES
+        and type(born) is int
+        and isinstance(commands, list)
+        and commands
+    ):
+        return Operation(machine, ident, born, commands)
     return None
 
 
 def _too_deep(value: Value) -> bool:
     level: list[Value] = [value]
     for _ in range(DEPTH):
-        inner = [item for item in level if isinstance(item, list | tuple | dict)]
-        if not inner:
+        if _CONTAINERS.isdisjoint(map(type, level)):
             return False
+        inner = [item for item in level if isinstance(item, list | tuple | dict)]
         level = [each for item in inner for each in (chain(item, item.values()) if isinstance(item, dict) else item)]
     return True
 
@@ -147,24 +159,29 @@ def error_of(result: Result) -> RaftclusterError | None:
 
 
 def rejection(error: Rejected) -> Result:
-    return [REJECTED, error.code, error.message, error.subject, error.remedy]
+    """What is kept of it; text that is none is escaped, because a result is packed."""
+    texts = (error.code, error.message, error.subject, error.remedy)
+    return [REJECTED, *(text.encode("utf-8", "backslashreplace").decode() for text in texts)]
 
 
 class Ring:
     """The results of the last operations, evicted in log order; part of the tables, so of snapshots and hashes too.
 
-    One row per entry (key: log index), not per operation: a check costs the ring one eighth of a page write, not one.
+    One row per entry (key: log index), not per operation: a random write each would cost as much as a record's.
     """
 
     MACHINE = "engine"
     TABLE = "ring"
 
-    def __init__(self, capacity: int = limits.RING_OPERATIONS) -> None:
+    def __init__(self, capacity: int = limits.RING_RESULTS) -> None:
         self._capacity = capacity
+        """Of results, one a command."""
         self._results: dict[bytes, bytes] = {}
-        """Packed: 65,536 lists would be looked at by every full collection of the garbage collector, bytes are not."""
-        self._rows: deque[tuple[int, bytes]] = deque()
-        """(log index, ids joined)"""
+        """Id -> packed results: lists would be looked at by every full collection of the garbage collector, bytes are not."""
+        self._rows: deque[tuple[int, bytes, int]] = deque()
+        """(log index, ids joined, how many results)"""
+        self._held = 0
+        """How many results there are."""
         self.floor = 0
         """Lowest log index whose results are all still here; part of the tables, so the same on every node."""
 
@@ -172,40 +189,43 @@ class Ring:
         """Fill from the tables."""
         self._results.clear()
         self._rows.clear()
-        self.floor = 0
+        self._held = self.floor = 0
         start = b""
         while rows := tables.scan(self.TABLE, start, None, limits.SCAN_ROWS):
             for key, row in rows:
                 if key == b"floor":
                     self.floor = int(unpack(row))
                     continue
-                results = unpack(row)
-                self._rows.append((int.from_bytes(key, "big"), b"".join(ident for ident, _ in results)))
-                self._results.update((ident, result) for ident, result in results)
+                self._add(int.from_bytes(key, "big"), unpack(row))
             start = rows[-1][0] + b"\0"
 
-    def get(self, ident: bytes) -> Result | None:
-        """The result of the operation with this id, if it is still kept."""
+    def get(self, ident: bytes) -> list[Result] | None:
+        """The results of the operation with this id, one a command, if they are still kept."""
         packed = self._results.get(ident)
         return None if packed is None else unpack(packed)
 
     def __len__(self) -> int:
-        return len(self._results)
+        return self._held
 
-    def remember(self, ident: bytes, packed: bytes) -> None:
-        """Within an entry; `close` writes the row."""
-        self._results[ident] = packed
-
-    def close(self, index: int, new: list[tuple[bytes, bytes]], tables: Tables) -> None:
-        """The entry at `index` has been applied: keep its (id, packed result)s, evict the oldest beyond the capacity."""
+    def close(self, index: int, new: dict[bytes, list[Result]], tables: Tables) -> None:
+        """The entry at `index` has been applied: keep its results by id, evict the oldest beyond the capacity."""
         if not new:
             return
-        tables.put(self.TABLE, index.to_bytes(8, "big"), pack(new))
-        self._rows.append((index, b"".join([ident for ident, _ in new])))
-        while len(self._results) > self._capacity and len(self._rows) > 1:
-            oldest, idents = self._rows.popleft()
+        rows = [(ident, len(results), pack(results)) for ident, results in new.items()]
+        tables.put(self.TABLE, index.to_bytes(8, "big"), pack(rows))
+        self._add(index, rows)
+        while self._held > self._capacity and len(self._rows) > 1:
+            oldest, idents, count = self._rows.popleft()
+            self._held -= count
             for begin in range(0, len(idents), ID_BYTES):
                 self._results.pop(idents[begin : begin + ID_BYTES], None)
             tables.delete(self.TABLE, oldest.to_bytes(8, "big"))
             self.floor = oldest + 1
             tables.put(self.TABLE, b"floor", pack(self.floor))
+
+    def _add(self, index: int, rows: Sequence[tuple[bytes, int, bytes]]) -> None:
+        count = sum(results for _, results, _ in rows)
+        self._rows.append((index, b"".join([ident for ident, _, _ in rows]), count))
+        self._held += count
+        for ident, _, packed in rows:
+            self._results[ident] = packed

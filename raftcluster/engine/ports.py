@@ -52,13 +52,13 @@ class Bounds:
     entry_operations: int = limits.ENTRY_OPERATIONS
     append_bytes: int = limits.APPEND_BYTES
     in_flight: int = limits.ENTRIES_IN_FLIGHT
-    pending: int = limits.PENDING_OPERATIONS
+    pending: int = limits.PENDING_COMMANDS
     pending_bytes: int = limits.PENDING_BYTES
     queue: int = limits.LEADER_QUEUE_OPERATIONS
     queue_bytes: int = limits.LEADER_QUEUE_BYTES
     checkpoint_keys: int = limits.CHECKPOINT_KEYS
     overlay_keys: int = limits.OVERLAY_KEYS
-    ring: int = limits.RING_OPERATIONS
+    ring: int = limits.RING_RESULTS
     keep_entries: int = limits.LOG_KEEP_ENTRIES
     keep_bytes: int = limits.LOG_KEEP_BYTES
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from raftcluster import limits
@@ -29,25 +28,14 @@ from raftcluster.engine.guard import Guard
 from raftcluster.engine.guards import Message
 from raftcluster.engine.journal import Journal
 from raftcluster.engine.leadership import Leadership
-from raftcluster.engine.operations import Operation, Result
+from raftcluster.engine.operations import Operation
+from raftcluster.engine.outbox import Answer, Outbox
 from raftcluster.engine.ports import Bounds, Observer, Ports, Timing
 from raftcluster.engine.queries import Queries
 from raftcluster.engine.seam import Engine
-from raftcluster.errors import RaftclusterError, Rejected, StorageFailed, StorageFull, Unavailable
+from raftcluster.errors import StorageFailed, StorageFull, Unavailable
 from raftcluster.machine import StateMachine
 from raftcluster.storage.ports import Entry, Log, TableStore
-
-Answer = Callable[[Result | None, RaftclusterError | None], None]
-
-
-@dataclass(slots=True)
-class _Pending:
-    """An operation of this node's callers that has no result yet."""
-
-    packed: bytes
-    answers: list[Answer]
-    sent_at: float | None = None
-    """When a copy of it last left this queue; None before that, when giving up means *not applied*."""
 
 
 class Replica:
@@ -122,10 +110,7 @@ class Replica:
         )
         self.engine.guarded_by(self.guard)
 
-        self._pending: dict[bytes, _Pending] = {}
-        self._pending_bytes = 0
-        self._unsent: OrderedDict[bytes, None] = OrderedDict()
-        """Ids of those in `_pending` that are to be sent, in order."""
+        self.outbox = Outbox()
         self._queue: OrderedDict[bytes, None] = OrderedDict()
         """At the leader: packed operations for the next entries, in order. What is sent again while it waits is there once:
         where disks are slow everything is sent again, and the queue would fill with copies."""
@@ -234,83 +219,49 @@ class Replica:
         if leader != self._last_leader or linked != self._leader_linked:
             changed = leader != self._last_leader
             self._last_leader, self._leader_linked = leader, linked
-            self._unsent = OrderedDict.fromkeys(self._pending)
+            self.outbox.send_again()
             if changed:
                 self.observer.role()
         elif now >= self._resend_at and leader[0] != self.me:
-            late = now - self.timing.resend
-            old = [i for i, p in self._pending.items() if p.sent_at is not None and p.sent_at < late]
-            self._unsent.update(dict.fromkeys(old))
+            self.outbox.send_again(before=now - self.timing.resend)
         self._resend_at = self._resend_at if now < self._resend_at else now + self.timing.resend
 
     # ---- operations
 
     def submit(self, operation: Operation, answer: Answer) -> None:
-        """Carry out `operation`; `answer(result, None)` or `answer(None, Unavailable)` follows, maybe at once.
+        """Carry out `operation`; `answer(results, None)` or `answer(None, Unavailable)` follows, maybe at once.
 
-        Never raises. The same id again joins the one that is under way, or gets the result that is kept.
+        Raises `Rejected` for what cannot be sent. The same id again joins the one that is under way, or gets the results
+        that are kept.
         """
         ident = operation.id
-        if (pending := self._pending.get(ident)) is not None:
-            pending.answers.append(answer)
-        elif (result := self.applier.result(ident)) is not None:
-            answer(result, None)
-        elif len(self._pending) >= self.bounds.pending or self._pending_bytes >= self.bounds.pending_bytes:
-            text = f"{len(self._pending)} operations are waiting on this node"
+        if self.outbox.join(ident, answer):
+            return
+        if (results := self.applier.results(ident)) is not None:
+            answer(results, None)
+        elif self.outbox.commands >= self.bounds.pending or self.outbox.bytes >= self.bounds.pending_bytes:
+            text = f"{self.outbox.commands} commands are waiting on this node"
             answer(None, Unavailable(text, subject=self.me, remedy="ask again"))
         else:
-            try:
-                packed = operations.encode_operation(operation)
-            except Rejected as error:
-                answer(operations.rejection(error), None)
-                return
-            self._pending[ident] = _Pending(packed, [answer])
-            self._pending_bytes += len(packed)
-            self._unsent[ident] = None
-
-    def give_up(self, ident: bytes, answer: Answer) -> bool:
-        """A caller's deadline has passed; `answer` is not called any more. True when no copy of the operation ever left
-        this node's queue, nor will for another caller: it is not applied."""
-        pending = self._pending.get(ident)
-        if pending is None:
-            return False
-        pending.answers = [a for a in pending.answers if a != answer]
-        if pending.answers:
-            return False
-        self._settled(ident)
-        return pending.sent_at is None
-
-    def _settled(self, ident: bytes) -> list[Answer]:
-        """Forget a pending operation; who waits for it."""
-        pending = self._pending.pop(ident)
-        self._pending_bytes -= len(pending.packed)
-        self._unsent.pop(ident, None)  # where nobody leads nothing else would take it out
-        return pending.answers
+            self.outbox.add(operation, answer)
 
     def _route(self) -> None:
         """Send what is unsent: into the own queue, or to the leader in one frame."""
-        if not self._unsent or self._last_leader[0] is None or not self._leader_linked:
+        if not self.outbox or self._last_leader[0] is None or not self._leader_linked:
             return
         leader = self._last_leader[0]
-        room, room_bytes = len(self._unsent), self.bounds.append_bytes
+        room, room_bytes = len(self.outbox), self.bounds.append_bytes
         if leader == self.me:
             room = self.bounds.queue - len(self._queue)
             room_bytes = min(room_bytes, self.bounds.queue_bytes - self._queue_bytes)
-        taken: dict[bytes, _Pending] = {}
-        size = 0
-        while self._unsent and len(taken) < room and size < room_bytes:
-            ident, _ = self._unsent.popitem(last=False)
-            taken[ident] = pending = self._pending[ident]
-            size += len(pending.packed)
+        taken = self.outbox.take(room, room_bytes)
         if not taken:
             return
         batch = [pending.packed for pending in taken.values()]
         if leader == self.me:
             self._forwarded(batch)
         elif not self.ports.send(leader, {"type": "forward", "operations": batch}):
-            for ident in reversed(taken):  # no room on the link: with the next step
-                self._unsent[ident] = None
-                self._unsent.move_to_end(ident, last=False)
+            self.outbox.put_back(taken)  # no room on the link: with the next step
             return
         now = self.ports.now()
         for pending in taken.values():
@@ -360,12 +311,10 @@ class Replica:
         return [operations.encode_entry(self._last_stamp, batch)]
 
     def _apply(self, entry: Entry) -> None:
-        """The engine has committed `entry`; whoever waits here for one of its results gets it."""
-        results, machines = self.applier.apply(entry)
-        for ident, result in results:
-            if ident in self._pending:
-                for answer in self._settled(ident):
-                    answer(result, None)
+        """The engine has committed `entry`; whoever waits here for its results gets them."""
+        told, machines = self.applier.apply(entry)
+        for ident, results in told:
+            self.outbox.settle(ident, results)
         self.observer.applied(entry, machines)
 
     def time(self) -> int:
@@ -461,10 +410,9 @@ class Replica:
         self.engine.installed(anchor.index)
         self._cut()
         journal.flush()
-        for ident in [i for i in self._pending if self.applier.result(i) is not None]:
-            result = self.applier.result(ident)
-            for answer in self._settled(ident):
-                answer(result, None)
+        for ident in self.outbox:
+            if (results := self.applier.results(ident)) is not None:
+                self.outbox.settle(ident, results)
         entry = journal.get(anchor.index)
         assert entry is not None
         self.observer.applied(entry, self.applier.machines)

@@ -18,11 +18,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from raftcluster import limits
 from raftcluster.codec import Value
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, StorageRefusal, Unavailable
+from raftcluster.greylist import check
 from raftcluster.greylist.explanation import explain
 from raftcluster.greylist.machine import (
     NAME,
@@ -103,7 +105,7 @@ class Greylist:
         while True:
             try:
                 left = max(_LEAST, end - time.monotonic())
-                result = self._host.propose(NAME, request.command(), id=request.id, deadline=left)
+                result = self._host.propose(NAME, request.command, id=request.id, deadline=left)
             except CANNOT_DECIDE as error:
                 return self._without_cluster(request, error)
             verdict = self._verdict(request, result)
@@ -129,7 +131,7 @@ class Greylist:
         while True:
             try:
                 left = max(_LEAST, end - time.monotonic())
-                result = await self._host.apropose(NAME, request.command(), id=request.id, deadline=left)
+                result = await self._host.apropose(NAME, request.command, id=request.id, deadline=left)
             except CANNOT_DECIDE as error:
                 return await asyncio.to_thread(self._without_cluster, request, error)
             verdict = self._verdict(request, result)
@@ -166,9 +168,9 @@ class Greylist:
                 callback(verdict, None)
             else:
                 left = max(_LEAST, end - time.monotonic())
-                self._host.submit(NAME, request.command(), done, id=request.id, deadline=left)
+                self._host.submit(NAME, request.command, done, id=request.id, deadline=left)
 
-        self._host.submit(NAME, request.command(), done, id=request.id, deadline=deadline)
+        self._host.submit(NAME, request.command, done, id=request.id, deadline=deadline)
 
     def explain(
         self,
@@ -268,22 +270,20 @@ class Greylist:
 
     def _verdict(self, request: Request, result: Value) -> Verdict | None:
         """What the machine's result means; None when the request was renewed and must be sent again."""
-        if result[0] == "settings":
+        if type(result) is not bytes:
             _, revision, values = result
             current = _current(revision, values)
             self._learnt(current)
             request.renew(current)
             return None
-        action, _, before, left, delayed = result
-        if action == PASS:
+        passes, before, _, left, delayed = check.told(result)
+        if passes:
             if before:
                 return _KNOWN
             header = self._header(request, delayed // 1000)
             return Verdict(PASS, "waited", 0, delayed // 1000, header, False, "")
-        settings = request.current.settings
-        seconds = -(-left // 1000)
-        reason = "new" if left == settings.waits().delay else "early"
-        return Verdict(DEFER, reason, seconds, 0, None, False, settings.text % seconds)
+        current = request.current
+        return _deferred("new" if left == current.delay else "early", -(-left // 1000), current.settings.text)
 
     def _header(self, request: Request, seconds: int) -> str | None:
         """The header, unless another recipient of the same message has it."""
@@ -308,6 +308,12 @@ class Greylist:
             return Verdict(PASS, error.code, 0, 0, None, True, "")
         seconds = math.ceil(settings.delay)
         return Verdict(DEFER, error.code, seconds, 0, None, True, settings.text % seconds)
+
+
+@lru_cache(maxsize=1024)
+def _deferred(reason: str, seconds: int, text: str) -> Verdict:
+    """Kept, because all new triplets are told the same."""
+    return Verdict(DEFER, reason, seconds, 0, None, False, text % seconds)
 
 
 _KNOWN: Final = Verdict(PASS, "known", 0, 0, None, False, "")

@@ -8,8 +8,7 @@ Tables
               "total" + node -> deferred, passed, passed for the first time
 
 Commands
-    ["c", settings revision, key, node, flags, packed triplet or None]      one check; flags: 1 = null sender
-        -> [action, first, passed before, milliseconds left, milliseconds delayed]
+    bytes, see `check`: one check, answered in bytes
         -> ["settings", revision, changes]: it was made under other settings; nothing was done, ask again under these
     ["settings", changes, author, reason, expected revision or None]        -> revision
 
@@ -25,12 +24,13 @@ outlives the entry: a snapshot may change the tables between two entries.
 
 from __future__ import annotations
 
-from struct import Struct
+from struct import Struct, error
 from typing import Final
 
 from raftcluster import codec, limits
 from raftcluster.codec import Value
 from raftcluster.errors import Rejected
+from raftcluster.greylist import check
 from raftcluster.greylist.record import COUNT_MAX, FRESH, HEAD, NODE, NODE_BYTES, NODES_MAX, Record
 from raftcluster.greylist.rules import DEFER, KEY_BYTES, decide
 from raftcluster.greylist.settings import Settings, Waits, check_names
@@ -41,9 +41,6 @@ RECORDS: Final = "records"
 EXPIRY: Final = "expiry"
 SETTINGS: Final = "settings"
 STATE: Final = "state"
-
-NULL_SENDER: Final = 1  # a flag of a check
-TRIPLET_BYTES: Final = 2 * limits.ADDRESS_BYTES + 64
 
 MINUTE_MS: Final = 60_000
 HOUR_MINUTES: Final = 60
@@ -61,6 +58,8 @@ _REVISION: Final = Struct(">Q")
 _EXPIRY_KEY: Final = Struct(">IQ")
 _SEQUENCE_ROW: Final = Struct(">QQ")
 _TOTAL_ROW: Final = Struct(">QQQ")
+_CHECK: Final = check.HEAD
+_TOLD: Final = check.RESULT
 
 
 class GreylistMachine:
@@ -78,10 +77,9 @@ class GreylistMachine:
 
     def apply(self, command: Value, tables: Tables, time: int) -> Value:
         """See the file's head."""
+        if type(command) is bytes:
+            return self._check(command, tables, time)
         try:
-            if command[0] == "c":
-                _, revision, key, node, flags, triplet = command
-                return self._check(revision, key, node, flags, triplet, tables, time)
             if command[0] == "settings":
                 _, changes, author, reason, expected = command
                 return self._change_settings(changes, author, reason, expected, tables, time)
@@ -101,24 +99,19 @@ class GreylistMachine:
         if due or taken:
             _enter(tables, due, taken)
 
-    def _check(
-        self, revision: int, key: bytes, node: bytes, flags: int, triplet: bytes | None, tables: Tables, time: int
-    ) -> Value:
+    def _check(self, command: bytes, tables: Tables, time: int) -> Value:
+        try:
+            revision, key, node, flags = _CHECK.unpack_from(command)
+        except error:
+            raise Rejected("malformed check", subject=NAME) from None
         current = self._settings
         if current is None:
             current = self._settings = _load(tables)
         if revision != current[0]:
-            if type(revision) is not int:
-                raise TypeError
             return ["settings", current[0], current[2]]
-        if type(key) is not bytes or len(key) != KEY_BYTES or type(node) is not bytes or len(node) != NODE_BYTES:
-            raise TypeError("key or node is malformed")
-        if flags != 0 and flags != NULL_SENDER:
-            raise ValueError(f"unknown flags {flags!r:.40}")
-        if triplet is None:
-            triplet = b""
-        elif type(triplet) is not bytes or len(triplet) > TRIPLET_BYTES:
-            raise TypeError("the triplet is malformed")
+        if flags & ~check.FLAGS or len(command) > check.CHECK_BYTES:
+            raise Rejected("malformed check", subject=NAME)
+        triplet = command[_CHECK.size :]
 
         old = tables.get(RECORDS, key)
         if old is None:
@@ -156,7 +149,7 @@ class GreylistMachine:
             if not before:
                 count[2] += 1
         self._checks += 1
-        return [action, first, before, left, delayed]
+        return _TOLD.pack(not deferred, before, first, left, delayed)
 
     def _change_settings(
         self, changes: Value, author: Value, reason: Value, expected: Value, tables: Tables, time: int

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import NamedTuple
 
-from raftcluster.codec import Value
-from raftcluster.greylist.machine import NULL_SENDER
-from raftcluster.greylist.rules import Triplet, key_of, network_of, normal_recipient, normal_sender
+from raftcluster.greylist import check
+from raftcluster.greylist.rules import key_of, network_of, normal_recipient, normal_sender, pack_triplet
 from raftcluster.greylist.settings import Settings
 
 ID_BYTES = 16
 
 
-class Current(NamedTuple):
-    """The settings of one revision."""
+class Current:
+    """The settings of one revision, and what each check needs of them."""
 
-    revision: int
-    settings: Settings
+    __slots__ = ("delay", "revision", "settings")
+
+    def __init__(self, revision: int, settings: Settings) -> None:
+        self.revision, self.settings = revision, settings
+        self.delay = settings.waits().delay
+        """In milliseconds."""
 
 
 class Request:
@@ -28,7 +30,10 @@ class Request:
     request walks the same way and finds the same verdict.
     """
 
-    __slots__ = ("_client", "_node", "_recipient", "_sender", "current", "id", "instance", "key", "triplet")
+    __slots__ = ("_client", "_node", "_recipient", "_sender", "command", "current", "id", "instance", "key")
+
+    command: bytes
+    """What `GreylistMachine.apply` takes."""
 
     def __init__(
         self,
@@ -51,12 +56,6 @@ class Request:
             self.id = _derived(node_id.encode(), name, self._recipient)
         self._settle(current)
 
-    def command(self) -> Value:
-        """What `GreylistMachine.apply` takes."""
-        revision, settings = self.current
-        triplet = None if settings.privacy else self.triplet
-        return ["c", revision, self.key, self._node, 0 if self._sender else NULL_SENDER, triplet]
-
     def renew(self, current: Current) -> None:
         """Make it again under other settings."""
         self._settle(current)
@@ -65,9 +64,12 @@ class Request:
 
     def _settle(self, current: Current) -> None:
         self.current = current
-        network = network_of(self._client, current.settings.network4, current.settings.network6)
-        self.triplet = Triplet(network, self._sender, self._recipient).pack()
-        self.key = key_of(self.triplet)
+        settings = current.settings
+        network = network_of(self._client, settings.network4, settings.network6)
+        triplet = pack_triplet(network, self._sender, self._recipient)
+        self.key = key_of(triplet)
+        kept = b"" if settings.privacy else triplet
+        self.command = check.command(current.revision, self.key, self._node, not self._sender, kept)
 
 
 def _derived(*parts: bytes) -> bytes:

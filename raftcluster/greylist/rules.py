@@ -29,6 +29,7 @@ import re
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from struct import Struct
 from typing import Final, Literal, NamedTuple
 
 from raftcluster.errors import Rejected
@@ -42,6 +43,7 @@ Action = Literal["pass", "defer"]
 KEY_BYTES: Final = 16
 _CLIENTS_KEPT: Final = 16_384  # clients come back: parsing an address costs more than all the rest
 
+_LENGTH: Final = Struct(">H")
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _BATV: Final = re.compile(rb"^(?:(?:ms)?prvs1?=[^=]+=|btv1==[^=]+==)+(?=.)")
 _SRS0: Final = re.compile(rb"^srs0[=+-][^=]+=[^=]+=([^=]+)=(.+)$")
@@ -58,17 +60,7 @@ class Triplet(NamedTuple):
 
     def pack(self) -> bytes:
         """Each part behind its length (2 bytes, big endian): two triplets never pack alike."""
-        network, sender, recipient = self
-        return b"".join(
-            (
-                len(network).to_bytes(2, "big"),
-                network,
-                len(sender).to_bytes(2, "big"),
-                sender,
-                len(recipient).to_bytes(2, "big"),
-                recipient,
-            )
-        )
+        return pack_triplet(*self)
 
     @classmethod
     def unpack(cls, packed: bytes) -> Triplet:
@@ -79,6 +71,12 @@ class Triplet(NamedTuple):
             parts.append(packed[2:end])
             packed = packed[end:]
         return cls(*parts)
+
+
+def pack_triplet(network: bytes, sender: bytes, recipient: bytes) -> bytes:
+    """`Triplet.pack` without one."""
+    length = _LENGTH.pack
+    return length(len(network)) + network + length(len(sender)) + sender + length(len(recipient)) + recipient
 
 
 def key_of(packed: bytes) -> bytes:
@@ -163,7 +161,7 @@ def _folded(address: str | bytes, what: str) -> bytes:
 
 
 def _normal_local(local: bytes) -> bytes:
-    if local.isalpha():  # most are
+    if local.isalnum():  # most are: nothing is marked off in it
         return local
     if b"=" in local:
         local = _BATV.sub(b"", local)

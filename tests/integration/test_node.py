@@ -271,7 +271,7 @@ def test_callers_that_wait_when_it_closes_are_told(tmp_path: Path) -> None:
 
         asking = threading.Thread(target=ask)
         asking.start()
-        eventually(lambda: node._runtime.call(lambda r: len(r._pending)) > 0, 10.0)
+        eventually(lambda: node._runtime.call(lambda r: len(r.outbox)) > 0, 10.0)
         node.close()
         asking.join(10.0)
         assert len(errors) == 1

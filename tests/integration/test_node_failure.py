@@ -40,7 +40,7 @@ def test_an_operation_that_left_the_node_may_have_been_applied(tmp_path: Path) -
         node = cluster.nodes[0]
 
         def left(replica: Replica) -> bool:  # this one, not another that the new cluster begins with
-            return any(p.sent_at is not None and b"a/key" in p.packed for p in replica._pending.values())
+            return any(p.sent_at is not None and b"a/key" in p.packed for p in replica.outbox._pending.values())
 
         value, error = stopped(node, left)
         assert value is None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from raftcluster.codec import Value
+from raftcluster.greylist.check import HEAD, Told, told
 
 
 class _Seen(NamedTuple):
@@ -27,22 +28,23 @@ class Greylisting:
         """`command` was committed at `stamp` with `result`."""
         if result[0] != 0:
             return
-        if command[0] == "settings":
+        if type(command) is not bytes:
             changes = command[1]
             names = ("delay", "window", "life")
             self._waits = tuple(  # type: ignore[assignment]
                 round(changes[n] * 1000) if n in changes else w for n, w in zip(names, self._waits, strict=True)
             )
-        elif result[1][0] != "settings":
-            self._check(command[2], command[4], result[1], stamp)
+        elif type(result[1]) is bytes:
+            _, key, _, flags = HEAD.unpack_from(command)
+            self._check(key, flags, told(result[1]), stamp)
 
-    def _check(self, key: bytes, null_sender: int, verdict: list[Any], now: int) -> None:
+    def _check(self, key: bytes, null_sender: int, verdict: Told, now: int) -> None:
         delay, window, life = self._waits
-        action, first = verdict[:2]
+        first = verdict.first
         seen = self._seen.get(key)
         if seen is not None and now >= seen.alive_until:
             seen = None
-        if action == "pass":
+        if verdict.passes:
             self.passed += 1
             if seen is None:
                 self._violate("greylist", f"{key.hex()} passes without a committed first attempt")
@@ -57,6 +59,6 @@ class Greylisting:
             self._violate("greylist", f"{key.hex()}: the first attempt moves from {seen.first} to {first}")
         if seen is None:
             self._seen[key] = _Seen(now, now + window, False)
-        elif action == "pass":
+        elif verdict.passes:
             extended = seen.alive_until if null_sender and seen.passed else max(seen.alive_until, now + life)
             self._seen[key] = _Seen(seen.first, extended, True)

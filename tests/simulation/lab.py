@@ -505,12 +505,12 @@ class GuardedLab(Lab):
         self.commands += 1
         number = self.commands
 
-        def done(result: Result | None, error: Exception | None) -> None:
-            self.acknowledged[number] = error is None and result is not None and result[0] == 0
+        def done(results: list[Result] | None, error: Exception | None) -> None:
+            self.acknowledged[number] = error is None and results is not None and results[0][0] == 0
 
         replica = self.nodes[node]
         ident = number.to_bytes(16, "big")
-        replica.submit(Operation("history", ident, replica.engine.applied, [number, padding]), done)
+        replica.submit(Operation("history", ident, replica.engine.applied, [[number, padding]]), done)
         return number
 
     def log(self, node: str) -> list[tuple[int, int]]:

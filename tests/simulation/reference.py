@@ -24,7 +24,7 @@ RING: Final = "engine.ring"
 DONE, REJECTED, FAILED, UNKNOWN = 0, 1, 2, 3
 
 Told = Callable[[int, str, bytes, Value, list[Any], int], None]
-"""(index, machine, id, command, result, stamp) of every operation that was carried out."""
+"""(index, machine, id, command, result, stamp) of every command that was carried out."""
 
 
 def digest(tables: Mapping[str, Mapping[bytes, bytes]]) -> int:
@@ -96,14 +96,15 @@ class Reference:
         self._views = {name: _Rows(name, self.tables) for name in (*self._machines, "engine")}
         self._capacity, self._told = ring, told
         self._kept: list[tuple[int, list[bytes]]] = []
-        self._recent: dict[bytes, list[Any]] = {}
+        self._recent: dict[bytes, list[list[Any]]] = {}
+        """Id -> results, one a command."""
         self._floor = 0
         self.entries: list[Entry] = [(b"", 0, 0), (b"", 1, 0)]
         self.digests = [0, 0]
         self.stamps = [0, 0]
         self.voters = [frozenset(founders)] * 2
-        self.results: dict[bytes, list[Any]] = {}
-        """Every result there ever was, the last one of each id."""
+        self.results: dict[bytes, list[list[Any]]] = {}
+        """All results there ever were, the last ones of each id."""
 
     @property
     def head(self) -> int:
@@ -128,18 +129,22 @@ class Reference:
     def _carry_out(self, index: int, operations: list[bytes], stamp: int) -> int:
         change, new = 0, []
         for packed in operations:
-            machine, ident, born, command = unpack(packed)
+            machine, ident, born, commands = unpack(packed)
             if ident in self._recent:
                 continue
-            if born < self._floor:
-                result: list[Any] = [UNKNOWN]
-            else:
+            results: list[list[Any]] = []
+            for command in commands:
+                if born < self._floor:
+                    results.append([UNKNOWN])
+                    continue
                 result, by = self._operation(machine, command, stamp)
                 change += by
-                self.results[ident] = result
+                results.append(result)
                 self._told(index, machine, ident, command, result, stamp)
-            self._recent[ident] = result
-            new.append((ident, result))
+            if born >= self._floor:
+                self.results[ident] = results
+            self._recent[ident] = results
+            new.append((ident, results))
         for name, state_machine in self._machines.items():
             view = self._views[name]
             state_machine.tick(view, stamp)
@@ -160,12 +165,13 @@ class Reference:
             return [FAILED, type(error).__name__], 0
         return result, view.commit()
 
-    def _remember(self, index: int, new: list[tuple[bytes, list[Any]]]) -> int:
+    def _remember(self, index: int, new: list[tuple[bytes, list[list[Any]]]]) -> int:
         """A row per entry; the oldest rows go as long as there are more results than the ring takes."""
         view = self._views["engine"]
-        view.put("ring", index.to_bytes(8, "big"), pack([(ident, pack(result)) for ident, result in new]))
+        rows = [(ident, len(results), pack(results)) for ident, results in new]
+        view.put("ring", index.to_bytes(8, "big"), pack(rows))
         self._kept.append((index, [ident for ident, _ in new]))
-        while len(self._recent) > self._capacity and len(self._kept) > 1:
+        while sum(map(len, self._recent.values())) > self._capacity and len(self._kept) > 1:
             oldest, idents = self._kept.pop(0)
             for ident in idents:
                 self._recent.pop(ident, None)

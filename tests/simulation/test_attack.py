@@ -171,9 +171,9 @@ def test_what_callers_hand_in_is_bounded_in_bytes() -> None:
     node, answers = lab.nodes["n1"], []
     node.bounds = replace(node.bounds, pending_bytes=10_000)
     for number in range(20):
-        operation = Operation("history", number.to_bytes(16, "big"), 0, [number, "x" * 1_000])
+        operation = Operation("history", number.to_bytes(16, "big"), 0, [[number, "x" * 1_000]])
         node.submit(operation, lambda result, error: answers.append(error))
-    assert 9 < len(answers) < 12 and len(node._pending) + len(answers) == 20
+    assert 9 < len(answers) < 12 and len(node.outbox) + len(answers) == 20
 
 
 def test_nothing_is_kept_of_calls_that_were_given_up_while_nobody_leads() -> None:
@@ -183,10 +183,10 @@ def test_nothing_is_kept_of_calls_that_were_given_up_while_nobody_leads() -> Non
     def answer(*_: object) -> None: ...
 
     for number in range(100):
-        node.submit(Operation("history", number.to_bytes(16, "big"), 0, [number, ""]), answer)
+        node.submit(Operation("history", number.to_bytes(16, "big"), 0, [[number, ""]]), answer)
         lab.tick("n1")
-        assert node.give_up(number.to_bytes(16, "big"), answer)
-    assert not node._pending and not node._unsent and node._pending_bytes == 0
+        assert node.outbox.give_up(number.to_bytes(16, "big"), answer)
+    assert not node.outbox and len(node.outbox) == node.outbox.bytes == node.outbox.commands == 0
 
 
 def test_nobody_waits_for_a_successor_that_is_not_linked() -> None:
@@ -230,10 +230,10 @@ def test_what_nests_too_deeply_is_no_operation() -> None:
         command: Any = None
         for _ in range(levels):
             command = [command]
-        return Operation("history", bytes(16), 0, command)
+        return Operation("history", bytes(16), 0, [command])
 
-    deepest = operations.encode_operation(operation(operations.DEPTH - 2))
+    deepest = operations.encode_operation(operation(operations.DEPTH - 3))
     assert operations.decode_operation(deepest) is not None
     assert operations.decode_operation(deepest[:-1] + b"\x91" + b"\xc0") is None
     with pytest.raises(Rejected, match="nests deeper"):
-        operations.encode_operation(operation(operations.DEPTH - 1))
+        operations.encode_operation(operation(operations.DEPTH - 2))

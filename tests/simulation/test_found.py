@@ -18,13 +18,13 @@ class Caller:
     def __init__(self) -> None:
         self.results: list[Result] = []
 
-    def __call__(self, result: Result | None, error: RaftclusterError | None) -> None:
-        assert error is None and result is not None
-        self.results.append(result)
+    def __call__(self, results: list[Result] | None, error: RaftclusterError | None) -> None:
+        assert error is None and results is not None
+        self.results += results
 
 
 def operation(number: int) -> Operation:
-    return Operation("history", number.to_bytes(16, "big"), 1, [number, ""])
+    return Operation("history", number.to_bytes(16, "big"), 1, [[number, ""]])
 
 
 def test_a_leader_with_a_full_queue_carries_out_all_that_its_own_callers_ask() -> None:
@@ -68,7 +68,7 @@ def test_giving_up_concludes_nothing_while_another_caller_waits_for_the_same_ope
     replica, first, second = lab.nodes["n1"], Caller(), Caller()
     replica.submit(operation(1), first)
     replica.submit(operation(1), second)
-    assert replica.give_up(operation(1).id, first) is False
+    assert replica.outbox.give_up(operation(1).id, first) is False
     lab.elect("n1", [])
     lab.flow(["n1"])
     assert (first.results, second.results) == ([], [[0, 1]])
@@ -78,7 +78,7 @@ def test_a_caller_who_waited_alone_learns_that_nothing_was_sent() -> None:
     lab = GuardedLab(["n1"])
     replica, caller = lab.nodes["n1"], Caller()
     replica.submit(operation(1), caller)
-    assert replica.give_up(operation(1).id, caller) is True
+    assert replica.outbox.give_up(operation(1).id, caller) is True
     lab.elect("n1", [])
     lab.flow(["n1"])
     assert caller.results == [] and lab.executed == {}

@@ -18,6 +18,7 @@ import pytest
 from raftcluster.engine import seam
 from raftcluster.engine.operations import Operation
 from raftcluster.engine.recovery import Anchor, recover
+from raftcluster.errors import Rejected
 from raftcluster.storage.log import LogStore
 from raftcluster.storage.memory import MemoryDisk, MemoryLog
 from raftcluster.storage.ports import LogImage
@@ -678,10 +679,10 @@ def test_h20_no_entry_is_sent_in_parts(kind: str, lab: Callable[..., Any_Lab]) -
 def test_h20_too_large_an_operation_is_rejected() -> None:
     x = GuardedLab(["n1"])
     x.elect("n1", [])
-    answers: list[Any] = []
-    operation = Operation("history", b"0123456789abcdef", 1, [1, "x" * 2**19])
-    x.nodes["n1"].submit(operation, lambda result, error: answers.append((result, error)))
-    assert answers[0][0][:2] == [1, "too-large"]
+    operation = Operation("history", b"0123456789abcdef", 1, [[1, "x" * 2**19]])
+    with pytest.raises(Rejected) as refused:
+        x.nodes["n1"].submit(operation, lambda results, error: None)
+    assert refused.value.code == "too-large"
 
 
 def test_h21_a_call_whose_leader_is_gone_is_not_forgotten(kind: str, lab: Callable[..., Any_Lab]) -> None:

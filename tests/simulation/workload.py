@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from raftcluster.engine.operations import Operation
 from raftcluster.errors import RaftclusterError, Unavailable
+from raftcluster.greylist.check import HEAD, command
 from raftcluster.greylist.record import node_label
 from tests.simulation.checker import Checker
 from tests.simulation.machines import count
@@ -25,23 +26,26 @@ LAB: Final[dict[str, Any]] = {"lab": True, "delay": 1, "window": 4, "life": 6}
 """Waits that fit into a run."""
 KEYS: Final = 6
 TRIES: Final = 6
+TOGETHER: Final = (1, 1, 1, 2, 5)
+"""How many commands an operation holds."""
+UNKNOWN: Final = [3]
 
 
 class Client:
     """One operation and whoever wants its result."""
 
-    def __init__(self, number: int, ident: bytes, machine: str, command: list[Any]) -> None:
-        self.number, self.ident, self.machine, self.command = number, ident, machine, command
+    def __init__(self, number: int, ident: bytes, machine: str, commands: list[Any]) -> None:
+        self.number, self.ident, self.machine, self.commands = number, ident, machine, commands
         self.born: int | None = None
         self.tries = 0
         self.maybe_sent = False
         """A copy may be under way somewhere: 'not applied' cannot be concluded any more."""
-        self.result: list[Any] | None = None
+        self.results: list[list[Any]] | None = None
         self.abandoned = False
 
     @property
     def settled(self) -> bool:
-        return self.result is not None or self.abandoned
+        return self.results is not None or self.abandoned
 
 
 class Workload:
@@ -53,6 +57,7 @@ class Workload:
         self.open: dict[int, Client] = {}
         self.patient = False
         """Everything is healed: nobody gives up any more."""
+        self._lines = 0
         self._settings: tuple[int, Any] = (0, None)
         self._highest = 0
         """The greatest position in the ledger that any client knows of, from a result or from a linearizable read."""
@@ -61,7 +66,7 @@ class Workload:
 
     def begin(self) -> None:
         """The first operation sets the greylist's waits; then they come at random."""
-        self._submit("greylist", ["settings", LAB, "admin", "waits that fit into a run", None])
+        self._submit("greylist", [["settings", LAB, "admin", "waits that fit into a run", None]])
         self._world.after(0.5, self._next)
 
     def _next(self) -> None:
@@ -81,22 +86,29 @@ class Workload:
     def operation(self) -> Client:
         """One operation of any kind."""
         random = self._world.random
-        number = len(self.clients)
         kind = random.random()
-        if kind < 0.5:
-            return self._submit("ledger", ["add", number])
-        if kind < 0.55:
-            return self._submit("ledger", [random.choice(("refuse", "break")), number])
-        if kind < 0.9:
-            key = random.randrange(KEYS).to_bytes(16, "big")
-            triplet = random.choice((None, b"triplet of " + key))
-            command = ["c", self._settings[0], key, b"", int(random.random() < 0.2), triplet]
-            return self._submit("greylist", command)
+        machine = "ledger" if kind < 0.55 else "greylist" if kind < 0.9 else "config"
+        make = {"ledger": self._line, "greylist": self._check, "config": self._setting}[machine]
+        return self._submit(machine, [make() for _ in range(random.choice(TOGETHER))])
+
+    def _line(self) -> list[Any]:
+        random = self._world.random
+        self._lines += 1
+        return [random.choice(("refuse", "break")) if random.random() < 0.1 else "add", self._lines]
+
+    def _check(self) -> bytes:
+        random = self._world.random
+        key = random.randrange(KEYS).to_bytes(16, "big")
+        triplet = random.choice((b"", b"triplet of " + key))
+        return command(self._settings[0], key, bytes(8), random.random() < 0.2, triplet)
+
+    def _setting(self) -> list[Any]:
+        random = self._world.random
         name = random.choice(("a/b", "a/c", "d"))
         expected = random.choice((None, None, 0, self._checker.revision))
         if random.random() < 0.2:
-            return self._submit("config", ["delete", name, "admin", "", "n1", expected])
-        return self._submit("config", ["set", name, number, "admin", "because", "n1", expected])
+            return ["delete", name, "admin", "", "n1", expected]
+        return ["set", name, len(self.clients), "admin", "because", "n1", expected]
 
     def burst(self, process: Process) -> None:
         """Some operations at `process`, which may be a leader that nobody hears any more."""
@@ -104,12 +116,13 @@ class Workload:
             self._world.after(self._world.random.uniform(0, 0.8), partial(self._add_at, process))
 
     def _add_at(self, process: Process) -> None:
-        self._submit("ledger", ["add", len(self.clients)], process)
+        self._lines += 1
+        self._submit("ledger", [["add", self._lines]], process)
 
-    def _submit(self, machine: str, command: list[Any], at: Process | None = None) -> Client:
+    def _submit(self, machine: str, commands: list[Any], at: Process | None = None) -> Client:
         number = len(self.clients)
         ident = self._world.random.getrandbits(64).to_bytes(8, "big") + number.to_bytes(8, "big")
-        client = Client(number, ident, machine, command)
+        client = Client(number, ident, machine, commands)
         self.clients.append(client)
         self.open[number] = client
         self._ask(client, at)
@@ -136,9 +149,9 @@ class Workload:
         replica = process.replica
         if client.born is None:
             client.born = replica.engine.applied
-            if client.command[0] == "c":
-                client.command[3] = node_label(process.name)
-        operation = Operation(client.machine, client.ident, client.born, client.command)
+            if client.machine == "greylist":
+                client.commands = [_made_at(process.name, each) for each in client.commands]
+        operation = Operation(client.machine, client.ident, client.born, client.commands)
         answer = partial(self._answered, client)
         process.run(lambda: replica.submit(operation, answer))
         process.wake()
@@ -149,11 +162,13 @@ class Workload:
                 return
             if process.up and process.incarnation == incarnation:
                 never: list[bool] = []
-                process.run(lambda: never.append(replica.give_up(client.ident, answer)))
+                process.run(lambda: never.append(replica.outbox.give_up(client.ident, answer)))
                 if never == [True]:
                     world.counts["not applied"] += 1
                     if not client.maybe_sent and not self.patient and world.chance(0.5):
-                        self._checker.never_applied(client.number, process.name)
+                        if client.machine == "ledger":
+                            for _, line in client.commands:
+                                self._checker.never_applied(line, process.name)
                         self._abandon(client)
                         return
                 else:
@@ -174,22 +189,24 @@ class Workload:
         client.abandoned = True
         self.open.pop(client.number, None)
 
-    def _answered(self, client: Client, result: list[Any] | None, error: RaftclusterError | None) -> None:
-        if result is None:
+    def _answered(self, client: Client, results: list[Any] | None, error: RaftclusterError | None) -> None:
+        if results is None:
             return  # `late` asks again
-        self._checker.answered(client.ident, result)
+        self._checker.answered(client.ident, results)
         self.open.pop(client.number, None)
-        if client.result is not None and client.result != result and 3 not in (client.result[0], result[0]):
-            self._checker.violate("exactly once", f"operation {client.number}: {client.result}, then {result}")
-        if client.result is None:
-            self._world.counts["acknowledged"] += result[0] != 3
-            self._world.counts["too old to tell"] += result[0] == 3
-            client.result = result
+        if client.results is not None:
+            if client.results != results and UNKNOWN not in client.results + results:
+                told = f"operation {client.number}: {client.results}, then {results}"
+                self._checker.violate("exactly once", told)
+            return
+        client.results = results
+        for result in results:
+            self._world.counts["acknowledged"] += result != UNKNOWN
+            self._world.counts["too old to tell"] += result == UNKNOWN
             if client.machine == "ledger" and result[0] == 0:
                 self._rise(result[1])
-            elif client.machine == "greylist" and result[0] == 0 and client.command[0] == "c":
-                if result[1][0] == "settings":
-                    self._settings = (result[1][1], result[1][2])
+            elif client.machine == "greylist" and result[0] == 0 and type(result[1]) is list:
+                self._settings = (result[1][1], result[1][2])
 
     def _rise(self, position: int) -> None:
         if position > self._highest:
@@ -258,3 +275,11 @@ class Workload:
                 process.run(handle[0])
 
         world.after(world.random.uniform(0.5, 2.0), late)
+
+
+def _made_at(node: str, check: Any) -> Any:
+    """A check as this node makes it."""
+    if type(check) is not bytes:
+        return check
+    revision, key, _, flags = HEAD.unpack_from(check)
+    return HEAD.pack(revision, key, node_label(node), flags) + check[HEAD.size :]
