@@ -1,0 +1,1 @@
+"""Hours of moderate load: nothing may grow."""

@@ -1,0 +1,108 @@
+"""What is measured of a node, and when a run says that it has grown. Reads `/proc` and files; decides purely."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+KIB = 1024
+MIB = 1024 * KIB
+
+Sample = Mapping[str, float]
+"""Quantity -> value, of one node at one moment."""
+
+
+class Bound(NamedTuple):
+    """By how much the last quarter's median and maximum may exceed the second quarter's."""
+
+    share: float = 0.0
+    slack: float = 0.0
+    peak_share: float = 0.0
+    peak_slack: float = 0.0
+
+    def median_allowed(self, before: float) -> float:
+        return before * (1 + self.share) + self.slack
+
+    def peak_allowed(self, before: float) -> float:
+        return before * (1 + self.peak_share) + self.peak_slack
+
+
+BOUNDS: dict[str, Bound] = {
+    # An hour at 50 checks a second lies between the middles of the two quarters: a leak of 20 bytes a check shows.
+    "anonymous": Bound(0.03, 1 * MIB, 0.10, 4 * MIB),
+    # With the pages of LMDB's files that only this process maps: those of the files' bounds come on top.
+    "private": Bound(0.05, 2 * MIB, 0.15, 8 * MIB),
+    "descriptors": Bound(slack=0, peak_slack=4),
+    "threads": Bound(slack=0, peak_slack=4),
+    "log map": Bound(),
+    "tables map": Bound(),
+    "log file": Bound(0.05, 256 * KIB, 0.10, 1 * MIB),
+    "tables file": Bound(0.05, 512 * KIB, 0.10, 1 * MIB),
+    "log entries": Bound(0.25, 64, 1.0, 256),
+    "records": Bound(0.10, 100, 0.25, 200),
+}
+
+
+class Change(NamedTuple):
+    """One quantity of one node: second quarter against last."""
+
+    node: str
+    quantity: str
+    before: tuple[float, float]
+    """Median and maximum."""
+    after: tuple[float, float]
+    good: bool
+
+
+def measured(pid: int, directory: Path) -> dict[str, float]:
+    """What the kernel says of a node's process and of its two LMDB environments, in bytes and counts."""
+    process = Path("/proc") / str(pid)
+    pairs = [line.split() for line in (process / "smaps_rollup").read_text().splitlines()[1:]]
+    kib = {name.rstrip(":"): int(value) for name, value, *_ in pairs}
+    threads = next(line for line in (process / "status").read_text().splitlines() if line.startswith("Threads:"))
+    found = {
+        "private": (kib["Private_Clean"] + kib["Private_Dirty"] + kib["Private_Hugetlb"]) * KIB,
+        "anonymous": kib["Anonymous"] * KIB,
+        "descriptors": len(os.listdir(process / "fd")),
+        "threads": int(threads.split()[1]),
+    }
+    maps = (process / "maps").read_text().splitlines()
+    for name in ("log", "tables"):
+        file = directory / name / "data.mdb"
+        spans = [line.split()[0].split("-") for line in maps if line.endswith(str(file))]
+        found[f"{name} map"] = sum(int(end, 16) - int(start, 16) for start, end in spans)
+        found[f"{name} file"] = file.stat().st_size
+    return {name: float(value) for name, value in found.items()}
+
+
+def changes(samples: Mapping[str, Sequence[Sample]]) -> list[Change]:
+    """Compare the quarters of every node's samples, which were taken at equal intervals. AssertionError with too few."""
+    found = []
+    for node, rows in samples.items():
+        quarter = len(rows) // 4
+        assert quarter >= 3, f"{len(rows)} samples of {node} show nothing"
+        second, last = rows[quarter : 2 * quarter], rows[-quarter:]
+        for quantity, bound in BOUNDS.items():
+            before, after = _middle_and_peak(second, quantity), _middle_and_peak(last, quantity)
+            good = after[0] <= bound.median_allowed(before[0]) and after[1] <= bound.peak_allowed(before[1])
+            found.append(Change(node, quantity, before, after, good))
+    return found
+
+
+def _middle_and_peak(rows: Sequence[Sample], quantity: str) -> tuple[float, float]:
+    values = [row[quantity] for row in rows if quantity in row]
+    assert values, f"no sample has {quantity}"
+    return median(values), max(values)
+
+
+def table(found: Sequence[Change]) -> list[str]:
+    """One line a quantity and node."""
+    lines = [f"{'node':6}{'quantity':14}{'2nd quarter: median':>20}{'max':>14}{'last: median':>16}{'max':>14}"]
+    for change in found:
+        numbers = (*change.before, *change.after)
+        shown = "".join(f"{number:>{width},.0f}" for number, width in zip(numbers, (20, 14, 16, 14), strict=True))
+        lines.append(f"{change.node:6}{change.quantity:14}{shown}{'' if change.good else '   GREW'}")
+    return lines
