@@ -1,11 +1,12 @@
 """Real nodes in namespaces of their own under faults; then quiet, then the final checks. As root:
 
-    ./run chaos [--seconds S] [--long] [--nodes 3|5] [--seed N] [--only FAULT ...]
+    ./run chaos [--seconds S] [--long] [--nodes 3|4|5] [--seed N] [--only FAULT ...]
+    ./run chaos --failover N [--nodes 3|4|5] [--seed N]     kill -9 of the leader, N times: how long nobody is answered
 
-A short run injects every kind of fault but those that take too long (`Kind.smoke`): adding and removing a member, and a
-node that is away until only a snapshot can help it. `--long` is ten minutes with all kinds. The order and the targets of
-the faults come from the seed; what processes and the machine make of them is their own. `--only`, for looking into
-something, takes these kinds alone, again and again.
+A short run (60 s at least) injects every kind of fault once; a member joins and leaves again, a node is away until only a
+snapshot can help it. `--long` takes ten minutes at least and two hundred faults, some of which last for up to half a
+minute. The order and the targets of the faults come from the seed; what processes and the machine make of them is their
+own. `--only`, for looking into something, takes these kinds alone, again and again.
 
 Exit code 1 when a checker finds a violation, when a kind of fault did not take place, when the leader never changed, or
 when the cluster does not recover; then the data, logs and histories are kept, and it says where.
@@ -23,6 +24,7 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.campaign import Plan, campaign
+from tests.chaos.failover import failover
 from tests.chaos.faults import KINDS
 
 SECONDS = 60.0
@@ -43,13 +45,14 @@ def main() -> int:
     parser.add_argument(
         "--seconds", type=float, help="how long there are faults, at least (default: 60, with --long 600)"
     )
-    parser.add_argument("--long", action="store_true", help="with every kind of fault, and longer ones")
-    parser.add_argument("--nodes", type=int, choices=(3, 5), default=3)
+    parser.add_argument("--long", action="store_true", help="more faults, and longer ones")
+    parser.add_argument("--nodes", type=int, choices=(3, 4, 5), default=3)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="of the faults (default: any)")
     names = [kind.name for kind in KINDS]
     parser.add_argument(
         "--only", action="append", default=[], metavar="FAULT", choices=names, help=", ".join(names).replace("%", "%%")
     )
+    parser.add_argument("--failover", type=int, metavar="N", help="only kill leaders, N times; see `failover`")
     wanted = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("namespaces, mounts and file systems need root")
@@ -57,11 +60,15 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave every `with` on the way
     seconds = wanted.seconds or (LONG_SECONDS if wanted.long else SECONDS)
     plan = Plan(wanted.seed, wanted.nodes, seconds, wanted.long, wanted.only)
-    print(f"chaos: seed {wanted.seed}, {wanted.nodes} nodes, {seconds:g} s", flush=True)
+    length = f"{wanted.failover} leaders killed" if wanted.failover else f"{seconds:g} s"
+    print(f"chaos: seed {wanted.seed}, {wanted.nodes} nodes, {length}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="raftcluster-chaos-"))
     good = False
     try:
-        good = campaign(directory, plan)
+        if wanted.failover:
+            good = failover(directory, wanted.seed, wanted.nodes, wanted.failover)
+        else:
+            good = campaign(directory, plan)
     finally:
         if good:
             shutil.rmtree(directory)

@@ -32,6 +32,8 @@ class Operation(NamedTuple):
     result: Any
     session: str
     asked: Event
+    answered: float = math.inf
+    """When the call ended, whatever it was told."""
 
     @property
     def decided(self) -> bool:
@@ -60,6 +62,8 @@ class Verdict:
     operations: dict[str, Counter[str]] = field(default_factory=dict)
     verdicts: Counter[str] = field(default_factory=Counter)
     """Greylist answers: committed passes and deferrals; degraded ones apart."""
+    undecided: list[str] = field(default_factory=list)
+    """Keys whose operations overlap too much for a search: nothing is known of them, and nothing checked is counted."""
 
     def note(self, name: str, looked_at: int, found: Iterable[str]) -> None:
         self.checks[name] = looked_at
@@ -82,7 +86,7 @@ class History:
                 answer = answers.get(event["id"], {"t": math.inf, "e": "unknown"})
                 ret = math.inf if answer["e"] == "unknown" else answer["t"]
                 self.operations[event["op"]].append(
-                    Operation(event["t"], ret, answer["e"], answer.get("result"), event["session"], event)
+                    Operation(event["t"], ret, answer["e"], answer.get("result"), event["session"], event, answer["t"])
                 )
                 self.operations[event["op"]][-1].asked["code"] = answer.get("code", "")
 
@@ -127,15 +131,17 @@ def _registers(verdict: Verdict, history: History, _final: Final, _rules: Rules)
         step = _step(operation)
         if step is not None:
             keys[operation.asked["key"]].append(step)
-    found = []
+    found, decided = [], 0
     for key, steps in keys.items():
         try:
             text = register.violation(steps)
         except register.Undecided as undecided:
-            text = f"not decided: {undecided}"
+            verdict.undecided.append(f"{key}: {undecided}")
+            continue
+        decided += len(steps)
         if text is not None:
             found.append(f"{key}: {text}")
-    verdict.note("linearizable registers", sum(map(len, keys.values())), found)
+    verdict.note("linearizable registers", decided, found)
 
 
 def _step(operation: Operation) -> Step | None:
@@ -253,7 +259,7 @@ def _check(operation: Operation) -> Check:
 
 def told(verdict: Verdict, faults: Mapping[str, int]) -> list[str]:
     """The report."""
-    lines = ["faults:"]
+    lines = [f"faults: {sum(faults.values())}"]
     lines += [f"  {name:24} {count}" for name, count in faults.items()]
     lines.append("operations (answered, never applied, outcome unknown):")
     for name, outcomes in verdict.operations.items():
@@ -265,6 +271,8 @@ def told(verdict: Verdict, faults: Mapping[str, int]) -> list[str]:
         lines.append(
             f"longest time without a write after a leader was lost: {verdict.gap.seconds:.2f} s ({verdict.gap.loss.what})"
         )
+    if verdict.undecided:
+        lines.append(f"registers not checked, too many operations overlap: {verdict.undecided}")
     lines.append("checked:")
     lines += [f"  {name:40} {count:7}" for name, count in verdict.checks.items()]
     return lines

@@ -19,11 +19,14 @@ from tests.checkers.tables import Digest
 from tests.helpers import eventually
 
 PAUSE_SECONDS = (0.1, 0.5)
-LONG_PAUSE_SECONDS = (2.0, 8.0)
+LONG_FAULTS = 200
+"""A long run goes on until so many have taken place."""
+LONG_EVERY = 6
 QUIET_SECONDS = 5.0
 """The load goes on for so long after the last fault: what it left behind shows under load."""
-GAP_SECONDS = 20.0
-"""A cluster that cannot be written to for longer after it lost its leader has not recovered by itself."""
+GAP_SECONDS = 60.0
+"""A cluster that cannot be written to for longer after it lost its leader has not recovered by itself: a fault of a long
+run may last for half of it."""
 
 
 class Plan(NamedTuple):
@@ -34,11 +37,20 @@ class Plan(NamedTuple):
     seconds: float
     long: bool = False
     only: Sequence[str] = ()
-    """Kinds of faults; empty: all that belong to a run of this length."""
+    """Kinds of faults; empty: all."""
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        return tuple(kind for kind in KINDS if (kind.name in self.only if self.only else self.long or kind.smoke))
+        return tuple(kind for kind in KINDS if not self.only or kind.name in self.only)
+
+    @property
+    def least(self) -> int:
+        """How many faults there are at least."""
+        return LONG_FAULTS if self.long else 1
+
+    def lasts_long(self, rounds: int, place: int) -> bool:
+        """Whether the fault in this place of this round is a long one: every kind is now and then."""
+        return self.long and (rounds + place) % LONG_EVERY == 0
 
 
 def schedule(kinds: tuple[Kind, ...], seed: int) -> list[Kind]:
@@ -56,21 +68,25 @@ def run(cluster: Cluster, plan: Plan, faults: Counter[str]) -> None:
     faults.update(dict.fromkeys((kind.name for kind in plan.kinds), 0))
     clock = threading.Event()
     end, rounds = time.monotonic() + plan.seconds, 0
-    while time.monotonic() < end or not rounds:
-        for kind in schedule(plan.kinds, plan.seed + rounds):
-            if rounds and time.monotonic() >= end and cluster.spare is not None:
+
+    def over() -> bool:
+        return rounds > 0 and time.monotonic() >= end and faults.total() >= plan.least
+
+    while not over():
+        for place, kind in enumerate(schedule(plan.kinds, plan.seed + rounds)):
+            if over() and cluster.spare is not None:
                 break
             began = time.monotonic()
             fault = kind.fault(cluster)
             next(fault)
             felt = time.monotonic() - began
             faults[kind.name] += 1
-            clock.wait(cluster.random.uniform(*(kind.long if plan.long else kind.hold)))
+            clock.wait(cluster.random.uniform(*(kind.long if plan.lasts_long(rounds, place) else kind.hold)))
             for _ in fault:
                 raise AssertionError(f"{kind.name} yields twice")
             after = cluster.recover()
             print(f"  {kind.name}: felt after {felt:.1f} s, well {after:.1f} s after its end", flush=True)
-            clock.wait(cluster.random.uniform(*(LONG_PAUSE_SECONDS if plan.long else PAUSE_SECONDS)))
+            clock.wait(cluster.random.uniform(*PAUSE_SECONDS))
         rounds += 1
     clock.wait(QUIET_SECONDS)
 

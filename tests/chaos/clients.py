@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
 from random import Random
 from typing import Any, TypeVar
 
-from raftcluster import Node
+from raftcluster import Node, limits
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, StorageRefusal, Unavailable
 from tests.chaos import ledger
 from tests.chaos.recorder import Recorder
@@ -168,12 +169,14 @@ class Sender(Client):
         self._count += 1
         instance = f"{self.session}.{self._count}" if self.random.random() < 0.5 else None
         for _ in range(1 + (instance is not None and self.random.random() < 0.3)):
+            deadline = self.random.choice((0.5, limits.CALL_SECONDS))
             self.attempt(
                 "check",
-                lambda: greylist.check(**asked, instance=instance, deadline=self.random.choice((0.5, 2.0))),
+                partial(greylist.check, **asked, instance=instance, deadline=deadline),
                 lambda verdict: [verdict.action, verdict.reason, verdict.delayed_seconds, verdict.degraded],
                 triplet=number,
                 request=instance or "",
+                deadline=deadline,
             )
 
 

@@ -66,6 +66,7 @@ class Driver:
         self._node = node = Node.open(self._directory, product=PRODUCT, machines=[Ledger()], ready_seconds=0)
         for machine in MACHINES:
             node.on_apply(machine.name, self._applied)
+        node._runtime.on_role(self._role)
         return node.id
 
     def load(self, seed: int) -> None:
@@ -137,6 +138,12 @@ class Driver:
 
     def close(self) -> None:
         self.node.close()
+
+    def _role(self) -> None:
+        """Tick thread, when this node has begun or ceased to lead, or has heard of another leader."""
+        engine = self.node._replica.engine
+        if engine.is_leader:
+            self._recorder.event("leads", node=self._name, term=engine.term)
 
     def _applied(self, index: int) -> None:
         """Tick thread, after an entry. It may be told once per machine."""

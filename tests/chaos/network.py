@@ -16,8 +16,8 @@ import psutil
 from tests.chaos.switch import DEVICE
 from tests.children import Child
 
-COMMAND_SECONDS = 30.0
-ANSWER_SECONDS = 10.0
+COMMAND_SECONDS = 60.0
+ANSWER_SECONDS = 60.0
 TAG = "rcchaos"
 
 Rule = Mapping[str, Any]

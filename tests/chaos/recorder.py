@@ -2,7 +2,7 @@
 
     {"t": seconds, "e": "call", "id": "mx1.2:17", "session": ..., "op": "set", ...arguments}
     {"t": seconds, "e": "ok" | "never" | "unknown", "id": "mx1.2:17", "result": ...}
-    {"t": seconds, "e": "status" | "down" | "tables" | "broken", ...}
+    {"t": seconds, "e": "status" | "leads" | "down" | "tables" | "broken", ...}
 
 Times are CLOCK_MONOTONIC, which all processes of one machine share. A call without an answer has an unknown outcome.
 """

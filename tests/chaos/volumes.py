@@ -13,8 +13,8 @@ from typing import Any
 from tests.children import Child
 from tests.helpers import eventually
 
-ANSWER_SECONDS = 20.0
-MOUNT_SECONDS = 20.0
+ANSWER_SECONDS = 60.0
+MOUNT_SECONDS = 60.0
 BALLAST = "ballast"
 
 

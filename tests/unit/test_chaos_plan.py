@@ -25,10 +25,15 @@ def test_a_member_is_removed_after_it_was_added() -> None:
         assert names.index("add member") < names.index("remove member")
 
 
-def test_a_short_run_leaves_out_what_takes_long_and_nothing_else() -> None:
-    left_out = set(LONG.kinds) - set(LONG._replace(long=False).kinds)
-    assert {kind.name for kind in left_out} == {"add member", "remove member", "snapshot catch-up"}
+def test_only_takes_these_kinds_alone() -> None:
+    assert LONG.kinds == LONG._replace(long=False).kinds == KINDS
     assert [kind.name for kind in LONG._replace(only=("SIGSTOP",)).kinds] == ["SIGSTOP"]
+
+
+def test_in_a_long_run_every_place_has_a_long_fault_now_and_then() -> None:
+    for place in range(len(KINDS)):
+        assert sum(LONG.lasts_long(rounds, place) for rounds in range(12)) == 2
+    assert not any(LONG._replace(long=False).lasts_long(rounds, 0) for rounds in range(12))
 
 
 GOOD = Verdict({"a check": 5}, [], 1, Gap(1.0, Loss(0, "SIGKILL of mx1")))
@@ -45,7 +50,7 @@ def test_a_run_that_proves_enough_has_no_shortcomings() -> None:
         (Verdict({"a check": 0}, [], 1, GOOD.gap), {}, "nothing was checked: a check"),
         (Verdict({}, [], 0, GOOD.gap), {}, "the leader never changed"),
         (Verdict({}, [], 1, None), {}, "no leader was lost"),
-        (Verdict({}, [], 1, Gap(21.0, Loss(0, "SIGKILL of mx1"))), {}, "nobody could write for 21.0 s"),
+        (Verdict({}, [], 1, Gap(61.0, Loss(0, "SIGKILL of mx1"))), {}, "nobody could write for 61.0 s"),
     ],
 )
 def test_a_run_that_proves_too_little_says_why(verdict: Verdict, faults: dict[str, int], words: str) -> None:

@@ -1,0 +1,84 @@
+"""When a soak says that something has grown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.soak.growth import BOUNDS, MIB, Sample, changes, measured, table
+
+LEVELS = {
+    "anonymous": 40 * MIB,
+    "private": 44 * MIB,
+    "descriptors": 25,
+    "threads": 11,
+    "log map": 4096 * MIB,
+    "tables map": 65536 * MIB,
+    "log file": MIB / 4,
+    "tables file": 4 * MIB,
+    "log entries": 265,
+    "records": 5000,
+}
+SAMPLES = 720
+
+
+def grew(samples: Sequence[Sample]) -> list[str]:
+    return [change.quantity for change in changes({"mx1": samples}) if not change.good]
+
+
+def test_what_is_level_is_good_however_it_rose_in_the_first_quarter() -> None:
+    assert set(LEVELS) == set(BOUNDS)
+    rows = [{name: value * min(1.0, n / 180) for name, value in LEVELS.items()} for n in range(SAMPLES)]
+    assert grew(rows) == []
+
+
+@pytest.mark.parametrize(
+    ("quantity", "per_sample"),
+    [
+        ("anonymous", 10 * 50 * 20.0),  # 20 bytes a check, at 50 checks a second and a sample every 10 s
+        ("private", 10 * 50 * 30.0),
+        ("descriptors", 1 / 60),  # one per certificate rotation
+        ("threads", 1 / 60),
+        ("log file", 2000.0),
+        ("tables file", 3000.0),
+        ("log entries", 1.0),
+        ("records", 5.0),
+    ],
+)
+def test_a_leak_is_found(quantity: str, per_sample: float) -> None:
+    rows = [{**LEVELS, quantity: LEVELS[quantity] + int(n * per_sample)} for n in range(SAMPLES)]
+    assert grew(rows) == [quantity]
+
+
+def test_a_peak_in_the_last_quarter_is_found() -> None:
+    rows = [{**LEVELS, "descriptors": 25 + 5 * (n == 700)} for n in range(SAMPLES)]
+    assert grew(rows) == ["descriptors"]
+
+
+def test_samples_in_which_a_node_did_not_answer_count_for_the_rest() -> None:
+    rows: list[Sample] = [dict(LEVELS) for _ in range(SAMPLES)]
+    rows[3] = {name: value for name, value in LEVELS.items() if name != "records"}
+    assert grew(rows) == []
+    assert all("GREW" not in line for line in table(changes({"mx1": rows})))
+
+
+def test_too_few_samples_show_nothing() -> None:
+    with pytest.raises(AssertionError, match="show nothing"):
+        changes({"mx1": [LEVELS] * 8})
+
+
+def test_the_kernel_tells_of_a_process(tmp_path: Path) -> None:
+    for name in ("log", "tables"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.mdb").write_bytes(bytes(8192))
+    before = measured(os.getpid(), tmp_path)
+    held, opened = bytearray(b"x" * (64 * MIB)), (tmp_path / "file").open("wb")
+    after = measured(os.getpid(), tmp_path)
+    opened.close()
+    assert after["anonymous"] - before["anonymous"] > 0.9 * len(held)
+    assert after["private"] - before["private"] > 0.9 * len(held)
+    assert after["descriptors"] == before["descriptors"] + 1
+    assert before["threads"] >= 1 and before["log file"] == 8192 and before["log map"] == 0
