@@ -92,8 +92,6 @@ class Guard:
 
     def link_down(self, peer: str) -> None:
         self.linked.discard(peer)
-        if self.on("drop_held"):
-            self._held = deque(h for h in self._held if h[1] != peer)
 
     # ---- outgoing: the engine's messages
 

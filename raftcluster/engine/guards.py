@@ -30,12 +30,10 @@ GUARDS = {
     "ack_copy": "rule 4: a copy clamped to the durable index leaves at once, when no answer has for a heartbeat",
     "vote_request_gate": "rule 3: a request for votes waits for the ticket that covers it",
     "vote_grant_gate": "rule 3: a vote waits for the ticket that covers it",
-    "drop_held": "rule 10: what waits for a ticket is dropped with its link",
     "patience": "rule 8: an election waits as long as disks take here",
     "single": "rule 7: a cluster of one waits for its own disk",
     "applied": "H13: the applied index starts at the checkpoint's",
     "recover": "rule 15: tables win",
-    "checkpoint_durable": "rule 16: a checkpoint is never ahead of the durable log",
     "late_time": "rule 18: within a term the time heard does not fall behind its slowest possible course",
     "time_floor": "rule 17: a stamp is never below the last one in the log",
 }

@@ -1,7 +1,12 @@
 """Two stores, one truth: what a node continues from after a restart (rule 15).
 
 The tables win. The log is kept only if it holds the checkpoint's entry, with the checkpoint's term; otherwise it becomes
-that entry and its predecessor. Term and vote are the log store's and are always kept.
+that entry and its predecessor. Term and vote are the log store's, but for this: no log ends with an entry of a term that
+its node does not know of.
+
+So a checkpoint may be ahead of the log on the disk, as an installed snapshot is until the log has followed. Nothing that
+was promised is lost with that log: what this node has acknowledged, or voted, was durable before it was said, and
+records reach the disk in order. What it holds is committed, durable on a majority without it.
 """
 
 from __future__ import annotations
@@ -55,31 +60,39 @@ class Recovered:
 
     entries: list[Entry]
     commit: int
+    term: int
+    vote: str | None
     repair: list[Record]
     """What the log store must be told so that it agrees."""
 
 
-def check_log(image: LogImage) -> None:
+def check_stores(image: LogImage, anchor: Anchor | None) -> None:
     """For a node that has run before. Raises `StorageFailed` when its log is gone: it may have voted in terms, and have
-    acknowledged entries, that it knows nothing of; under its old id it must never take part again."""
+    acknowledged entries, that it knows nothing of; under its old id it must never take part again. The same when its
+    tables are gone and the log does not reach back to the beginning: nothing is left to make them of."""
+    remedy = "remove this node from the cluster, and let it join again in an empty directory"
     if not image.entries and image.term == 0:
-        raise StorageFailed(
-            "the log is gone, and with it this node's votes and the entries that it has acknowledged",
-            subject="log",
-            remedy="remove this node from the cluster, and let it join again in an empty directory",
-        )
+        text = "the log is gone, and with it this node's votes and the entries that it has acknowledged"
+        raise StorageFailed(text, subject="log", remedy=remedy)
+    if anchor is None and image.entries and image.entries[0][1] > 1:
+        text = f"the tables are gone, and the log begins at entry {image.entries[0][1]}"
+        raise StorageFailed(text, subject="tables", remedy=remedy)
 
 
 def recover(image: LogImage, anchor: Anchor | None, *, tables_win: bool = True) -> Recovered:
     """The log and commit index to continue from."""
     entries: list[Entry] = list(image.entries)
+    term, vote = image.term, image.vote
     repair: list[Record] = []
     if anchor is not None and tables_win:
         position = anchor.index - entries[0][1] if entries else -1
         if not (0 < position < len(entries) and entries[position][2] == anchor.term):
             entries = anchor.entries()
-            repair = [("reset",), *(("append", command, index, term) for command, index, term in entries)]
+            if term < anchor.term:
+                term, vote = anchor.term, None
+            # the term first: torn behind the reset, this must not look like a log that is gone
+            repair = [("vote", term, vote), ("reset",), *(("append", *entry) for entry in entries)]
     commit = max(image.commit, 1 if anchor is None else anchor.index)
     if entries:
         commit = min(commit, entries[-1][1])  # H14: never above the end of the log
-    return Recovered(entries, commit, repair)
+    return Recovered(entries, commit, term, vote, repair)

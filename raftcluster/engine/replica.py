@@ -57,7 +57,7 @@ class Replica:
         has_run: bool = False,
     ) -> None:
         """`founders` are the voters before the first entry. `has_run` says that this node has run before, so that it must
-        have a log. Raises `StorageFailed` when it has none, or when what it has is damaged."""
+        have its stores. Raises `StorageFailed` when it has not, or when what it has is damaged."""
         self.me, self.ports, self.store = me, ports, store
         self.timing, self.bounds = timing or Timing(), bounds or Bounds()
         self.observer = observer or Observer()
@@ -66,15 +66,15 @@ class Replica:
         anchor = None if stored is None else recovery.Anchor.decode(stored[1])
         image = disk.load()
         if has_run:
-            recovery.check_log(image)
+            recovery.check_stores(image, anchor)
         found = recovery.recover(image, anchor, tables_win="recover" not in self._disabled)
         self.applier = Applier(machines, store, self.bounds.ring, 0 if anchor is None else anchor.stamp)
         self.journal = Journal(
             disk,
             ports.now,
             entries=found.entries,
-            term=image.term,
-            vote=image.vote,
+            term=found.term,
+            vote=found.vote,
             commit=found.commit,
             base_index=1 if anchor is None else anchor.index,
             base_voters=founders if anchor is None else anchor.voters,
@@ -336,11 +336,9 @@ class Replica:
             self.checkpoint_now(index)
 
     def checkpoint_now(self, index: int | None = None) -> bool:
-        """Begin a checkpoint at the applied index; False when there is nothing new or the log is not that far durable."""
+        """Begin a checkpoint at the applied index; False when there is nothing new. The durable log may be behind it."""
         index = self.engine.applied if index is None else index
         if self._checkpointing or index <= self.journal.base_index:
-            return False
-        if index > self.journal.durable_index and self.guard.on("checkpoint_durable"):
             return False
         entry, previous = self.journal.get(index), self.journal.get(index - 1)
         if entry is None or previous is None:

@@ -5,6 +5,7 @@
     python -m tests.simulation --profile power --seed 17 --story   one run, told
     python -m tests.simulation --profile power --seed 17 --without ack_gate   a guard is off: it should fail
     python -m tests.simulation --long DONE.txt --seeds 1000:11000  many, in portions that DONE.txt remembers
+    python -m tests.simulation --mutation                     each guard off in its turn: what fails then
 
 Exit code 1 when anything was violated; each such run is named, with the command that repeats it.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from raftcluster.engine.guards import GUARDS
+from tests.simulation.mutation import killed_by
 from tests.simulation.profiles import PROFILES
 from tests.simulation.simulation import Outcome, simulate
 
@@ -116,12 +118,26 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--without", nargs="+", default=[], metavar="GUARD", choices=sorted(GUARDS), help="guards to leave out"
     )
+    parser.add_argument("--mutation", action="store_true", help="leave out each guard in its turn: something must fail")
     parser.add_argument("--workers", type=int, default=2, help="processes (2)")
     return parser.parse_args()
 
 
+def mutate() -> int:
+    """The mutation score."""
+    killed = 0
+    for guard in GUARDS:
+        killer = killed_by(guard)
+        killed += killer is not None
+        print(f"{guard:18} {killer or 'SURVIVES: nothing fails without it'}", flush=True)
+    print(f"killed {killed} of {len(GUARDS)}")
+    return 0 if killed == len(GUARDS) else 1
+
+
 def main() -> int:
     given = arguments()
+    if given.mutation:
+        return mutate()
     profiles = [given.profile] if given.profile else list(PROFILES)
     summary = Summary(given.without)
     began = time.monotonic()

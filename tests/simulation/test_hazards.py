@@ -17,11 +17,9 @@ import pytest
 
 from raftcluster.engine import seam
 from raftcluster.engine.operations import Operation
-from raftcluster.engine.recovery import Anchor, recover
 from raftcluster.errors import Rejected
 from raftcluster.storage.log import LogStore
 from raftcluster.storage.memory import MemoryDisk, MemoryLog
-from raftcluster.storage.ports import LogImage
 from tests.simulation.lab import GuardedLab, Message, StockLab
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the stock class leaves dumps open
@@ -697,14 +695,3 @@ def test_h21_a_call_whose_leader_is_gone_is_not_forgotten(kind: str, lab: Callab
     x.link("n1", "n2")
     x.flow(THREE, rounds=40)
     expect(kind, command not in x.acknowledged)
-
-
-def test_recovery_keeps_a_log_that_holds_the_checkpoint() -> None:
-    anchor = Anchor(3, 2, b"\x00c", 1, ("n1",), 7)
-    entries = [(b"\x01", 1, 0), (b"\x01", 2, 1), (b"\x00c", 3, 2), (b"\x00d", 4, 2)]
-    assert recover(LogImage(entries, 2, None, 3), anchor).entries == entries
-    short = recover(LogImage(entries[:2], 2, None, 2), anchor)
-    assert short.entries == anchor.entries() and short.commit == 3 and short.repair[0] == ("reset",)
-    divergent = recover(LogImage([*entries[:2], (b"\x00x", 3, 1)], 2, None, 2), anchor)
-    assert divergent.entries == anchor.entries()
-    assert recover(LogImage(entries, 2, None, 99), None).commit == 4
