@@ -38,12 +38,20 @@ advertise_option = click.option(
 )
 
 
+firewall_option = click.option(
+    "--no-firewall",
+    is_flag=True,
+    help="Go on without closing the port to strangers (nftables); without it nft and root are needed.",
+)
+
+
 @click.command()
 @click.option("--name", required=True, help="The cluster's name, for people.")
 @name_option
 @listen_option
 @advertise_option
 @click.option("--lab", is_flag=True, help="A cluster for trying out: waits below a minute are allowed.")
+@firewall_option
 @json_option
 @click.pass_obj
 def init(
@@ -53,11 +61,19 @@ def init(
     listen: tuple[str, int],
     advertise: tuple[str, int] | None,
     lab: bool,
+    no_firewall: bool,
     as_json: bool,
 ) -> None:
     """Begin a cluster of one node in the data directory. Then: `raftcluster serve`."""
     cluster_id = raftcluster.init(
-        obj.directory, cluster=name, node=node_name, listen=listen, advertise=advertise, lab=lab
+        obj.directory,
+        cluster=name,
+        node=node_name,
+        listen=listen,
+        advertise=advertise,
+        lab=lab,
+        firewall=not no_firewall,
+        progress=lambda step: click.echo(step, err=True),
     )
     if as_json:
         output.as_json({"cluster": name, "cluster_id": cluster_id, "node": node_name})
@@ -68,11 +84,18 @@ def init(
 @click.command()
 @click.argument("name")
 @click.option("--ttl", type=Duration(), default="1h", show_default=True, help="How long the token may be used.")
+@click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    help="From where it will come, for the members' firewalls; may be repeated.",
+    show_default="where NAME leads",
+)
 @json_option
 @click.pass_obj
-def invite(obj: Context, name: str, ttl: float, as_json: bool) -> None:
+def invite(obj: Context, name: str, ttl: float, addresses: tuple[str, ...], as_json: bool) -> None:
     """Let the host NAME join, once. Standard output is the token alone; it is a secret."""
-    invited = obj.client.members.invite(name, ttl)
+    invited = obj.client.members.invite(name, ttl, addresses=addresses)
     if as_json:
         output.as_json(invited)
         return
@@ -86,6 +109,7 @@ def invite(obj: Context, name: str, ttl: float, as_json: bool) -> None:
 @name_option
 @listen_option
 @advertise_option
+@firewall_option
 @json_option
 @click.pass_obj
 def join(
@@ -94,6 +118,7 @@ def join(
     node_name: str,
     listen: tuple[str, int],
     advertise: tuple[str, int] | None,
+    no_firewall: bool,
     as_json: bool,
 ) -> None:
     """Join the cluster of the member at ADDRESS (HOST:PORT). Then: `raftcluster serve`.
@@ -108,6 +133,7 @@ def join(
         node=node_name,
         listen=listen,
         advertise=advertise,
+        firewall=not no_firewall,
         progress=lambda step: click.echo(step, err=True),
     )
     if as_json:
@@ -178,7 +204,7 @@ def _for_people(status: Mapping[str, Any]) -> dict[str, Any]:
     columns = ("name", "role", "linked", "trails_by", "generation", "round_trip", "address", "product")
     rows = [{**row, "round_trip": _milliseconds(row["round_trip"])} for row in status["members"]]
     shown = {**facts, "members": [{column: row[column] for column in columns} for row in rows]}
-    return {**shown, **{name: status[name] for name in ("alarms", "policy") if status[name]}}
+    return {**shown, **{name: status[name] for name in ("alarms", "firewall", "policy") if status.get(name)}}
 
 
 def _milliseconds(seconds: float | None) -> str | None:

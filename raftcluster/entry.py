@@ -7,15 +7,16 @@ that is the address to listen at; where that is a wildcard, the node's name with
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
-from typing import Final
+from typing import Any, Final
 
 from raftcluster.cluster import create
 from raftcluster.cluster import join as joining
 from raftcluster.cluster.join import Joined
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.config.machine import ConfigMachine
+from raftcluster.firewall import preflight
 from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.machine import StateMachine
 from raftcluster.node import PRODUCT
@@ -34,14 +35,20 @@ def init(
     advertise: Address | None = None,
     lab: bool = False,
     product: str = PRODUCT,
+    firewall: bool = True,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> str:
     """Begin a cluster: make `path` the data directory of its first node. Returns the cluster's id.
 
     `cluster` and `node` are names for people; the node's must be its host name if nothing is advertised and `listen` is a
-    wildcard. `lab` allows waits below a minute. Raises `Rejected`, `StorageRefusal`, `Refusal`.
+    wildcard. `lab` allows waits below a minute. With `firewall` the running node keeps strangers from its port (an nftables
+    table of its own); where it listens on loopback it needs none. Without nft or the privilege that raises `Refusal` or
+    `MissingPrivilege`, and nothing is changed; `firewall=False` goes on without. `progress` is told of foreign rules that
+    keep the other nodes out. Raises `Rejected`, `StorageRefusal`, `Refusal`.
     """
     reached = _advertised(node, listen, advertise)
-    return create.init(path, node, listen, reached, product, cluster=cluster, lab=lab)
+    before = _checked(path, listen, firewall, progress)
+    return create.init(path, node, listen, reached, product, cluster=cluster, lab=lab, firewall=before)
 
 
 def join(
@@ -54,11 +61,12 @@ def join(
     advertise: Address | None = None,
     product: str = PRODUCT,
     machines: Sequence[StateMachine] = (),
+    firewall: bool = True,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Joined:
     """Enter the cluster of the member at `address` with a token of its `members.invite(node)`. Waits until it is done.
 
-    `machines` are the embedder's, as for `Node.open`. Asking again with the same directory and token is always safe.
+    `machines` are the embedder's, as for `Node.open`; `firewall` is as for `init`. Asking again with the same directory and token is always safe.
     Raises `Rejected`, `Unavailable`, `LinkRefused`, `StorageRefusal`.
     """
     schema = BUILT_IN | {machine.name: machine.schema for machine in machines}
@@ -71,8 +79,18 @@ def join(
         advertise=_advertised(node, listen, advertise),
         product=product,
         schema=schema,
+        firewall=_checked(path, listen, firewall, progress),
         progress=progress,
     )
+
+
+def _checked(
+    path: str | os.PathLike[str], listen: Address, firewall: bool, say: Callable[[str], None]
+) -> Mapping[str, Any] | None:
+    """What the firewall will be compared with in the end; None when the node goes without one."""
+    if not firewall or not preflight.is_needed(listen[0]):
+        return None
+    return preflight.check(listen, say)
 
 
 def _advertised(node: str, listen: Address, advertise: Address | None) -> Address:

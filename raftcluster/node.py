@@ -20,7 +20,7 @@ from random import Random
 from types import TracebackType
 from typing import Any, TypeVar
 
-from raftcluster import limits, snapshots
+from raftcluster import limits, protection, snapshots
 from raftcluster.audit import Auditor
 from raftcluster.cluster import destroy
 from raftcluster.cluster.api import Members, Tokens
@@ -40,6 +40,7 @@ from raftcluster.errors import RaftclusterError, Refusal, Rejected, Unavailable
 from raftcluster.events.log import EventLog
 from raftcluster.events.outlet import Outlet
 from raftcluster.events.recorder import Recorder
+from raftcluster.firewall.nft import Nft
 from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.host import Completion, Consistency
@@ -50,6 +51,7 @@ from raftcluster.status import clock_alarms, member_rows, node_status
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.storage.log import LogStore
 from raftcluster.storage.tables import TableStore
+from raftcluster.transport import sockets
 from raftcluster.transport.mesh import Mesh
 from raftcluster.transport.stream import Stream
 
@@ -88,6 +90,7 @@ class Node:
         allow_other_engine: bool = False,
         events: str | os.PathLike[str] | None = None,
         outlet: Outlet | None = None,
+        nft: Nft | None = None,
     ) -> None:
         """Open the directory and start; does not wait for a leader. See `open` for the arguments and errors."""
         if destroy.is_marked(path):
@@ -105,7 +108,7 @@ class Node:
         """How to end what was begun, in reverse; each step is taken whatever another one raises."""
         self._alarms: dict[str, str] = {}
         try:
-            self._build(Path(path), product, machines, timing, allow_other_engine, events, outlet)
+            self._build(Path(path), product, machines, timing, allow_other_engine, events, outlet, nft)
         except BaseException:
             self._undo.close()
             raise
@@ -119,6 +122,7 @@ class Node:
         allow_other_engine: bool,
         events: str | os.PathLike[str] | None,
         outlet: Outlet | None,
+        nft: Nft | None,
     ) -> None:
         if not seam.check_package(allow_other=allow_other_engine):
             self._alarms["engine"] = "the installed pysyncobj is not the one that the guard was written against"
@@ -174,7 +178,7 @@ class Node:
         self._role_changed = threading.Event()
         self._runtime.on_role(self._role_changed.set)
         self.greylist, self.config = Greylist(self), Config(self)
-        self.members, self.tokens, self.certs = Members(self), Tokens(self), Certs(self)
+        self.certs = Certs(self)
         self._auditor = Auditor(self, directory, self._recorder, self._leadership)
         self._runtime.on_role(self._auditor.wake)
         self._admission = Admission(self, on_refused=self._auditor.refused)
@@ -187,12 +191,18 @@ class Node:
             events=Path(events) if events is not None else path.absolute().with_name(path.name + EVENTS),
             on_destroyed=self._destroyed,
         )
+        self._keeper = protection.keeper(self, directory, facts, keystore, self._recorder, nft)
+        self.members, self.tokens = Members(self, sockets.addresses if self._keeper else None), Tokens(self)
         mesh.start()
         self._runtime.start(self._replica)
         self._auditor.post("node-started", version=product, listen="{}:{}".format(*mesh.address))
         self._auditor.start()
         self._undo.callback(self._auditor.close)
         self._undo.callback(self._runtime.stop)
+        if (keeper := self._keeper) is not None:
+            self.on_apply("cluster", lambda index: keeper.wake())
+            keeper.start()
+            self._undo.callback(keeper.close)
         self._reconciler.start()
         self._undo.callback(self._reconciler.close)
         self._undo.callback(self.config.close)
@@ -403,6 +413,9 @@ class Node:
                 min(c.not_after for c in self.certs.show().certificates) // 86_400 - time.time() // 86_400
             )
         alarms = {**self._alarms, **self._reconciler.troubles(), **clock_alarms(own)}
+        if self._keeper is not None:
+            alarms |= self._keeper.troubles()
+            own["firewall"] = self._keeper.state()
         return {**own, "alarms": alarms, "members": member_rows(self.members.list(), self.mesh.links(), own, match)}
 
     def _health_changed(self, health: str, detail: str) -> None:

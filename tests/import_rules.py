@@ -38,6 +38,7 @@ ROOMS = {
         "raftcluster.transport.subject",
     ),
     "raftcluster.events": (),
+    "raftcluster.firewall": ("raftcluster.storage.directory",),
     "raftcluster.policy": ("raftcluster.loop", "raftcluster.greylist.api", "raftcluster.greylist.rules"),
     "raftcluster.control": ("raftcluster.loop",),
     "raftcluster.cli": ("raftcluster", "raftcluster.control.client"),

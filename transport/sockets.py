@@ -120,6 +120,15 @@ def text(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def addresses(host: str) -> list[str]:
+    """The addresses that a name leads to now; empty when it is not known, or nobody answers. May wait for name servers."""
+    try:
+        found = _resolve((host, 1))
+    except OSError:
+        return []
+    return sorted({str(resolved[0]) for _, _, _, resolved in found})
+
+
 def _resolve(address: Address, flags: int = 0) -> list[tuple[int, int, int, Any]]:
     if not 0 <= address[1] <= 0xFFFF:  # the system would take it modulo 65536
         raise OSError(errno.EINVAL, f"{text(address)} is no address")

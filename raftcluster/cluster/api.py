@@ -10,10 +10,13 @@ import math
 import threading
 import time
 import uuid
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 
 from raftcluster.cluster import view as tables
 from raftcluster.cluster.asking import MACHINE, facts_of, plain_name, propose, read, unfounded
 from raftcluster.cluster.records import Facts, Invitation, Member, rejected
+from raftcluster.cluster.tokens import ADDRESSES
 from raftcluster.host import Host
 from raftcluster.transport.certificates import Token
 
@@ -22,13 +25,17 @@ INVITE_SECONDS = 3600.0
 SETTLE_SECONDS = 10.0
 """A generation takes a second or two when all members are up."""
 LOOK_SECONDS = 0.05
+list_ = list
+"""The type: `Members` has a method of that name."""
 
 
 class Members:
     """Who belongs to the cluster."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, resolve: Callable[[str], list[str]] | None = None) -> None:
+        """`resolve` finds a name's addresses, for the members' firewalls; None when this node has none."""
         self._host = host
+        self._resolve = resolve
 
     def facts(self) -> Facts:
         """What makes this cluster this cluster: id, name, product, trust realm. Raises `Unavailable` before genesis."""
@@ -47,12 +54,23 @@ class Members:
             raise rejected("no-member", f"{name} is no member", subject=name)
         return member
 
-    def invite(self, name: str, ttl_s: float = INVITE_SECONDS, *, settle_s: float = SETTLE_SECONDS) -> Token:
+    def invite(
+        self,
+        name: str,
+        ttl_s: float = INVITE_SECONDS,
+        *,
+        addresses: Sequence[str] = (),
+        settle_s: float = SETTLE_SECONDS,
+    ) -> Token:
         """A token with which the host `name` may join once, within `ttl_s` seconds. `str(token)` is what it needs.
 
         Waits up to `settle_s` seconds for a change of certificates to end: the token names the root. Only here and in the
         hands of whom you give it to is the secret: what is replicated is its public half.
+
+        The members' firewalls let in `addresses`, by default those that the name leads to, as long as the token holds.
+        Raises `Rejected` with code `no-address` when there is a firewall and the name leads nowhere.
         """
+        sources = self._sources(plain_name(name), addresses)
         view = read(self._host)
         if view.active is None:
             raise unfounded()
@@ -68,8 +86,26 @@ class Members:
             )
         assert view.active is not None, "a cluster that was founded stays so"
         token = Token.new(view.active.root)
-        propose(self._host, ["invite", token.id, token.public_key(), plain_name(name), math.ceil(ttl_s)])
+        propose(self._host, ["invite", token.id, token.public_key(), plain_name(name), math.ceil(ttl_s), sources])
         return token
+
+    def _sources(self, name: str, addresses: Sequence[str]) -> list_[str]:
+        found = list_(addresses)
+        for each in found:
+            try:
+                ip_address(each)
+            except ValueError as error:
+                raise rejected("bad-address", f"{each[:80]!r} is no IP address", subject=each[:80]) from error
+        if not found and self._resolve is not None:
+            found = self._resolve(name)
+            if not found:
+                raise rejected(
+                    "no-address",
+                    f"{name} leads to no address, and the firewall lets in nobody else",
+                    subject=name,
+                    remedy="name the address from which it will come: --address",
+                )
+        return found[:ADDRESSES]
 
     def remove(self, name: str) -> Member:
         """Shut a member out. From the commit on its links are closed; a new certificate generation follows."""

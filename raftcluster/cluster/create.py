@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Mapping
+from typing import Any
 
 from raftcluster.cluster.keystore import Keystore, Trust
 from raftcluster.cluster.reconcile import GENESIS
@@ -27,11 +29,12 @@ def init(
     cluster: str | None = None,
     lab: bool = False,
     realm: str = "standalone",
+    firewall: Mapping[str, Any] | None = None,
 ) -> str:
     """Make `path` the data directory of the first node of a new cluster; the result is the cluster's id.
 
     `name` is the node's name, `cluster` the cluster's (default: the same). `lab` marks a cluster for trying things out.
-    Nothing is started: the genesis waits in the directory and is proposed when the node starts, as often as it takes.
+    `firewall` is what `firewall.preflight` has found; None: the node goes without one. Nothing is started: the genesis waits in the directory and is proposed when the node starts, as often as it takes.
 
     Raises `Rejected` for a bad name or address, `StorageRefusal` when the directory is not empty, `Refusal` when the minting
     child cannot run. What an interrupted attempt has left is used by the next one: node.json is written last.
@@ -62,6 +65,8 @@ def init(
                 "founder": node_id,
                 "realm": realm,
                 "lab": lab,
+                "firewall": firewall is not None,
+                "before": dict(firewall or {}),
             }
         )
     return cluster_id

@@ -100,13 +100,14 @@ def join(
     product: str,
     schema: Mapping[str, int],
     realm: str = "standalone",
+    firewall: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = lambda text: None,
     clock: Callable[[], float] = time.time,
 ) -> Joined:
     """Make `path` the data directory of a new member of the cluster that answers at `address`. Blocks until it is done.
 
     `name` must be the invited one; `advertise` is where the members reach this node; `schema` holds the versions of its
-    state machines. Start the node afterwards: it becomes a learner, then a voter.
+    state machines; `firewall` is what `firewall.preflight` has found, None: it goes without. Start the node afterwards: it becomes a learner, then a voter.
 
     Raises `Rejected` with a stable code (the token's and the versions' are those of `machine`; `fingerprint`: the answering
     host is not of the token's cluster; `clock`: the clocks differ), `Unavailable` when asking again may help, `LinkRefused`,
@@ -127,13 +128,17 @@ def join(
             message = proof_message(cluster_id, token.id, name, (challenge, own), stream.peer_certificate, request)
             about = [token.id, name, node_id, *advertise, product, SCHEMA, realm, own, int(clock() * 1000), request]
             stream.send(dict(zip(_REQUEST, [*about, token.sign(message)], strict=True)))
-            joined = _receive(
-                stream, directory, keystore, {"name": name, "listen": list(listen), "product": product}, progress
-            )
+            joined = _receive(stream, directory, keystore, _about(name, listen, product, firewall), progress)
             stream.send({"stored": True})
         finally:
             stream.close()
     return joined
+
+
+def _about(name: str, listen: Address, product: str, firewall: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What this node knows of itself, for node.json."""
+    own = {"name": name, "listen": list(listen), "product": product}
+    return {**own, "firewall": firewall is not None, "before": dict(firewall or {})}
 
 
 def _directory(path: str | os.PathLike[str]) -> DataDirectory:

@@ -78,6 +78,8 @@ class Invitation(Record):
     used_by: bytes | None
     """Hash of the certificate request that consumed it."""
     revoked: bool
+    addresses: Sequence[str]
+    """From where the host will come, for the members' firewalls; empty: from where its name leads."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,18 +6,22 @@ from dataclasses import replace
 from typing import Final
 
 from raftcluster.cluster.records import Invitation, rejected
-from raftcluster.cluster.rows import Commands, check_name, live_members, put_invitation
+from raftcluster.cluster.rows import Commands, check_name, live_members, of_kind, put_invitation
 from raftcluster.cluster.view import INVITATIONS, TOKENS, invitation, invitations
 from raftcluster.codec import Value
 from raftcluster.machine import Tables
 
 INVITATION_SECONDS: Final = 30 * 86_400
 """The longest life of a token."""
+ADDRESSES: Final = 16
+"""That one invitation may name."""
 KEPT_MS: Final = 86_400_000
 """An expired invitation is forgotten after a day: until then a joiner that lost the answer may ask again."""
 
 
-def _invite(tables: Tables, time: int, token_id: str, public_key: bytes, name: str, life_s: int) -> Value:
+def _invite(
+    tables: Tables, time: int, token_id: str, public_key: bytes, name: str, life_s: int, addresses: list[Value]
+) -> Value:
     """Remember a token's public half; the result is its expiry in cluster time."""
     check_name(name)
     if not 1 <= life_s <= INVITATION_SECONDS:
@@ -26,7 +30,9 @@ def _invite(tables: Tables, time: int, token_id: str, public_key: bytes, name: s
         )
     if len(public_key) != 32 or not 1 <= len(token_id) <= 64:
         raise rejected("malformed", "malformed invitation", subject=token_id)
-    wanted = Invitation(token_id, public_key, name, time + life_s * 1000, None, False)
+    if len(addresses) > ADDRESSES or not all(of_kind(each, str) and len(each) <= 64 for each in addresses):
+        raise rejected("malformed", f"an invitation names at most {ADDRESSES} addresses", subject=name)
+    wanted = Invitation(token_id, public_key, name, time + life_s * 1000, None, False, addresses)
     known = invitation(tables, token_id)
     if known is not None:
         if replace(known, expires=wanted.expires) == wanted:
@@ -65,6 +71,6 @@ def _revoke(tables: Tables, time: int, token_id: str) -> Value:
 
 
 COMMANDS: Commands = {
-    "invite": (_invite, (str, bytes, str, int)),
+    "invite": (_invite, (str, bytes, str, int, list)),
     "revoke": (_revoke, (str,)),
 }

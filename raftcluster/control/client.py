@@ -135,9 +135,10 @@ class Members:
         """The members by name; with `removed` also those that were."""
         return self._client.call("members.list", removed=removed)  # type: ignore[no-any-return]
 
-    def invite(self, name: str, ttl_s: float = 3600.0) -> dict[str, Value]:
-        """`token`, which is secret, with which the host `name` may join once, within `ttl_s` seconds, at `host`, `port`."""
-        return self._client.call("members.invite", name=name, ttl_s=ttl_s)  # type: ignore[no-any-return]
+    def invite(self, name: str, ttl_s: float = 3600.0, addresses: Sequence[str] = ()) -> dict[str, Value]:
+        """`token`, which is secret, with which the host `name` may join once, within `ttl_s` seconds, at `host`, `port`.
+        The members' firewalls let in `addresses` meanwhile, by default those that the name leads to."""
+        return self._client.call("members.invite", name=name, ttl_s=ttl_s, addresses=[*addresses])  # type: ignore[no-any-return]
 
     def remove(self, name: str) -> dict[str, Value]:
         """Shut a member out, at once; what it was."""

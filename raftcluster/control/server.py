@@ -103,8 +103,9 @@ class ControlServer:
     def _status(self) -> Value:
         return {**self._node.status(), **self._extra()}
 
-    def _invite(self, *, name: str, ttl_s: float) -> Value:
-        token, here = self._node.members.invite(name, ttl_s), self._node.members.get(self._node.id)
+    def _invite(self, *, name: str, ttl_s: float, addresses: list[str]) -> Value:
+        token = self._node.members.invite(name, ttl_s, addresses=addresses)
+        here = self._node.members.get(self._node.id)
         return {"name": name, "token": str(token), "host": here.host, "port": here.port}
 
     def _watch_status(self, gone: threading.Event, *, every: float = 1.0) -> Iterator[Value]:

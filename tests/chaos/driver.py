@@ -47,7 +47,13 @@ class Driver:
 
     def init(self, address: str, port: int) -> None:
         raftcluster.init(
-            self._directory, cluster="chaos", node=self._name, listen=(address, port), lab=True, product=PRODUCT
+            self._directory,
+            cluster="chaos",
+            node=self._name,
+            listen=(address, port),
+            lab=True,
+            product=PRODUCT,
+            firewall=False,
         )
 
     def join(self, member: str, token: str, address: str, port: int) -> None:
@@ -59,6 +65,7 @@ class Driver:
             listen=(address, port),
             product=PRODUCT,
             machines=[Ledger()],
+            firewall=False,
         )
 
     def open(self) -> str:

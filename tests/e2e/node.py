@@ -24,7 +24,7 @@ class RaftNode:
     def __init__(self, hosts: Hosts, number: int, directory: Path) -> None:
         self._hosts = hosts
         self._number = number
-        self._directory = directory / f"mx{number}"
+        self.directory = directory / f"mx{number}"
         self._log = directory / f"mx{number}.log"
         self._child: Child | None = None
         self.name = f"mx{number}"
@@ -32,7 +32,11 @@ class RaftNode:
 
     def command(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """`raftcluster -C DIRECTORY ...`; the exit status is the caller's to judge."""
-        return self._hosts.run(self._number, COMMAND, "-C", str(self._directory), *arguments, stdin=stdin)
+        return self._hosts.run(self._number, *self.words(*arguments), stdin=stdin)
+
+    def words(self, *arguments: str) -> list[str]:
+        """The command line of `raftcluster -C DIRECTORY ...`."""
+        return [COMMAND, "-C", str(self.directory), *arguments]
 
     def said(self, *arguments: str, stdin: str | None = None) -> str:
         """The standard output of a command that succeeds."""
@@ -50,13 +54,13 @@ class RaftNode:
 
     def join(self, member: RaftNode) -> None:
         """Join the cluster of `member` with a token that it gives."""
-        token = member.said("invite", self.name)
+        token = member.said("invite", self.name, "--address", self._hosts.address(self._number))
         place = ("--node", self.name, "--listen", self.address, "--advertise", self.address)
         self.said("join", member.address, *place, stdin=token)
 
     def serve(self) -> str:
         """Start it; returns when it has a leader, with the line that it prints for Postfix's main.cf."""
-        command = [COMMAND, "-C", str(self._directory), "serve"]
+        command = [COMMAND, "-C", str(self.directory), "serve"]
         self._child = self._hosts.start(self._number, f"raftcluster {self.name}", command, self._log)
         eventually(self._ready, READY_SECONDS, f"{self.name} has a leader")
         return eventually(self._postfix_line, READY_SECONDS, f"{self.name} prints the line for Postfix")

@@ -49,7 +49,7 @@ class Told:
 
     def join(self, number: int) -> None:
         node, name = f"n{number}", f"mx{number}"
-        self.apply("invite", f"t{number}", b"k" * 32, name, 60)
+        self.apply("invite", f"t{number}", b"k" * 32, name, 60, [])
         joiner = [node, name, f"192.0.2.{number}", 9777, "mta/1", 1, "standalone", f"t{number}", b"h" * 32, b"csr"]
         self.apply("begin", "x", joiner)
 
@@ -92,7 +92,7 @@ def test_a_life_step_by_step(told: Told) -> None:
     told.apply("address", "n2", "2001:db8::2", 9777)
     ((name, fields),) = told.news()
     assert name == "member-moved" and fields["before"] == "192.0.2.2:9777" and fields["after"] == "[2001:db8::2]:9777"
-    told.apply("invite", "t3", b"k" * 32, "mx3", 60)
+    told.apply("invite", "t3", b"k" * 32, "mx3", 60, [])
     ((name, fields),) = told.news()
     assert name == "token-created" and set(fields) == {"token", "member", "expires"}
     told.apply("revoke", "t3")
@@ -153,14 +153,14 @@ class Audited:
 def test_what_was_told_is_not_told_again_after_a_restart(told: Told, tmp_path: Path) -> None:
     audited = Audited(told, tmp_path)
     eventually(lambda: audited.names() == ["leader-changed"])
-    told.apply("invite", "t3", b"k" * 32, "mx3", 60)
+    told.apply("invite", "t3", b"k" * 32, "mx3", 60, [])
     eventually(lambda: audited.names() == ["leader-changed", "token-created"])
     audited.stop()
     told.apply("revoke", "t3")
     again = Audited(told, tmp_path)
     eventually(lambda: again.names()[2:] == ["token-revoked", "leader-changed"], what="what it has missed, once")
     before = told.host.tables["cluster"].image()
-    told.apply("invite", "t4", b"k" * 32, "mx4", 60)
+    told.apply("invite", "t4", b"k" * 32, "mx4", 60, [])
     eventually(lambda: again.names()[4:] == ["token-created"])
     again.stop()
     assert before != told.host.tables["cluster"].image()

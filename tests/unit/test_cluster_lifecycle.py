@@ -62,7 +62,7 @@ def begun(number: int = 2) -> Log:
 
 
 def join(log: Log, node: str) -> Log:
-    log.apply("invite", f"t-{node}", b"k" * 32, f"mx{node[1:]}", 3600)
+    log.apply("invite", f"t-{node}", b"k" * 32, f"mx{node[1:]}", 3600, [])
     csr = b"csr-" + node.encode()
     log.apply(
         "begin",

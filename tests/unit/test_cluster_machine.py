@@ -44,7 +44,7 @@ def founded() -> Log:
 
 def invited(node: str = "n2", life_s: int = 60) -> Log:
     log = founded()
-    log.apply("invite", f"t{node[1:]}", b"k" * 32, f"mx{node[1:]}.example.org", life_s)
+    log.apply("invite", f"t{node[1:]}", b"k" * 32, f"mx{node[1:]}.example.org", life_s, [])
     return log
 
 
@@ -149,7 +149,7 @@ def test_a_token_is_consumed_once_by_one_request() -> None:
 )
 def test_begin_refuses(change: dict[str, Any], code: str) -> None:
     log = invited()
-    log.apply("invite", "t1", b"k" * 32, "mx7.example.org", 60)
+    log.apply("invite", "t1", b"k" * 32, "mx7.example.org", 60, [])
     assert log.refused("begin", "x", joiner(**change)) == code
     assert log.view.pending is None
 
@@ -165,7 +165,7 @@ def test_a_refusal_names_everything_that_differs() -> None:
 def test_tokens_expire_by_cluster_time_and_can_be_revoked() -> None:
     log = invited(life_s=60)
     log.time += 59_999
-    log.apply("invite", "t3", b"k" * 32, "mx3.example.org", 60)
+    log.apply("invite", "t3", b"k" * 32, "mx3.example.org", 60, [])
     log.time += 1
     assert log.refused("begin", "x", joiner()) == "token-expired"
     log.apply("revoke", "t3")
@@ -177,23 +177,23 @@ def test_tokens_expire_by_cluster_time_and_can_be_revoked() -> None:
 
 def test_invitations_are_bounded_and_forgotten_a_day_after_their_end() -> None:
     log = founded()
-    assert log.refused("invite", "t1", b"k" * 32, "mx1.example.org", 60) == "name-taken"
-    assert log.refused("invite", "t1", b"k", "mx2.example.org", 60) == "malformed"
-    assert log.refused("invite", "t1", b"k" * 32, "mx2.example.org", 0) == "malformed"
-    assert log.refused("invite", "t1", b"k" * 32, "mx2.example.org", INVITATION_SECONDS + 1) == "malformed"
+    assert log.refused("invite", "t1", b"k" * 32, "mx1.example.org", 60, []) == "name-taken"
+    assert log.refused("invite", "t1", b"k", "mx2.example.org", 60, []) == "malformed"
+    assert log.refused("invite", "t1", b"k" * 32, "mx2.example.org", 0, []) == "malformed"
+    assert log.refused("invite", "t1", b"k" * 32, "mx2.example.org", INVITATION_SECONDS + 1, []) == "malformed"
     for number in range(INVITATIONS):
-        log.apply("invite", f"t{number:04}", b"k" * 32, "mx2.example.org", 60)
-    assert log.refused("invite", "tx", b"k" * 32, "mx2.example.org", 60) == "too-many-tokens"
-    assert log.apply("invite", "t0000", b"k" * 32, "mx2.example.org", 60) == log.time + 60_000, "idempotent"
-    assert log.refused("invite", "t0000", b"j" * 32, "mx2.example.org", 60) == "token-exists"
+        log.apply("invite", f"t{number:04}", b"k" * 32, "mx2.example.org", 60, [])
+    assert log.refused("invite", "tx", b"k" * 32, "mx2.example.org", 60, []) == "too-many-tokens"
+    assert log.apply("invite", "t0000", b"k" * 32, "mx2.example.org", 60, []) == log.time + 60_000, "idempotent"
+    assert log.refused("invite", "t0000", b"j" * 32, "mx2.example.org", 60, []) == "token-exists"
     log.time += 60_000 + KEPT_MS + 1
-    log.apply("invite", "tx", b"k" * 32, "mx2.example.org", 60)
+    log.apply("invite", "tx", b"k" * 32, "mx2.example.org", 60, [])
     assert [token.token_id for token in tables.invitations(log.rows)] == ["tx"]
 
 
 def test_one_generation_at_a_time() -> None:
     log = invited()
-    log.apply("invite", "t3", b"k" * 32, "mx3.example.org", 60)
+    log.apply("invite", "t3", b"k" * 32, "mx3.example.org", 60, [])
     log.apply("begin", "x", joiner())
     assert log.refused("begin", "y", joiner("n3", "t3")) == "generation-under-way"
     assert log.refused("begin", "y", None) == "generation-under-way"
@@ -301,7 +301,7 @@ def test_an_address_is_data() -> None:
 def test_a_full_cluster() -> None:
     log = grown()
     for number in range(3, 10):
-        log.apply("invite", f"t{number}", b"k" * 32, f"mx{number}.example.org", 60)
+        log.apply("invite", f"t{number}", b"k" * 32, f"mx{number}.example.org", 60, [])
         generation = log.apply("begin", "x", joiner(f"n{number}", f"t{number}"))
         live = list(log.view.live())
         for node in live[:-1]:
@@ -312,7 +312,7 @@ def test_a_full_cluster() -> None:
                 log.apply(verb, generation, node)
         log.apply("retire", generation)
     assert len(log.view.live()) == 9
-    log.apply("invite", "t10", b"k" * 32, "mx10.example.org", 60)
+    log.apply("invite", "t10", b"k" * 32, "mx10.example.org", 60, [])
     assert log.refused("begin", "x", joiner("n10", "t10")) == "full"
 
 
@@ -323,7 +323,7 @@ def test_destroy_is_confirmed_and_final() -> None:
     assert log.refused("destroy", "e1", "mail", False, "") == "has-members"
     assert log.apply("destroy", "e1", "mail", True, "moved away") == "e1"
     assert log.refused("destroy", "e2", "mail", True, "") == "destroyed"
-    assert log.refused("invite", "t7", b"k" * 32, "mx7.example.org", 60) == "destroyed"
+    assert log.refused("invite", "t7", b"k" * 32, "mx7.example.org", 60, []) == "destroyed"
     log.apply("recorded", "n2")
     log.apply("recorded", "n2")
     decided = log.view.destruction
@@ -347,5 +347,5 @@ def test_garbage_is_refused_without_a_trace(command: Any) -> None:
 
 def test_nothing_can_be_done_before_genesis() -> None:
     log = Log()
-    assert log.refused("invite", "t2", b"k" * 32, "mx2.example.org", 60) == "no-cluster"
+    assert log.refused("invite", "t2", b"k" * 32, "mx2.example.org", 60, []) == "no-cluster"
     assert log.view.facts is None and log.view.active is None and log.view.revision == 0
