@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
+
+PORTS = range(16_384, 32_768)
 
 
 def eventually(condition: Callable[[], T], deadline_s: float = 10.0, what: str = "the condition") -> T:
@@ -22,9 +26,14 @@ def eventually(condition: Callable[[], T], deadline_s: float = 10.0, what: str =
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports of the loopback that nobody used a moment ago, for servers that must come back to theirs."""
-    taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in taken]
-    for each in taken:
-        each.close()
-    return ports
+    """Different ports of the loopback that nobody used a moment ago, for servers that must come back to theirs.
+
+    Below those that the kernel gives to outgoing connections: one of these would take a server's port while it is down.
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError(f"{count} ports are free")

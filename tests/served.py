@@ -133,6 +133,13 @@ class Cluster:
 
         return eventually(agreed, SECONDS, "a leader that all know")[0]
 
+    def alike(self) -> bool:
+        """All nodes have the same greylist settings."""
+        with suppress(RaftclusterError):
+            found = [node.client.greylist.settings() for node in self.nodes]
+            return all(each == found[0] for each in found)
+        return False
+
     def settled(self) -> bool:
         """One leader everywhere, everything applied everywhere, no certificates on their way."""
         try:
