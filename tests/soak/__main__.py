@@ -1,6 +1,7 @@
 """Three real nodes under moderate load for hours: is what they hold flat? Needs no root.
 
     ./run soak [--hours 2] [--checks 50] [--json FILE]
+    ./run soak --virtual 24 [--seed N]        the same question to the simulation, in minutes; see `virtual`
 
 The greylist's lives are short, so that records expire as fast as they come. Every so often a node stands still until only
 a snapshot can help it -- each in its turn, the leader too -- and the certificates are replaced. Sampled: private memory,
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import shutil
 import signal
 import sys
@@ -28,6 +30,7 @@ from tests.helpers import eventually
 from tests.served import Cluster, Served, retried
 from tests.soak import growth
 from tests.soak.load import SETTINGS, Load
+from tests.soak.virtual import virtual
 
 NODES = 3
 ROTATIONS = 12
@@ -198,7 +201,11 @@ def main() -> int:
     parser.add_argument("--hours", type=float, default=2.0, help="how long (2)")
     parser.add_argument("--checks", type=float, default=50.0, help="a second, in all (50)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples and the verdict to it")
+    parser.add_argument("--virtual", type=float, metavar="HOURS", help="of virtual time, in the simulation")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="of the simulation (any)")
     wanted = parser.parse_args()
+    if wanted.virtual is not None:
+        return 0 if virtual(wanted.virtual, wanted.seed) else 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave every `with` on the way
     directory = Path(tempfile.mkdtemp(prefix="raftcluster-soak-"))
     good = False
