@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from raftcluster.cli import output
+from raftcluster.cli.backup import backup, recover, restore
 from raftcluster.cli.certs import certs
 from raftcluster.cli.cluster import destroy, init, invite, join, status, transfer
 from raftcluster.cli.config import config
@@ -76,6 +77,9 @@ for command in (
     greylist,
     config,
     transfer,
+    backup,
+    restore,
+    recover,
     destroy,
 ):
     main.add_command(command)

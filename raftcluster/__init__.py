@@ -8,10 +8,13 @@
 nothing.
 """
 
+from raftcluster import backup
 from raftcluster.config.api import Config
-from raftcluster.entry import init, join
+from raftcluster.entry import init, join, restore
 from raftcluster.errors import (
     AddressInUse,
+    BackupDamaged,
+    BackupForeign,
     DataVersion,
     LinkRefused,
     MissingPrivilege,
@@ -34,6 +37,8 @@ from raftcluster.service import Service
 
 __all__ = [
     "AddressInUse",
+    "BackupDamaged",
+    "BackupForeign",
     "Config",
     "Consistency",
     "DataVersion",
@@ -56,7 +61,9 @@ __all__ = [
     "Tables",
     "Unavailable",
     "Verdict",
+    "backup",
     "init",
     "join",
     "read_events",
+    "restore",
 ]

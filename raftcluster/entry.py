@@ -1,6 +1,7 @@
-"""How an empty directory becomes a node's: `init` begins a cluster, `join` enters one. Nothing is left running.
+"""How an empty directory becomes a node's: `init` begins a cluster, `join` enters one, `restore` begins one from a backup.
+Nothing is left running.
 
-Both take the address to listen at and, when the others have to use another one, the address to advertise. Without it
+All take the address to listen at and, when the others have to use another one, the address to advertise. Without it
 that is the address to listen at; where that is a wildcard, the node's name with the same port.
 """
 
@@ -9,21 +10,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any
 
+from raftcluster.backup import restore as restoring
+from raftcluster.backup.restore import Restored
+from raftcluster.builtin import PRODUCT, all_machines, schemas
 from raftcluster.cluster import create
 from raftcluster.cluster import join as joining
 from raftcluster.cluster.join import Joined
-from raftcluster.cluster.machine import ClusterMachine
-from raftcluster.config.machine import ConfigMachine
+from raftcluster.events.outlet import Outlet
 from raftcluster.firewall import preflight
-from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.machine import StateMachine
-from raftcluster.node import PRODUCT
 from raftcluster.transport.certificates import Token
 
 Address = tuple[str, int]
-BUILT_IN: Final = {machine.name: machine.schema for machine in (ClusterMachine, ConfigMachine, GreylistMachine)}
 
 
 def init(
@@ -69,7 +69,6 @@ def join(
     `machines` are the embedder's, as for `Node.open`; `firewall` is as for `init`. Asking again with the same directory and token is always safe.
     Raises `Rejected`, `Unavailable`, `LinkRefused`, `StorageRefusal`.
     """
-    schema = BUILT_IN | {machine.name: machine.schema for machine in machines}
     return joining.join(
         path,
         address,
@@ -78,9 +77,45 @@ def join(
         listen=listen,
         advertise=_advertised(node, listen, advertise),
         product=product,
-        schema=schema,
+        schema=schemas(all_machines(machines)),
         firewall=_checked(path, listen, firewall, progress),
         progress=progress,
+    )
+
+
+def restore(
+    path: str | os.PathLike[str],
+    file: str | os.PathLike[str],
+    *,
+    node: str,
+    listen: Address,
+    advertise: Address | None = None,
+    cluster: str | None = None,
+    product: str = PRODUCT,
+    machines: Sequence[StateMachine] = (),
+    outlet: Outlet | None = None,
+    firewall: bool = True,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Restored:
+    """Begin a new cluster with the state in the backup `file`: `path` becomes the data directory of its first node.
+
+    `cluster` is its name, by default the old one's. `machines` are the embedder's, as for `Node.open`; `firewall` and
+    `progress` are as for `init`. The id, the node and the certificates are new: members of the old cluster are refused
+    until they join. The backup is checked first.
+    Raises `BackupDamaged`, `BackupForeign`, `Rejected`, `StorageRefusal`, `Refusal`.
+    """
+    reached = _advertised(node, listen, advertise)
+    return restoring.restore(
+        path,
+        file,
+        node=node,
+        listen=listen,
+        advertise=reached,
+        product=product,
+        cluster=cluster,
+        machines=machines,
+        outlet=outlet,
+        firewall=_checked(path, listen, firewall, progress),
     )
 
 

@@ -91,6 +91,20 @@ class StorageFailed(StorageRefusal):
     code = "storage-failed"
 
 
+class BackupDamaged(Refusal):
+    """A backup file that is not what was written: cut short, changed, or none at all."""
+
+    code = "backup-damaged"
+    exit_code = 12
+
+
+class BackupForeign(Refusal):
+    """A backup that this program cannot restore: another product, other tables, or a newer format."""
+
+    code = "backup-foreign"
+    exit_code = 12
+
+
 class AddressInUse(Refusal):
     """The address to listen at is taken or not ours."""
 

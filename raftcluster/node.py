@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from random import Random
@@ -22,17 +22,22 @@ from typing import Any, TypeVar
 
 from raftcluster import limits, protection, snapshots
 from raftcluster.audit import Auditor
+from raftcluster.backup import take
+from raftcluster.backup.file import save
+from raftcluster.backup.summary import Summary, verify
+from raftcluster.backup.unfinished import check_finished
+from raftcluster.builtin import PRODUCT, all_machines, schemas
 from raftcluster.cluster import destroy
 from raftcluster.cluster.api import Members, Tokens
 from raftcluster.cluster.certs import Certs
+from raftcluster.cluster.inquiry import Inquiry
 from raftcluster.cluster.join import Admission
 from raftcluster.cluster.keystore import Keystore
-from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.cluster.reconcile import Reconciler
+from raftcluster.cluster.statement import statement
 from raftcluster.cluster.view import View
 from raftcluster.codec import Value
 from raftcluster.config.api import Config
-from raftcluster.config.machine import ConfigMachine
 from raftcluster.engine import seam
 from raftcluster.engine.ports import Observer, Ports, Timing
 from raftcluster.engine.replica import Replica
@@ -42,7 +47,6 @@ from raftcluster.events.outlet import Outlet
 from raftcluster.events.recorder import Recorder
 from raftcluster.firewall.nft import Nft
 from raftcluster.greylist.api import Greylist
-from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.host import Completion, Consistency
 from raftcluster.machine import ReadTables, StateMachine
 from raftcluster.runtime import Runtime
@@ -59,7 +63,6 @@ log = logging.getLogger("raftcluster.node")
 
 T = TypeVar("T")
 
-PRODUCT = "raftcluster/0.1"
 READY_SECONDS = 30.0
 SPOOL = "snapshot.part"
 STARTED = "STARTED"
@@ -128,6 +131,7 @@ class Node:
             self._alarms["engine"] = "the installed pysyncobj is not the one that the guard was written against"
         self.directory = directory = DataDirectory.open(path)
         self._undo.callback(directory.close)
+        check_finished(directory.path)
         self.facts = facts = directory.read_node()
         """node.json: who this node is, where it listens, of which cluster it is."""
         me = facts["node_id"]
@@ -139,14 +143,14 @@ class Node:
         self._undo.callback(self._store.close)
         keystore = Keystore(directory, facts["cluster_id"], me)
         trust = keystore.trust()
-        everything: list[StateMachine] = [ClusterMachine(), ConfigMachine(), GreylistMachine(), *machines]
-        schema = {machine.name: machine.schema for machine in everything}
+        everything = all_machines(machines)
+        self._schema = schemas(everything)
         self._admission: Admission | None = None
         self.mesh = mesh = Mesh(
             keystore.identity(trust.presented),
             keystore.roots(trust.trusted),
             (facts["listen"][0], facts["listen"][1]),
-            {"product": product, "schema": schema, "name": facts["name"]},
+            {"product": product, "schema": self._schema, "name": facts["name"], **statement(directory.path)},
             self,
         )
         self._undo.callback(mesh.close)
@@ -205,6 +209,9 @@ class Node:
             self._undo.callback(keeper.close)
         self._reconciler.start()
         self._undo.callback(self._reconciler.close)
+        self._inquiry = Inquiry(self, mesh)
+        self._inquiry.start()
+        self._undo.callback(self._inquiry.close)
         self._undo.callback(self.config.close)
         if facts["lab"] and facts["founder"] == me:
             founding = threading.Thread(target=self._found_lab, name="raftcluster-found", daemon=True)
@@ -412,11 +419,37 @@ class Node:
             own["certificate_days"] = (
                 min(c.not_after for c in self.certs.show().certificates) // 86_400 - time.time() // 86_400
             )
-        alarms = {**self._alarms, **self._reconciler.troubles(), **clock_alarms(own)}
+        alarms = {**self._alarms, **self._reconciler.troubles(), **self._inquiry.troubles(), **clock_alarms(own)}
         if self._keeper is not None:
             alarms |= self._keeper.troubles()
             own["firewall"] = self._keeper.state()
         return {**own, "alarms": alarms, "members": member_rows(self.members.list(), self.mesh.links(), own, match)}
+
+    # ---- backups
+
+    def backup(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        consistency: Consistency = "linearizable",
+        deadline: float = take.SECONDS,
+    ) -> Summary:
+        """Write the state of the whole cluster to the new file `path` (mode 0600), read it back and say what is in it.
+
+        All that was acknowledged before the call is in it; with `consistency="local"` what this node has applied, also
+        without a quorum. No private key is. The node works on meanwhile. `raftcluster.restore` makes a new cluster of it.
+
+        Raises `Refusal` when `path` exists, `Unavailable`, `StorageFull`, `MissingPrivilege`; then no file is left.
+        """
+        save(path, self.backup_content(consistency=consistency, deadline=deadline))
+        return verify(path)
+
+    def backup_content(
+        self, *, consistency: Consistency = "linearizable", deadline: float = take.SECONDS
+    ) -> Iterator[bytes]:
+        """The bytes of such a file, for whoever keeps them elsewhere. A read transaction is open until the last one."""
+        mine = self._runtime, self._store, self.facts, self._schema, self._auditor.post
+        return take.content(*mine, consistency=consistency, deadline=deadline)
 
     def _health_changed(self, health: str, detail: str) -> None:
         """Tick thread."""
@@ -452,16 +485,7 @@ class Node:
         def done(installed: bool) -> None:
             self._runtime.post(lambda: self._replica.snapshot_done(installed))
 
-        try:
-            stream = self.mesh.open_stream(peer, "snapshot")
-        except RaftclusterError as error:
-            log.warning("no snapshot from %s: %s", peer, error)
-            done(False)
-            return
-        try:
-            snapshots.fetch(stream, self.directory.path / SPOOL, self._store, done)
-        finally:
-            stream.close()
+        snapshots.fetch_from(self.mesh.open_stream, peer, self.directory.path / SPOOL, self._store, done)
 
     # ---- the end
 

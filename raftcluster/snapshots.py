@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -22,8 +22,8 @@ from typing import BinaryIO, Protocol
 from raftcluster import failpoints, limits
 from raftcluster.codec import Value, pack, unpack
 from raftcluster.engine.recovery import Anchor
-from raftcluster.errors import FrameError, Unavailable
-from raftcluster.storage.ports import Chunk, TableStore
+from raftcluster.errors import FrameError, RaftclusterError, Unavailable
+from raftcluster.storage.ports import Chunk, Row, TableStore
 
 log = logging.getLogger("raftcluster.node")
 
@@ -48,7 +48,7 @@ def serve(store: TableStore, peer: str, stream: Stream) -> None:
     rows = size = 0
     with closing(snapshot.chunks) as chunks:
         for table, chunk in chunks:
-            packed = pack([table, [list(row) for row in chunk]])
+            packed = pack_chunk(table, chunk)
             block = len(packed).to_bytes(LENGTH_BYTES, "big") + packed
             total.update(block)
             rows, size = rows + len(chunk), size + len(block)
@@ -57,6 +57,22 @@ def serve(store: TableStore, peer: str, stream: Stream) -> None:
                 failpoints.reach("snapshot.send")
     stream.send({"bytes": size, "sha256": total.digest()})
     log.info("sent %d rows as of entry %d to %s", rows, snapshot.index, peer)
+
+
+def fetch_from(
+    open_stream: Callable[[str, str], Stream], peer: str, spool: Path, store: TableStore, done: Callable[[bool], None]
+) -> None:
+    """`fetch` over a connection of its own to `peer`."""
+    try:
+        stream = open_stream(peer, "snapshot")
+    except RaftclusterError as error:
+        log.warning("no snapshot from %s: %s", peer, error)
+        done(False)
+        return
+    try:
+        fetch(stream, spool, store, done)
+    finally:
+        stream.close()
 
 
 def fetch(
@@ -111,5 +127,15 @@ def _receive(stream: Stream, file: BinaryIO, seconds: float) -> tuple[int, bytes
 def _read(file: BinaryIO) -> Iterator[Chunk]:
     while length := file.read(LENGTH_BYTES):
         size = int.from_bytes(length, "big")
-        table, rows = unpack(file.read(size), limit_bytes=size)
-        yield str(table), [(bytes(key), bytes(value)) for key, value in rows]
+        yield unpack_chunk(file.read(size))
+
+
+def pack_chunk(table: str, rows: Sequence[Row]) -> bytes:
+    """Rows of a table, as they travel and as backups keep them."""
+    return pack([table, [list(row) for row in rows]])
+
+
+def unpack_chunk(data: bytes) -> Chunk:
+    """What `pack_chunk` packed. Raises `FrameError`, `ValueError` or `TypeError` when it is none."""
+    table, rows = unpack(data, limit_bytes=len(data))
+    return str(table), [(bytes(key), bytes(value)) for key, value in rows]

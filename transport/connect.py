@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from raftcluster import limits
@@ -52,14 +53,20 @@ def to_member(trust: Trust, node_id: str, kind: str, opened: Callable[[Socket], 
     return Connection(stream, shown, theirs, credentials.identity.generation, dialled=True)
 
 
-def dial_untrusted(address: Address, hello: Mapping[str, Any] | None = None) -> Stream:
+def dial_untrusted(
+    address: Address,
+    hello: Mapping[str, Any] | None = None,
+    *,
+    opened: Callable[[Callable[[], None]], None] = lambda abort: None,
+) -> Stream:
     """Step 1 of joining: believe nothing. `stream.greeting["root"]` is the root (PEM) that the listener *claims*.
 
     Nothing is sent but TLS, unless `hello` (see `dial_rooted`) is given: then public questions may be asked. What comes
-    back proves itself (endorsed manifests), or is compared with a token.
+    back proves itself (endorsed manifests), or is compared with a token. `opened` is given, as soon as there is a socket, what
+    another thread may call to end the attempt.
     Raises `Unavailable` when nobody answers, `LinkRefused`, or `FrameError`.
     """
-    stream = _dial(address, tls.untrusted())
+    stream = _dial(address, tls.untrusted(), opened)
     try:
         if not isinstance(stream.greeting["root"], bytes):
             raise Refused("hello", f"{sockets.text(address)} shows no root", subject=sockets.text(address))
@@ -77,7 +84,7 @@ def dial_rooted(address: Address, root: bytes, hello: Mapping[str, Any]) -> Stre
 
     `stream.peer` and `stream.peer_certificate` tell which node answers. Raises as `dial_untrusted` does.
     """
-    stream = _dial(address, tls.rooted(root))
+    stream = _dial(address, tls.rooted(root), lambda abort: None)
     try:
         der = stream.channel.peer_certificate()
         pem = certificates.pem_of(der or b"")
@@ -96,12 +103,12 @@ def dial_rooted(address: Address, root: bytes, hello: Mapping[str, Any]) -> Stre
     return stream
 
 
-def _dial(address: Address, channel: Channel) -> Stream:
+def _dial(address: Address, channel: Channel, opened: Callable[[Callable[[], None]], None]) -> Stream:
     """Connect without a certificate and receive the listener's greeting."""
     deadline = time.monotonic() + limits.HANDSHAKE_SECONDS
     where = sockets.text(address)
     try:
-        stream = Stream(sockets.dial(address, deadline, lambda _: None), channel)
+        stream = Stream(sockets.dial(address, deadline, lambda sock: opened(partial(sockets.abort, sock))), channel)
     except OSError as error:
         raise Unavailable(
             f"cannot reach {where}: {error}", subject=where, remedy="is raftcluster running there?"

@@ -11,7 +11,7 @@ from raftcluster.cluster.keystore import Keystore, Trust
 from raftcluster.cluster.reconcile import GENESIS
 from raftcluster.cluster.records import SCHEMA, Facts
 from raftcluster.cluster.rows import check_address, check_name
-from raftcluster.codec import pack
+from raftcluster.codec import Value, pack
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport.certificates import fingerprint, mint
 from raftcluster.transport.ports import Address
@@ -45,14 +45,8 @@ def init(
     facts = Facts(cluster_id, cluster or name, lab, product, SCHEMA, realm, node_id)
     with _directory(path) as directory:
         keystore = Keystore(directory, cluster_id, node_id)
-        request = keystore.request(GENERATION)
-        minted = mint(cluster_id, GENERATION, {node_id: request})
-        certificate = minted.certificates[node_id]
-        keystore.store(GENERATION, minted.root_pem, certificate)
+        directory.write(GENESIS, pack(founding(keystore, GENERATION, facts, name, advertise, product)))
         keystore.keep(Trust(0, GENERATION, (GENERATION,), {}))
-        founder = [node_id, name, *advertise, product]
-        first = [GENERATION, minted.root_pem, certificate, fingerprint(certificate)]
-        directory.write(GENESIS, pack(["genesis", facts.values(), founder, first]))
         directory.write_node(
             {
                 "node_id": node_id,
@@ -72,9 +66,23 @@ def init(
     return cluster_id
 
 
+def founding(
+    keystore: Keystore, generation: int, facts: Facts, name: str, advertise: Address, product: str
+) -> list[Value]:
+    """The genesis command of the cluster with these `facts`, whose founder is the keystore's node. The key, the certificate
+    and the root of its first `generation` are made, and are on the disk. Raises `Refusal` when the minting child cannot run."""
+    node_id = facts.founder
+    minted = mint(facts.cluster_id, generation, {node_id: keystore.request(generation)})
+    certificate = minted.certificates[node_id]
+    keystore.store(generation, minted.root_pem, certificate)
+    founder = [node_id, name, *advertise, product]
+    return ["genesis", facts.values(), founder, [generation, minted.root_pem, certificate, fingerprint(certificate)]]
+
+
 def _directory(path: str | os.PathLike[str]) -> DataDirectory:
     """A new directory, or one that an earlier attempt has begun."""
     begun = os.path.exists(os.path.join(path, "VERSION"))
-    if begun and not any(os.path.exists(os.path.join(path, name)) for name in ("node.json", "join.json")):
+    others = ("node.json", "join.json", "restore.json")
+    if begun and not any(os.path.exists(os.path.join(path, name)) for name in others):
         return DataDirectory.open(path)
     return DataDirectory.create(path)

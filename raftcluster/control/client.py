@@ -14,11 +14,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Final
 
+from raftcluster.backup.file import save
+from raftcluster.backup.summary import verify
 from raftcluster.codec import Value, unpack
 from raftcluster.control.wire import LENGTH_BYTES, frame, length, revive
-from raftcluster.errors import FrameError, MissingPrivilege, NotRunning, OutcomeUnknown
+from raftcluster.errors import FrameError, MissingPrivilege, NotRunning, OutcomeUnknown, Unavailable
 
 ANSWER_SECONDS: Final = 120.0  # calls have deadlines of their own, at the node; this one is for a node that hangs
 
@@ -46,6 +49,18 @@ class Client:
     def transfer(self, node: str | None = None) -> str:
         """Hand leadership over, to `node` (name or id) or to whoever is furthest; the new leader's id."""
         return self.call("transfer", node=node)  # type: ignore[no-any-return]
+
+    def backup(self, path: str | os.PathLike[str], *, local: bool = False) -> dict[str, Value]:
+        """Write the state of the whole cluster to the new file `path`, read it back and say what is in it; with `local` what
+        the node has applied, also without a quorum. The file is written by **this** process. Raises what `Node.backup` does.
+        """
+        try:
+            save(path, self.stream("backup", local=local))
+        except OutcomeUnknown as error:
+            raise Unavailable(
+                "the node hung up during the backup; no file is left", subject=self.path, remedy="try again"
+            ) from error
+        return asdict(verify(path))
 
     def call(self, method: str, **arguments: Value) -> Value:
         """One call. Raises what the node raises; `NotRunning`, `MissingPrivilege`; `OutcomeUnknown` when it hung up."""

@@ -4,7 +4,7 @@ Theory of operation. One thread runs an asyncio loop with the connections; the c
 worker threads, bounded like everything else, so a call that waits for a quorum does not hold up `status`. The methods are
 the node's own, by dotted name and keyword, from the lists below: what is not listed cannot be called.
 
-A stream (`status.watch`, `config.watch`) has a worker thread of its own as long as its client listens, and ends when
+A stream (`status.watch`, `config.watch`, `backup`) has a worker thread of its own as long as its client listens, and ends when
 the client has gone or the server closes.
 """
 
@@ -19,6 +19,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from operator import attrgetter
@@ -73,7 +74,11 @@ class ControlServer:
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="raftcluster-control")
         self._streamers = ThreadPoolExecutor(STREAMS, thread_name_prefix="raftcluster-stream")
         self._calls: dict[str, Callable[..., Value]] = {"status": self._status, "members.invite": self._invite}
-        self._streams: dict[str, Stream] = {"status.watch": self._watch_status, "config.watch": self._watch_config}
+        self._streams: dict[str, Stream] = {
+            "status.watch": self._watch_status,
+            "config.watch": self._watch_config,
+            "backup": self._backup,
+        }
         self._listening: dict[asyncio.Task[None], None] = {}
         self._streaming = 0
         self._thread: LoopThread | None = None
@@ -117,6 +122,13 @@ class ControlServer:
         changes = self._node.config.watch(prefix, since=since)
         threading.Thread(target=_close_when, args=(gone, changes), name="raftcluster-watch", daemon=True).start()
         yield from changes
+
+    def _backup(self, gone: threading.Event, *, local: bool = False) -> Iterator[Value]:
+        with closing(self._node.backup_content(consistency="local" if local else "linearizable")) as content:
+            for piece in content:
+                if gone.is_set():
+                    return
+                yield piece
 
     def _method(self, name: str, arguments: Mapping[str, Value]) -> Callable[[], Value]:
         """The call, ready to be made on a worker. Raises `Rejected` when there is none like it."""

@@ -1,0 +1,24 @@
+"""What every node has: the product's name, and the state machines that come with the library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from raftcluster.cluster.machine import ClusterMachine
+from raftcluster.config.machine import ConfigMachine
+from raftcluster.greylist.machine import GreylistMachine
+from raftcluster.machine import StateMachine
+
+PRODUCT: Final = "raftcluster/0.1"
+"""Of a node that nobody embeds."""
+
+
+def all_machines(embedders: Sequence[StateMachine] = ()) -> list[StateMachine]:
+    """The machines of one node, in the order in which they tick: the built-in ones, then the embedder's."""
+    return [ClusterMachine(), ConfigMachine(), GreylistMachine(), *embedders]
+
+
+def schemas(machines: Sequence[StateMachine]) -> dict[str, int]:
+    """machine -> version of its tables: equal on all nodes of a cluster."""
+    return {machine.name: machine.schema for machine in machines}
