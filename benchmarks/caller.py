@@ -31,6 +31,19 @@ DRAIN_SECONDS = 20.0
 DEADLINE_SECONDS = 10.0  # as the client of the rivals
 
 
+class _Slot:
+    """One of those in flight. It is the callback itself: what a closure costs is not the node's."""
+
+    __slots__ = ("_loop", "begun")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.begun = 0.0
+
+    def __call__(self, verdict: Verdict | None, error: RaftclusterError | None) -> None:
+        self._loop.answered(self, verdict, error)
+
+
 class Loop:
     """One run. `answered` is called on the tick thread, everything else on the main thread."""
 
@@ -42,45 +55,44 @@ class Loop:
         self._next = 0
         self._measuring = False
         self._stopping = False
-        self._ended: queue.SimpleQueue[bool] = queue.SimpleQueue()  # a slot ended: True, or failed: False
+        self._ended: queue.SimpleQueue[_Slot] = queue.SimpleQueue()  # while it runs: those that failed
         self._latencies: list[float] = []
         self._errors: Counter[str] = Counter()
 
-    def _submit(self) -> None:
+    def submit(self, slot: _Slot) -> None:
+        """The next check of one slot."""
         self._next += 1
-        begun = time.perf_counter()
-
-        def answered(verdict: Verdict | None, error: RaftclusterError | None) -> None:
-            if verdict is None or verdict.degraded or verdict.reason != "new":
-                self._errors[verdict.reason if verdict else str(error)] += 1
-                self._ended.put(False)
-                return
-            if self._measuring:
-                self._latencies.append(time.perf_counter() - begun)
-            if self._stopping:
-                self._ended.put(True)
-            else:
-                self._submit()
-
         sender = self._sender % self._next
-        self._node.greylist.submit(
-            answered, client=CLIENT, sender=sender, recipient=RECIPIENT, deadline=DEADLINE_SECONDS
-        )
+        slot.begun = time.perf_counter()
+        self._node.greylist.submit(slot, client=CLIENT, sender=sender, recipient=RECIPIENT, deadline=DEADLINE_SECONDS)
+
+    def answered(self, slot: _Slot, verdict: Verdict | None, error: RaftclusterError | None) -> None:
+        """Tick thread."""
+        if verdict is None or verdict.degraded or verdict.reason != "new":
+            self._errors[verdict.reason if verdict else str(error)] += 1
+            self._ended.put(slot)
+            return
+        if self._measuring:
+            self._latencies.append(time.perf_counter() - slot.begun)
+        if self._stopping:
+            self._ended.put(slot)
+        else:
+            self.submit(slot)
 
     def _wait(self, seconds: float) -> None:
         """Let it run; what failed is tried again after a moment, from here, so that no failure repeats itself at once."""
         end = time.perf_counter() + seconds
         while (left := end - time.perf_counter()) > 0:
             try:
-                self._ended.get(timeout=left)
+                slot = self._ended.get(timeout=left)
             except queue.Empty:
                 return
             time.sleep(RETRY_SECONDS)
-            self._submit()
+            self.submit(slot)
 
     def run(self, seconds: float, warm_up: float) -> dict[str, Any]:
         for _ in range(self._in_flight):
-            self._submit()
+            self.submit(_Slot(self))
         self._wait(warm_up)
         say("begin")
         begun = time.perf_counter()

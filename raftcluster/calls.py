@@ -30,16 +30,17 @@ class Calls:
         if self.done:
             return
         self.done = True
+        callbacks, self.callbacks = self.callbacks, []  # whoever keeps us until the deadline keeps nothing of theirs
         if self.doubtful and isinstance(error, Unavailable):
             error = OutcomeUnknown(error.message, subject=error.subject, remedy=SAME_ID)
-        elif results is not None and len(results) != len(self.callbacks):
+        elif results is not None and len(results) != len(callbacks):
             text = f"the id stands for {len(results)} commands"
             error = OutcomeUnknown(text, subject="request id", remedy="use an id for one command only")
         if error is not None or results is None:
-            for callback in self.callbacks:
+            for callback in callbacks:
                 tell(callback, None, error)
             return
-        for callback, result in zip(self.callbacks, results, strict=True):
+        for callback, result in zip(callbacks, results, strict=True):
             if result[0]:
                 tell(callback, None, error_of(result))
             else:

@@ -71,8 +71,10 @@ class Runtime:
         first asked. What is asked again is as old as that: beyond the ring it is not carried out twice. Tick thread only."""
         self._asleep = False
         self._stopping = False
-        self._over = False
-        """The thread takes no calls any more; whoever adds one refuses it."""
+        self._over = True
+        """The thread takes no calls, not yet or not any more; whoever adds one refuses it."""
+        self._flushing: tuple[float, threading.Event] | None = None
+        """A last checkpoint is wanted: until when, and who is told that there is nothing left to write."""
         self.failure: RaftclusterError | None = None
         """Why this node has stopped for good; None while it runs."""
         self._thread = threading.Thread(target=self._run, name="raftcluster-tick", daemon=True)
@@ -83,6 +85,7 @@ class Runtime:
     def start(self, replica: Replica) -> None:
         """Begin to drive `replica`; once."""
         self.replica = replica
+        self._over = False
         self._thread.start()
 
     def stop(self, *, flush_seconds: float = 5.0) -> None:
@@ -91,7 +94,8 @@ class Runtime:
             if self.failure is None:
                 end = time.monotonic() + flush_seconds
                 flushed = threading.Event()
-                self.post(lambda: self._flush(end, flushed))
+                self._flushing = (end, flushed)
+                self._wake()
                 flushed.wait(flush_seconds)
             self._stopping = True
             self._links.wake()
@@ -99,13 +103,12 @@ class Runtime:
             self._thread.join(2 * flush_seconds)
 
     def _flush(self, end: float, flushed: threading.Event) -> None:
-        """Everything applied goes to the tables, then `flushed` is set; by way of posts, so that the node goes on."""
+        """Everything applied goes to the tables, then `flushed` is set: a checkpoint may be under way, and another follow."""
         replica = self.replica
         if replica.engine.applied <= replica.journal.base_index or time.monotonic() > end or self.failure is not None:
             flushed.set()
-            return
-        replica.checkpoint_now()
-        self._posts.append(lambda: self._flush(end, flushed))
+        else:
+            replica.checkpoint_now()
 
     def is_tick_thread(self) -> bool:
         """Whether this is called on it: nothing may wait there."""
@@ -157,8 +160,8 @@ class Runtime:
             )
         if self.failure is not None:
             raise self.failure.with_traceback(None)  # else it would gather the frames of all who were told
-        if self._stopping or not self._thread.is_alive():
-            raise Unavailable("the node is closed", subject=self.replica.me)
+        if self._stopping or self._over:
+            raise self._closed()
 
     # ---- the thread
 
@@ -191,6 +194,8 @@ class Runtime:
                 links.flush()
                 if self._futures:
                     self._resolve()
+                if self._flushing is not None:
+                    self._flush(*self._flushing)
         except BaseException as error:  # noqa: BLE001 - whatever it was: the node stops, and says why
             self._fail(error)
         finally:

@@ -341,8 +341,7 @@ class View(Reader):
         if type(value) is not bytes:
             raise Rejected(f"a value in {table!r} is {type(value).__name__}, not bytes", subject=table)
         layers = self._note(table, key)
-        gap = layers.gap
-        if gap is not None and gap[0] <= key < gap[1]:
+        if (gap := layers.gap) is not None and gap[0] <= key < gap[1]:
             layers.gap = None
         layers.active[key] = value
 

@@ -85,7 +85,7 @@ class Applier:
                 touched.add(operation.machine)
             results.append((ident, told))
         for machine, tables in self._machines.values():
-            self._run(machine.tick, tables, stamp)
+            self._run(machine.tick, [(tables, stamp)])
         self.overlay.begin()
         self._ring.close(index, new, self._ring_tables)
         self.overlay.commit()
@@ -101,27 +101,32 @@ class Applier:
             text = f"no state machine is called {operation.machine!r}"
             return [[operations.REJECTED, "no-machine", text, operation.machine, ""]] * len(operation.commands)
         machine, tables = found
-        return [self._run(machine.apply, command, tables, stamp) for command in operation.commands]
+        return self._run(machine.apply, [(command, tables, stamp) for command in operation.commands])
 
-    def _run(self, work: Callable[..., Any], *arguments: Any) -> Result:
-        """Run a machine: its writes count together or not at all, and its failure is a result, the same on every node.
+    def _run(self, work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Result]:
+        """Run a machine, once for each of `calls`: the writes of one count together or not at all, and its failure is a
+        result, the same on every node.
 
         What the disk or the memory of this one host does is no result: it stops the node.
         """
         overlay = self.overlay
-        overlay.begin()
-        try:
-            value = work(*arguments)
-            if type(value) is not bytes:
-                pack([[operations.DONE, value]])  # what the ring could not pack is a failure, too
-        except (StorageRefusal, OSError, MemoryError):
-            raise
-        except Rejected as error:
-            overlay.rollback()
-            return operations.rejection(error)
-        except Exception as error:
-            overlay.rollback()
-            log.exception("a state machine failed; the command is refused on every node alike")
-            return [operations.FAILED, type(error).__name__]
-        overlay.commit()
-        return [operations.DONE, value]
+        results: list[Result] = []
+        for arguments in calls:
+            overlay.begin()
+            try:
+                value = work(*arguments)
+                if type(value) is not bytes:
+                    pack([[operations.DONE, value]])  # what the ring could not pack is a failure, too
+            except (StorageRefusal, OSError, MemoryError):
+                raise
+            except Rejected as error:
+                overlay.rollback()
+                results.append(operations.rejection(error))
+            except Exception as error:
+                overlay.rollback()
+                log.exception("a state machine failed; the command is refused on every node alike")
+                results.append([operations.FAILED, type(error).__name__])
+            else:
+                overlay.commit()
+                results.append([operations.DONE, value])
+        return results

@@ -18,7 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from typing import Final
 
 from raftcluster import limits
@@ -81,6 +81,9 @@ class Greylist:
         self._lock = threading.Lock()
         self._headers: OrderedDict[str, bytes] = OrderedDict()
         self._degraded: OrderedDict[bytes, int] = OrderedDict()
+        self._deferred: tuple[bytes, Current | None, Verdict] = (b"", None, _KNOWN)
+        """The last result that deferred, under which settings, and what it means: all first attempts of one moment have
+        the same."""
         self._degraded_answers: dict[Action, int] = {PASS: 0, DEFER: 0}
 
     def check(
@@ -157,20 +160,30 @@ class Greylist:
         Raises `Rejected` like `check`; then `callback` is not called.
         """
         request = self._request(client, sender, recipient, instance, self._known or self._read_settings())
-        end = time.monotonic() + deadline
-
-        def done(result: Value | None, error: RaftclusterError | None) -> None:
-            if isinstance(error, CANNOT_DECIDE):
-                callback(self._without_cluster(request, error), None)
-            elif error is not None:
-                callback(None, error)
-            elif (verdict := self._verdict(request, result)) is not None:
-                callback(verdict, None)
-            else:
-                left = max(_LEAST, end - time.monotonic())
-                self._host.submit(NAME, request.command, done, id=request.id, deadline=left)
-
+        done = partial(self._submitted, request, callback, time.monotonic() + deadline)
         self._host.submit(NAME, request.command, done, id=request.id, deadline=deadline)
+
+    def _submitted(
+        self,
+        request: Request,
+        callback: Callable[[Verdict | None, RaftclusterError | None], None],
+        end: float,
+        result: Value | None,
+        error: RaftclusterError | None,
+    ) -> None:
+        """What came of it."""
+        if error is None:
+            verdict = self._verdict(request, result)
+            if verdict is not None:
+                callback(verdict, None)
+                return
+            done = partial(self._submitted, request, callback, end)
+            left = max(_LEAST, end - time.monotonic())
+            self._host.submit(NAME, request.command, done, id=request.id, deadline=left)
+        elif isinstance(error, CANNOT_DECIDE):
+            callback(self._without_cluster(request, error), None)
+        else:
+            callback(None, error)
 
     def explain(
         self,
@@ -276,14 +289,20 @@ class Greylist:
             self._learnt(current)
             request.renew(current)
             return None
+        known, under, verdict = self._deferred
+        if known == result and under is request.current:
+            return verdict
         passes, before, _, left, delayed = check.told(result)
         if passes:
             if before:
                 return _KNOWN
             header = self._header(request, delayed // 1000)
             return Verdict(PASS, "waited", 0, delayed // 1000, header, False, "")
-        current = request.current
-        return _deferred("new" if left == current.delay else "early", -(-left // 1000), current.settings.text)
+        current, seconds = request.current, -(-left // 1000)
+        reason = "new" if left == current.delay else "early"
+        verdict = Verdict(DEFER, reason, seconds, 0, None, False, current.settings.text % seconds)
+        self._deferred = (result, current, verdict)
+        return verdict
 
     def _header(self, request: Request, seconds: int) -> str | None:
         """The header, unless another recipient of the same message has it."""
@@ -308,12 +327,6 @@ class Greylist:
             return Verdict(PASS, error.code, 0, 0, None, True, "")
         seconds = math.ceil(settings.delay)
         return Verdict(DEFER, error.code, seconds, 0, None, True, settings.text % seconds)
-
-
-@lru_cache(maxsize=1024)
-def _deferred(reason: str, seconds: int, text: str) -> Verdict:
-    """Kept, because all new triplets are told the same."""
-    return Verdict(DEFER, reason, seconds, 0, None, False, text % seconds)
 
 
 _KNOWN: Final = Verdict(PASS, "known", 0, 0, None, False, "")

@@ -62,6 +62,17 @@ _CHECK: Final = check.HEAD
 _TOLD: Final = check.RESULT
 
 
+class _First:
+    """What the first attempts have in common that one node saw within one entry."""
+
+    __slots__ = ("count", "keys", "row", "told")
+
+    def __init__(self, row: bytes, told: bytes, keys: list[bytes], count: list[int]) -> None:
+        self.row = row
+        """All but the triplet."""
+        self.told, self.keys, self.count = told, keys, count
+
+
 class GreylistMachine:
     """A `raftcluster.machine.StateMachine`."""
 
@@ -72,8 +83,10 @@ class GreylistMachine:
     def __init__(self) -> None:
         self._settings: tuple[int, Waits, dict[str, Value]] | None = None
         self._due: dict[int, list[bytes]] = {}
+        self._firsts: dict[bytes, _First] = {}
+        """By node."""
         self._counts: dict[bytes, list[int]] = {}
-        self._checks = 0
+        """Node -> checks deferred, passed, passed for the first time."""
 
     def apply(self, command: Value, tables: Tables, time: int) -> Value:
         """See the file's head."""
@@ -89,10 +102,12 @@ class GreylistMachine:
 
     def tick(self, tables: Tables, time: int) -> None:
         """Write what the entry's checks had in common, then look at records whose time has come."""
-        due, counts, checks = self._due, self._counts, self._checks
-        self._settings, self._due, self._counts, self._checks = None, {}, {}, 0
+        due, counts = self._due, self._counts
+        self._settings, self._due, self._firsts, self._counts = None, {}, {}, {}
+        checks = 0
         for node, count in counts.items():
             known = _TOTAL_ROW.unpack(tables.get(STATE, _TOTAL + node) or bytes(_TOTAL_ROW.size))
+            checks += count[0] + count[1]
             total = (known[0] + count[0], known[1] + count[1], known[2] + count[2])
             tables.put(STATE, _TOTAL + node, _TOTAL_ROW.pack(*total))
         taken = _look(tables, time, TICK_KEYS + 2 * checks, due)
@@ -112,49 +127,63 @@ class GreylistMachine:
         if flags & ~check.FLAGS or len(command) > check.CHECK_BYTES:
             raise Rejected("malformed check", subject=NAME)
         triplet = command[_CHECK.size :]
-
         old = tables.get(RECORDS, key)
-        if old is None:
-            first, expires, passed, nodes, known, deferrals, passes = 0, 0, False, 1, node, 0, 0
-        else:
-            first, _, expires, passed, nodes, known, deferrals, passes = FRESH.unpack_from(old)
-        action, first, expires_now, before, left, delayed = decide(first, expires, passed, time, current[1], flags != 0)
+        if old is not None:
+            return self._again(old, key, node, flags != 0, triplet, tables, time, current[1])
+        first = self._firsts.get(node) or self._first(node, time, current[1])
+        tables.put(RECORDS, key, first.row + triplet)
+        first.keys.append(key)
+        first.count[0] += 1
+        return first.told
+
+    def _first(self, node: bytes, time: int, waits: Waits) -> _First:
+        _, first, expires, before, left, delayed = decide(0, 0, False, time, waits, False)
+        row = FRESH.pack(first, time, expires, False, 1, node, 1, 0)
+        keys = self._due.setdefault(_due_minute(expires, time), [])
+        told = _TOLD.pack(False, before, first, left, delayed)
+        made = self._firsts[node] = _First(row, told, keys, self._counts.setdefault(node, [0, 0, 0]))
+        return made
+
+    def _again(
+        self,
+        old: bytes,
+        key: bytes,
+        node: bytes,
+        null_sender: bool,
+        triplet: bytes,
+        tables: Tables,
+        time: int,
+        waits: Waits,
+    ) -> bytes:
+        """A check of a triplet that has a record, alive or not."""
+        first, _, expires, passed, nodes, known, deferrals, passes = FRESH.unpack_from(old)
+        action, first, expires_now, before, left, delayed = decide(first, expires, passed, time, waits, null_sender)
         deferred = action is DEFER
-        if old is None or time >= expires:  # the latter counts from nought, as if it had been cleaned up already
-            row = FRESH.pack(first, time, expires_now, False, 1, node, 1, 0) + triplet
+        if time >= expires:  # it counts from nought, as if it had been cleaned up already
+            row = FRESH.pack(first, time, expires_now, False, 1, node, 1, 0)
         elif nodes == 1 and known == node:
             if deferred:
                 deferrals += deferrals < COUNT_MAX
             else:
                 passes += passes < COUNT_MAX
-            row = FRESH.pack(first, time, expires_now, not deferred, 1, node, deferrals, passes) + triplet
+            row = FRESH.pack(first, time, expires_now, not deferred, 1, node, deferrals, passes)
         else:
-            row = _counted(old, first, time, expires_now, deferred, node) + triplet
-        tables.put(RECORDS, key, row)
-
-        if old is None:
-            minute = _due_minute(expires_now, time)
-            keys = self._due.get(minute)
-            if keys is None:
-                self._due[minute] = [key]
-            else:
-                keys.append(key)
-        count = self._counts.get(node)
-        if count is None:
-            count = self._counts[node] = [0, 0, 0]
+            row = _counted(old, first, time, expires_now, deferred, node)
+        tables.put(RECORDS, key, row + triplet)
+        count = self._counts.setdefault(node, [0, 0, 0])
         if deferred:
             count[0] += 1
         else:
             count[1] += 1
             if not before:
                 count[2] += 1
-        self._checks += 1
         return _TOLD.pack(not deferred, before, first, left, delayed)
 
     def _change_settings(
         self, changes: Value, author: Value, reason: Value, expected: Value, tables: Tables, time: int
     ) -> int:
         self._settings = None
+        self._firsts = {}
         revision, values = read_settings_row(tables)
         check_names(changes)
         if type(author) is not str or type(reason) is not str or len(author) + len(reason) > limits.KIB:
