@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from copy import copy
 
 from raftcluster.engine.operations import Result, error_of
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, Unavailable
@@ -38,7 +39,7 @@ class Calls:
             error = OutcomeUnknown(text, subject="request id", remedy="use an id for one command only")
         if error is not None or results is None:
             for callback in callbacks:
-                tell(callback, None, error)
+                tell(callback, None, copy(error))  # raised in threads of their own, each with its traceback
             return
         for callback, result in zip(callbacks, results, strict=True):
             if result[0]:

@@ -96,6 +96,30 @@ def test_too_large_is_rejected(cluster: Cluster) -> None:
         cluster.nodes[0].propose("counter", "x" * 300_000)
 
 
+def test_commands_that_travel_together_succeed_and_fail_apart(cluster: Cluster) -> None:
+    """Asked in one moment they are one operation, until one of them cannot even be sent: then each goes alone."""
+    node = cluster.nodes[1]
+
+    def ask(commands: list[Any]) -> list[Any]:
+        async def all_of() -> list[Any]:
+            asked = [node.apropose("boom", command, deadline=20.0) for command in commands]
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+        return [getattr(each, "code", each) for each in asyncio.run(all_of())]
+
+    assert ask([number if number % 3 else "reject" for number in range(300)]) == [
+        number if number % 3 else "rejected" for number in range(300)
+    ]
+    assert ask([1, "fail", object(), "x" * 2**19, "unpackable", b"bytes"]) == [
+        1,
+        "rejected",
+        "value",
+        "too-large",
+        "rejected",
+        b"bytes",
+    ]
+
+
 def test_leadership_moves_when_asked_of_any_node(cluster: Cluster) -> None:
     for target in ("mx1", "mx2", "mx0"):
         asked = next(node for node in cluster.nodes.values() if node.name != target)
