@@ -148,9 +148,10 @@ class Driver:
 
     def _role(self) -> None:
         """Tick thread, when this node has begun or ceased to lead, or has heard of another leader."""
-        engine = self.node._replica.engine
-        if engine.is_leader:
-            self._recorder.event("leads", node=self._name, term=engine.term)
+        replica = self.node._replica
+        if replica.engine.is_leader:
+            disk = replica.journal.slowest()
+            self._recorder.event("leads", node=self._name, term=replica.engine.term, disk=disk)
 
     def _applied(self, index: int) -> None:
         """Tick thread, after an entry. It may be told once per machine."""

@@ -45,6 +45,8 @@ class Gap(NamedTuple):
 
     elected: float
     answered: float
+    disk: float
+    """The slowest write that the new leader's disk had of late: an election waits up to three times that."""
 
 
 class Figures(NamedTuple):
@@ -74,12 +76,12 @@ def figures(history: History, kills: Sequence[Kill]) -> Figures:
     # What has a request id may be answered by any node from what it remembers, without a leader.
     anew = [o for o in history.of("check") if o.decided and not o.asked["request"]]
     answers = [*history.of("set", "cas", outcome="ok"), *anew]
-    begun = [event["t"] for event in history.events if event["e"] == "leads"]
+    begun = [(event["t"], event["disk"]) for event in history.events if event["e"] == "leads"]
 
     def gap(kill: Kill) -> Gap:
-        elected = min((at for at in begun if at > kill.began), default=math.inf)
+        elected, disk = min(((at, disk) for at, disk in begun if at > kill.began), default=(math.inf, math.inf))
         answered = min((o.ret for o in answers if o.call > kill.ended), default=math.inf)
-        return Gap(elected - kill.began, answered - kill.began)
+        return Gap(elected - kill.began, answered - kill.began, disk)
 
     def around(operation: Operation) -> bool:
         return operation.answered < math.inf and any(
@@ -128,6 +130,7 @@ def failover(directory: Path, seed: int, size: int, wanted: int) -> bool:
         print(line)
     print("elected after (s):  " + " ".join(f"{gap.elected:.3f}" for gap in found.gaps))
     print("answered after (s): " + " ".join(f"{gap.answered:.3f}" for gap in found.gaps))
+    print("slowest write (s):  " + " ".join(f"{gap.disk:.3f}" for gap in found.gaps))
     elected = statistics.median(gap.elected for gap in found.gaps)
     print(
         f"of {wanted}: answers resume after {found.median:.3f} s (median; elected after {elected:.3f} s), "

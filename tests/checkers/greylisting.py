@@ -45,7 +45,7 @@ class Rules(NamedTuple):
 
 def violations(checks: Iterable[Check], looks: Iterable[Look], rules: Rules) -> list[str]:
     by_triplet: dict[str, tuple[list[Check], list[Look]]] = {}
-    for check in checks:
+    for check in _since_first_call(checks):
         by_triplet.setdefault(check.triplet, ([], []))[0].append(check)
     for look in looks:
         by_triplet.setdefault(look.triplet, ([], []))[1].append(look)
@@ -54,6 +54,17 @@ def violations(checks: Iterable[Check], looks: Iterable[Look], rules: Rules) -> 
         for text in (*_waits(asked, rules), *_accepted(asked), *_same_request(asked), *_first_seen(asked, looked)):
             found.append(f"{triplet}: {text}")
     return found
+
+
+def _since_first_call(checks: Iterable[Check]) -> list[Check]:
+    """A request that is repeated is told what was decided at any time since it was made first, be it that its first answer
+    got lost."""
+    rows = list(checks)
+    first: dict[str, float] = {}
+    for check in rows:
+        if check.request:
+            first[check.request] = min(check.call, first.get(check.request, check.call))
+    return [check._replace(call=first.get(check.request, check.call)) for check in rows]
 
 
 def _waits(checks: list[Check], rules: Rules) -> Iterable[str]:

@@ -124,6 +124,15 @@ def test_a_wait_that_does_not_end_is_found() -> None:
     one(greylisting.violations(waiting, [], RULES), "deferred 5.400 s after the first answer")
 
 
+def test_a_repeated_request_is_told_what_was_decided_when_its_first_answer_was_lost() -> None:
+    first, again = (
+        Check("t", at, at + 2, action, "early", request="mx1 i2") for at, action in ((2, None), (5.2, "defer"))
+    )
+    checks = [Check("t", 0, 0.1, "defer", "new"), first, Check("t", 5, 5.1, "pass", "waited", 4)]
+    assert greylisting.violations([*checks, again], [], RULES) == []
+    one(greylisting.violations([*checks, again._replace(request="mx1 i3")], [], RULES), "though it had been accepted")
+
+
 def test_a_record_that_an_answer_promised_is_missed() -> None:
     one(greylisting.violations([Check("t", 0, 1, "defer", "new")], [Look("t", 2, 3, None)], RULES), "forgotten")
     assert greylisting.violations([Check("t", 0, 1, None)], [Look("t", 2, 3, None)], RULES) == []
