@@ -159,6 +159,9 @@ class Channel:
 
         Raises `ConnectionError` when the peer has ended the connection, `Refused` when it sent an alert or no TLS.
         """
+        incoming = self._incoming
+        if not incoming.pending and not self._tls.pending() and not incoming.eof:
+            return 0  # as the read would say, with an exception that costs as much as all the rest
         try:
             count = cast(int, self._tls.read(len(room), room))  # a count, since a buffer is given
         except ssl.SSLWantReadError:
