@@ -14,10 +14,11 @@ from raftcluster.cli import output
 from raftcluster.cli.context import (
     Address,
     Context,
-    Duration,
+    addresses_option,
     json_option,
     reason_option,
     secret,
+    ttl_option,
     until_interrupted,
 )
 
@@ -83,25 +84,13 @@ def init(
 
 @click.command()
 @click.argument("name")
-@click.option("--ttl", type=Duration(), default="1h", show_default=True, help="How long the token may be used.")
-@click.option(
-    "--address",
-    "addresses",
-    multiple=True,
-    help="From where it will come, for the members' firewalls; may be repeated.",
-    show_default="where NAME leads",
-)
+@ttl_option
+@addresses_option
 @json_option
 @click.pass_obj
 def invite(obj: Context, name: str, ttl: float, addresses: tuple[str, ...], as_json: bool) -> None:
     """Let the host NAME join, once. Standard output is the token alone; it is a secret."""
-    invited = obj.client.members.invite(name, ttl, addresses=addresses)
-    if as_json:
-        output.as_json(invited)
-        return
-    click.echo(f"On {name} run:  raftcluster join {output.address(invited)}", err=True)
-    click.echo("and paste this token when it asks, or pipe it on standard input:", err=True)
-    click.echo(invited["token"])
+    output.invitation(obj.client.members.invite(name, ttl, addresses=addresses), as_json)
 
 
 @click.command()

@@ -91,6 +91,26 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, callback=note, help="Print the result as JSON.")(command)
 
 
+def ttl_option(command: F) -> F:
+    """`--ttl`: of an invitation."""
+    option = click.option(
+        "--ttl", type=Duration(), default="1h", show_default=True, help="How long the token may be used."
+    )
+    return option(command)
+
+
+def addresses_option(command: F) -> F:
+    """`--address`: where an invited host comes from."""
+    option = click.option(
+        "--address",
+        "addresses",
+        multiple=True,
+        help="From where it will come, for the members' firewalls; may be repeated.",
+        show_default="where the name leads",
+    )
+    return option(command)
+
+
 def reason_option(command: F) -> F:
     """`--reason`: kept with the change."""
     return click.option("--reason", default="", help="Why; kept in the history.")(command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from raftcluster.cli import output
-from raftcluster.cli.context import Address, Commands, Context, json_option
+from raftcluster.cli.context import Address, Commands, Context, addresses_option, json_option, ttl_option
 
 _MEMBER = ("name", "address", "role", "generation", "product", "node_id")
 
@@ -32,9 +32,27 @@ def members(ctx: click.Context, removed: bool, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def remove(obj: Context, name: str, as_json: bool) -> None:
-    """Shut the member NAME (or node id) out. At once: its links are closed when this is committed."""
+    """Take the member NAME (or node id) out: also one that is down, also the leader, which hands over first.
+
+    Refused, saying why, when too few of the others are up to decide anything without it.
+    """
     gone = obj.client.members.remove(name)
     output.as_json(gone) if as_json else click.echo(f"{gone['name']} is no member any more")
+
+
+@members.command()
+@click.argument("old")
+@click.argument("new")
+@ttl_option
+@addresses_option
+@json_option
+@click.pass_obj
+def replace(obj: Context, old: str, new: str, ttl: float, addresses: tuple[str, ...], as_json: bool) -> None:
+    """Take the member OLD out, which may be down, and let the host NEW join in its place.
+
+    As `members remove OLD`, then `invite NEW`: standard output is the token alone. Both may have the same name.
+    """
+    output.invitation(obj.client.members.replace(old, new, ttl, addresses=addresses), as_json)
 
 
 @members.command()

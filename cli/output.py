@@ -114,3 +114,13 @@ def address(record: Mapping[str, Any]) -> str:
     """`host:port` of a record with these fields."""
     host = record["host"]
     return f"[{host}]:{record['port']}" if ":" in host else f"{host}:{record['port']}"
+
+
+def invitation(invited: Mapping[str, Any], to_json: bool) -> None:
+    """A new token: alone on standard output, with what to do with it on standard error."""
+    if to_json:
+        as_json(invited)
+        return
+    click.echo(f"On {invited['name']} run:  raftcluster join {address(invited)}", err=True)
+    click.echo("and paste this token when it asks, or pipe it on standard input:", err=True)
+    click.echo(invited["token"])

@@ -91,6 +91,13 @@ class StorageFailed(StorageRefusal):
     code = "storage-failed"
 
 
+class Removed(Refusal):
+    """This node was removed from its cluster. It has stopped, and does not start again until it has joined anew."""
+
+    code = "removed"
+    exit_code = 13
+
+
 class BackupDamaged(Refusal):
     """A backup file that is not what was written: cut short, changed, or none at all."""
 

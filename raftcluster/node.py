@@ -20,14 +20,14 @@ from random import Random
 from types import TracebackType
 from typing import Any, TypeVar
 
-from raftcluster import limits, protection, snapshots
+from raftcluster import lab, limits, protection, snapshots
 from raftcluster.audit import Auditor
 from raftcluster.backup import take
 from raftcluster.backup.file import save
 from raftcluster.backup.summary import Summary, verify
 from raftcluster.backup.unfinished import check_finished
 from raftcluster.builtin import PRODUCT, all_machines, schemas
-from raftcluster.cluster import destroy
+from raftcluster.cluster import departure, destroy
 from raftcluster.cluster.api import Members, Tokens
 from raftcluster.cluster.certs import Certs
 from raftcluster.cluster.inquiry import Inquiry
@@ -134,6 +134,7 @@ class Node:
         check_finished(directory.path)
         self.facts = facts = directory.read_node()
         """node.json: who this node is, where it listens, of which cluster it is."""
+        departure.check_not_removed(directory, facts)
         me = facts["node_id"]
         self._recorder = Recorder(EventLog(directory.events), facts, outlet)
         self._undo.callback(self._recorder.close)
@@ -186,17 +187,20 @@ class Node:
         self._auditor = Auditor(self, directory, self._recorder, self._leadership)
         self._runtime.on_role(self._auditor.wake)
         self._admission = Admission(self, on_refused=self._auditor.refused)
+        seats = Seats(self._runtime)
         self._reconciler = Reconciler(
             self,
             directory,
             keystore,
             mesh,
-            Seats(self._runtime),
+            seats,
             events=Path(events) if events is not None else path.absolute().with_name(path.name + EVENTS),
             on_destroyed=self._destroyed,
+            on_removed=self._removed,
         )
         self._keeper = protection.keeper(self, directory, facts, keystore, self._recorder, nft)
-        self.members, self.tokens = Members(self, sockets.addresses if self._keeper else None), Tokens(self)
+        resolve = sockets.addresses if self._keeper else None
+        self.members, self.tokens = Members(self, resolve, seats.standing), Tokens(self)
         mesh.start()
         self._runtime.start(self._replica)
         self._auditor.post("node-started", version=product, listen="{}:{}".format(*mesh.address))
@@ -214,23 +218,12 @@ class Node:
         self._undo.callback(self._inquiry.close)
         self._undo.callback(self.config.close)
         if facts["lab"] and facts["founder"] == me:
-            founding = threading.Thread(target=self._found_lab, name="raftcluster-found", daemon=True)
+            founding = threading.Thread(
+                target=lab.found, args=(self, self._ending), name="raftcluster-found", daemon=True
+            )
             founding.start()
             self._undo.callback(founding.join)
             self._undo.callback(self._ending.set)
-
-    def _found_lab(self) -> None:
-        """A lab cluster's greylist is told so once, as its first command; a repetition changes nothing."""
-        while not self._ending.is_set():
-            try:
-                if not self.greylist.settings(consistency="linearizable").lab:
-                    self.greylist.configure({"lab": True}, reason="init --lab", author=self.name, expect_revision=0)
-                return
-            except Rejected as error:
-                log.error("this is no lab cluster: %s", error)
-                return
-            except RaftclusterError:
-                self._ending.wait(limits.RESEND_SECONDS)
 
     @classmethod
     def open(
@@ -488,6 +481,12 @@ class Node:
         snapshots.fetch_from(self.mesh.open_stream, peer, self.directory.path / SPOOL, self._store, done)
 
     # ---- the end
+
+    def _removed(self) -> None:
+        """Reconciler's thread: this node is a member no more. It stops for good, as after a failure, and says why."""
+        stop = departure.depart(self.directory, self.facts)
+        self._recorder.note("node-removed")
+        self._runtime.post(stop)
 
     def _destroyed(self) -> None:
         """Reconciler's thread: the record is written, the directory is marked."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 
+from raftcluster.cluster.records import rejected
+from raftcluster.cluster.standing import Standing
 from raftcluster.engine.membership import Change
+from raftcluster.engine.replica import Replica
 from raftcluster.errors import Unavailable
 from raftcluster.runtime import Runtime
 
@@ -14,6 +17,14 @@ class Seats:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+
+    def standing(self) -> Standing:
+        """Which voters there are, and which of them are up, as this node sees it."""
+        return self._runtime.call(self._standing)
+
+    @staticmethod
+    def _standing(replica: Replica) -> Standing:
+        return Standing(replica.journal.voters(), frozenset({replica.me, *replica.guard.linked}))
 
     def leader(self) -> bool:
         return self._runtime.call(lambda replica: replica.engine.is_leader)
@@ -35,6 +46,13 @@ class Seats:
             return
         if self._runtime.call(lambda replica: replica.me == node_id and replica.leadership.transfer()):
             raise Unavailable("leadership is handed over first", subject=node_id, remedy="the next leader goes on")
+        if self._runtime.call(lambda replica: not self._standing(replica).can_lose(node_id)):
+            raise rejected(
+                "would-lose-quorum",
+                f"without {node_id} too few of the voters are up: its vote is kept until more are",
+                subject=node_id,
+                remedy="start the others",
+            )
         self._change(Change("rem", node_id))
 
     def _change(self, change: Change, seconds: float = 5.0) -> None:

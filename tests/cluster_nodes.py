@@ -97,6 +97,7 @@ class Running:
         about = {"product": node["product"], "schema": SCHEMA}
         self.mesh = Mesh(identity, roots, tuple(node["listen"]), about, Services(admission))
         self.destroyed = threading.Event()
+        self.removed = threading.Event()
         self.events = path.parent / f"{path.name}.events"
         self.reconciler = self._reconciler()
         self.ups: list[str] = []
@@ -128,7 +129,7 @@ class Running:
     def _reconciler(self) -> Reconciler:
         return Reconciler(
             self.host, self.directory, self.keystore, self.mesh, self.host, events=self.events,
-            on_destroyed=self.destroyed.set, interval_s=0.1,
+            on_destroyed=self.destroyed.set, on_removed=self.removed.set, interval_s=0.1,
         )  # fmt: skip
 
     def _poll(self) -> None:

@@ -119,6 +119,11 @@ class Expel(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class Depart(Action):
+    """This node was removed: it stops, and does not start again from its directory."""
+
+
+@dataclass(frozen=True, slots=True)
 class Record(Action):
     """Write the event record of the cluster's destruction, durably and outside the data directory."""
 

@@ -16,7 +16,10 @@ from ipaddress import ip_address
 from raftcluster.cluster import view as tables
 from raftcluster.cluster.asking import MACHINE, facts_of, plain_name, propose, read, unfounded
 from raftcluster.cluster.records import Facts, Invitation, Member, rejected
+from raftcluster.cluster.standing import Standing
 from raftcluster.cluster.tokens import ADDRESSES
+from raftcluster.cluster.view import View
+from raftcluster.errors import Removed, Unavailable
 from raftcluster.host import Host
 from raftcluster.transport.certificates import Token
 
@@ -25,6 +28,8 @@ INVITE_SECONDS = 3600.0
 SETTLE_SECONDS = 10.0
 """A generation takes a second or two when all members are up."""
 LOOK_SECONDS = 0.05
+REMOVE_SECONDS = 15.0
+"""A removal takes a second: a hand-over, a change of voters, an entry."""
 list_ = list
 """The type: `Members` has a method of that name."""
 
@@ -32,10 +37,17 @@ list_ = list
 class Members:
     """Who belongs to the cluster."""
 
-    def __init__(self, host: Host, resolve: Callable[[str], list[str]] | None = None) -> None:
-        """`resolve` finds a name's addresses, for the members' firewalls; None when this node has none."""
+    def __init__(
+        self,
+        host: Host,
+        resolve: Callable[[str], list[str]] | None = None,
+        standing: Callable[[], Standing] | None = None,
+    ) -> None:
+        """`resolve` finds a name's addresses, for the members' firewalls; None when this node has none. `standing` tells which
+        voters are up."""
         self._host = host
         self._resolve = resolve
+        self._standing = standing
 
     def facts(self) -> Facts:
         """What makes this cluster this cluster: id, name, product, trust realm. Raises `Unavailable` before genesis."""
@@ -107,11 +119,59 @@ class Members:
                 )
         return found[:ADDRESSES]
 
-    def remove(self, name: str) -> Member:
-        """Shut a member out. From the commit on its links are closed; a new certificate generation follows."""
+    def remove(self, name: str, *, wait_s: float = REMOVE_SECONDS) -> Member:
+        """Take a member out, also one that is down, also the leader (it hands over first), and return when that is done.
+
+        First its vote goes, then, from that commit on, its links are closed; a new certificate generation follows. The node
+        stops when it hears of it, and does not start again until it has joined anew.
+
+        Raises `Rejected`: `would-lose-quorum` when too few of the others are up, `no-quorum`, `last-voter`,
+        `change-under-way` while another one is being removed. `Unavailable` when it is not done within `wait_s` seconds: it
+        is decided then, and whoever leads carries on.
+        """
         member = self.get(name)
-        propose(self._host, ["removed", member.node_id])
+        if self._standing is not None:
+            names = {each.node_id: each.name for each in read(self._host).members.values()}
+            self._standing().check(member.node_id, names)
+        propose(self._host, ["leaving", member.node_id])
+        end = time.monotonic() + wait_s
+        try:
+            while member.node_id in read(self._host).live():
+                if time.monotonic() >= end:
+                    raise Unavailable(
+                        f"{member.name} is being removed, and that is not done within {wait_s:g} s",
+                        subject=member.name,
+                        remedy="it goes on by itself; see the alarms in `raftcluster status`",
+                    )
+                threading.Event().wait(LOOK_SECONDS)
+        except Removed:  # it was this node
+            return member
         return member
+
+    def replace(
+        self,
+        old: str,
+        new: str,
+        ttl_s: float = INVITE_SECONDS,
+        *,
+        addresses: Sequence[str] = (),
+        wait_s: float = REMOVE_SECONDS,
+    ) -> Token:
+        """Take `old` out, which may be down, and invite `new` in its place; they may have the same name.
+
+        Waits up to `wait_s` seconds each for the removal, and for the generation without `old`, whose root the token names.
+        Raises what `remove` and `invite` raise. When `invite` does, `old` is out already: invite again.
+        """
+        if self.get(old).node_id == self._host.id:
+            raise rejected("itself", f"{old} cannot replace itself", subject=old, remedy="ask another member")
+        if plain_name(new) != self.get(old).name and read(self._host).named(plain_name(new)) is not None:
+            raise rejected("name-taken", f"{new} is a member already", subject=new, remedy="choose another name")
+        self._sources(plain_name(new), addresses)
+        self.remove(old, wait_s=wait_s)
+        end = time.monotonic() + wait_s
+        while _is_renewing(read(self._host)) and time.monotonic() < end:
+            threading.Event().wait(LOOK_SECONDS)
+        return self.invite(new, ttl_s, addresses=addresses)
 
     def move(self, name: str, host: str, port: int) -> None:
         """Tell all members that `name` is at another address now. Its identity stays."""
@@ -124,6 +184,14 @@ class Members:
         """
         event_id = str(uuid.uuid4())
         return str(propose(self._host, ["destroy", event_id, confirm, every_node, reason]))
+
+
+def _is_renewing(view: View) -> bool:
+    """Whether a generation without a removed member is under way, or about to begin."""
+    if view.pending is not None or view.active is None:
+        return True
+    number = view.active.number
+    return any(each.role == "removed" and each.generation >= number for each in view.members.values())
 
 
 class Tokens:

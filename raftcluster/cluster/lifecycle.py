@@ -16,7 +16,8 @@ Rules:
    starts with the view that its bundle carried;
 2. nothing is reported before it is durable on this node;
 3. a key is deleted only after the record says that nobody needs it: never one that is newer than the record;
-4. a removed member is expelled from the voters after it was shut out, and a generation without it follows.
+4. a member that is removed loses its vote first, while it may still be needed to commit that; then it is shut out, and a
+   generation without it follows.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from raftcluster.cluster import dismantling, seating
 from raftcluster.cluster.actions import (
     Action,
     Alarm,
+    Depart,
     Forget,
     Found,
     Local,
@@ -55,8 +57,7 @@ def decide(view: View, local: Local) -> list[Action]:
         return dismantling.decide(view, view.destruction, local)
     me = view.live().get(local.node_id)
     if me is None:
-        known = view.members.get(local.node_id)
-        return [Alarm("removed", f"{known.name} was removed from the cluster")] if known else []
+        return [Depart()] if local.node_id in view.members else []
     actions = _certificates(view, view.active, me, local)
     if local.leader:
         actions += _duties(view, view.active, local)

@@ -15,8 +15,8 @@ from raftcluster.cluster.rows import (
     live_members,
     put_member,
 )
-from raftcluster.cluster.view import MEMBERS, REMOVED, members, pending
-from raftcluster.codec import Value
+from raftcluster.cluster.view import FACTS, MEMBERS, REMOVED, leaving, members, pending
+from raftcluster.codec import Value, pack
 from raftcluster.machine import Tables
 
 
@@ -36,18 +36,43 @@ def _promoted(tables: Tables, time: int, node_id: str) -> Value:
     return None
 
 
+def _leaving(tables: Tables, time: int, node_id: str) -> Value:
+    """Begin to take a member out: the leader takes its vote first, and shuts it out when that is committed. Until then its
+    links stay: the change of voters may need them. One at a time, so that no two removals add up to a lost quorum."""
+    row = tables.get(MEMBERS, node_id.encode())
+    if row is not None and Member.unpack(row).role == "removed":
+        return None
+    member = check_member(tables, node_id)
+    _check_not_last(tables, member)
+    other = leaving(tables)
+    if other and other != node_id:
+        name = check_member(tables, other).name
+        raise rejected(
+            "change-under-way",
+            f"{name} is being removed: one change of members at a time",
+            subject=name,
+            remedy="try again when it is done; see `raftcluster members`",
+        )
+    tables.put(FACTS, b"leaving", pack(node_id))
+    return None
+
+
+def _check_not_last(tables: Tables, member: Member) -> None:
+    if member.role == "voter" and not any(
+        each.role == "voter" for each in live_members(tables) if each.node_id != member.node_id
+    ):
+        raise rejected(
+            "last-voter", f"{member.name} is the only voter", subject=member.name, remedy="destroy the cluster instead"
+        )
+
+
 def _removed(tables: Tables, time: int, node_id: str) -> Value:
     """Shut a member out, from this entry on. A generation follows, in which it has no part."""
     row = tables.get(MEMBERS, node_id.encode())
     if row is not None and Member.unpack(row).role == "removed":
         return None
     member = check_member(tables, node_id)
-    if member.role == "voter" and not any(
-        each.role == "voter" for each in live_members(tables) if each.node_id != node_id
-    ):
-        raise rejected(
-            "last-voter", f"{member.name} is the only voter", subject=member.name, remedy="destroy the cluster instead"
-        )
+    _check_not_last(tables, member)
     gone = [each for each in members(tables).values() if each.role == "removed"]
     if len(gone) >= REMOVED:
         oldest = min(gone, key=lambda each: (each.joined_at, each.node_id))
@@ -73,5 +98,6 @@ def _without(items: Mapping[str, bytes], key: str) -> dict[str, bytes]:
 COMMANDS: Commands = {
     "address": (_address, (str, str, int)),
     "promoted": (_promoted, (str,)),
+    "leaving": (_leaving, (str,)),
     "removed": (_removed, (str,)),
 }

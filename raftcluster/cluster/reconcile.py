@@ -20,6 +20,7 @@ from raftcluster.cluster import destroy
 from raftcluster.cluster.actions import (
     Action,
     Alarm,
+    Depart,
     Expel,
     Forget,
     Found,
@@ -90,6 +91,7 @@ class Reconciler:
         *,
         events: Path,
         on_destroyed: Callable[[], None],
+        on_removed: Callable[[], None] = lambda: None,
         interval_s: float = INTERVAL_SECONDS,
     ) -> None:
         """Tells `links` at once whom it knows from the disk: do this before they start.
@@ -100,7 +102,7 @@ class Reconciler:
         """
         self._host, self._directory, self._keystore, self._links, self._seats = host, directory, keystore, links, seats
         self._events = events
-        self._on_destroyed = on_destroyed
+        self._on_destroyed, self._on_removed = on_destroyed, on_removed
         self._interval_s = interval_s
         self._trust = keystore.trust()
         self._wake = threading.Event()
@@ -228,6 +230,9 @@ class Reconciler:
                 self._seats.promote(node_id)
             case Expel(node_id):
                 self._seats.expel(node_id)
+            case Depart():
+                self._finished = True
+                self._on_removed()
             case Record(decided):
                 assert view.facts is not None
                 failpoints.reach("destroy.record.before")

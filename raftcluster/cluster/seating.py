@@ -17,5 +17,9 @@ def decide(view: View, local: Local) -> list[Action]:
                 actions.append(Propose(["promoted", each.node_id]))
             elif each.node_id in local.caught_up:
                 actions.append(Promote(each.node_id))
+    if view.leaving in local.voters:
+        actions.append(Expel(view.leaving))
+    elif view.leaving:
+        actions.append(Propose(["removed", view.leaving]))
     actions += [Expel(each) for each in sorted(set(local.voters) - set(live))]
     return actions

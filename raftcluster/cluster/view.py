@@ -39,6 +39,14 @@ def destruction(tables: ReadTables) -> Destruction | None:
     return None if row is None else Destruction.unpack(row)
 
 
+def leaving(tables: ReadTables) -> str:
+    """Node id of the member that is being taken out; "" when there is none."""
+    row = tables.get(FACTS, b"leaving")
+    node_id = "" if row is None else str(unpack(row))
+    member = tables.get(MEMBERS, node_id.encode()) if node_id else None
+    return "" if member is None or Member.unpack(member).role == "removed" else node_id
+
+
 def members(tables: ReadTables) -> dict[str, Member]:
     """All members by node id, removed ones included."""
     rows = tables.scan(MEMBERS, limit=REMOVED + limits.VOTERS + 1)
@@ -86,12 +94,21 @@ class View:
     destruction: Destruction | None
     time: int
     """Cluster time, milliseconds."""
+    leaving: str = ""
+    """Node id of the member that is being taken out; "" when there is none."""
 
     @classmethod
     def read(cls, tables: ReadTables, time: int) -> Self:
         """All of it."""
         return cls(
-            facts(tables), revision(tables), members(tables), active(tables), pending(tables), destruction(tables), time
+            facts(tables),
+            revision(tables),
+            members(tables),
+            active(tables),
+            pending(tables),
+            destruction(tables),
+            time,
+            leaving(tables),
         )
 
     def live(self) -> dict[str, Member]:

@@ -156,8 +156,14 @@ class Members:
         return self._client.call("members.invite", name=name, ttl_s=ttl_s, addresses=[*addresses])  # type: ignore[no-any-return]
 
     def remove(self, name: str) -> dict[str, Value]:
-        """Shut a member out, at once; what it was."""
+        """Take a member out, up or down, and return when that is done; what it was."""
         return self._client.call("members.remove", name=name)  # type: ignore[no-any-return]
+
+    def replace(self, old: str, new: str, ttl_s: float = 3600.0, addresses: Sequence[str] = ()) -> dict[str, Value]:
+        """Take `old` out and invite `new` in its place: as `remove`, then as `invite`."""
+        return self._client.call(  # type: ignore[no-any-return]
+            "members.replace", old=old, new=new, ttl_s=ttl_s, addresses=list(addresses)
+        )
 
     def move(self, name: str, host: str, port: int) -> None:
         """Tell all members that `name` is at another address now."""

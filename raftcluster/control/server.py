@@ -73,7 +73,11 @@ class ControlServer:
         self._extra = extra
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="raftcluster-control")
         self._streamers = ThreadPoolExecutor(STREAMS, thread_name_prefix="raftcluster-stream")
-        self._calls: dict[str, Callable[..., Value]] = {"status": self._status, "members.invite": self._invite}
+        self._calls: dict[str, Callable[..., Value]] = {
+            "status": self._status,
+            "members.invite": self._invite,
+            "members.replace": self._replace,
+        }
         self._streams: dict[str, Stream] = {
             "status.watch": self._watch_status,
             "config.watch": self._watch_config,
@@ -109,7 +113,12 @@ class ControlServer:
         return {**self._node.status(), **self._extra()}
 
     def _invite(self, *, name: str, ttl_s: float, addresses: list[str]) -> Value:
-        token = self._node.members.invite(name, ttl_s, addresses=addresses)
+        return self._invitation(name, self._node.members.invite(name, ttl_s, addresses=addresses))
+
+    def _replace(self, *, old: str, new: str, ttl_s: float, addresses: list[str]) -> Value:
+        return self._invitation(new, self._node.members.replace(old, new, ttl_s, addresses=addresses))
+
+    def _invitation(self, name: str, token: object) -> Value:
         here = self._node.members.get(self._node.id)
         return {"name": name, "token": str(token), "host": here.host, "port": here.port}
 

@@ -182,6 +182,14 @@ CATALOGUE: Final = (
         "a member was shut out",
     ),
     Kind(
+        "75eb7dd6-6f82-41c4-9cb7-a567842a808d",
+        "node-removed",
+        "warning",
+        (),
+        "this node was removed from the cluster; it stops, and does not start again until it has joined anew",
+        "this node has learnt that it is a member no more",
+    ),
+    Kind(
         "c0f8150f-0244-40a6-b4b6-0d1d7ea79c1f",
         "join-refused",
         "warning",

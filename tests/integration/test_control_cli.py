@@ -115,6 +115,10 @@ def test_members_are_listed_and_removed(run: Run, founded: LocalNode) -> None:
     assert moved.exit_code == 0 and "[2001:db8::1]:9777" in run("members").stdout
     refused = run("members", "remove", "mx9")
     assert refused.exit_code == 4 and "mx9" in refused.stderr
+    last = run("members", "remove", "mx1")
+    assert last.exit_code == 4 and "is the only voter" in last.stderr
+    itself = run("members", "replace", "mx1", "mx2", "--address", "192.0.2.2")
+    assert itself.exit_code == 4 and "cannot replace itself" in itself.stderr
 
 
 def test_an_invitation_is_a_token_alone_on_standard_output(run: Run, founded: LocalNode) -> None:

@@ -271,7 +271,7 @@ def test_a_removed_member_is_shut_out_and_a_generation_without_it_follows(cluste
     eventually(lambda: not founder.mesh.links(), what="its link is closed")
     eventually(lambda: cluster.certs.show().generation == 3, 20.0, "generation 3")
     assert list(cluster.view().live()) == [founder.id] and cluster.engine.seats == {founder.id}
-    eventually(lambda: "removed" in second.reconciler.troubles(), what="it knows")
+    assert second.removed.wait(10), "it knows"
 
 
 def test_destroy_records_on_every_node_then_wipes(cluster: Cluster) -> None:

@@ -12,6 +12,7 @@ import pytest
 from raftcluster.cluster.actions import (
     Action,
     Alarm,
+    Depart,
     Expel,
     Forget,
     Found,
@@ -189,6 +190,19 @@ def test_a_lost_key_is_an_alarm_and_nothing_else() -> None:
     assert [type(each) for each in found] == [Alarm] and "generation 2" in str(found)
 
 
+def test_a_member_loses_its_vote_before_it_is_shut_out() -> None:
+    log = mint(collected())
+    view = applied(
+        log, ["trusted", 2, "n1"], ["switched", 2, "n1"], ["retire", 2], ["promoted", "n2"], ["leaving", "n2"]
+    )
+    leader = Local("n1", True, 0, {}, {2}, {2}, 2, (2,), {}, voters={"n1", "n2"})
+    assert decide(view, leader) == [Expel("n2")]
+    assert decide(view, replace(leader, voters={"n1"})) == [Propose(["removed", "n2"])]
+    assert decide(view, replace(leader, leader=False)) == []
+    assert decide(view, Local("n2", False, 0, {}, {2}, {2}, 2, (2,), {})) == [], "it stays until it is shut out"
+    assert decide(applied(log, ["removed", "n2"]), replace(leader, voters={"n1"})) == [Renew()]
+
+
 def test_removal() -> None:
     log = mint(collected())
     view = applied(
@@ -197,8 +211,7 @@ def test_removal() -> None:
     leader = Local("n1", True, 0, {}, {2}, {2}, 2, (2,), {}, voters={"n1", "n2"})
     assert decide(view, leader) == [Renew(), Expel("n2")]
     gone = Local("n2", False, 0, {}, {2}, {2}, 2, (2,), {})
-    (alarm,) = decide(view, gone)
-    assert isinstance(alarm, Alarm) and alarm.code == "removed"
+    assert decide(view, gone) == [Depart()]
     assert peers(view, "n1") == {}
 
 

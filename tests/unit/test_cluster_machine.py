@@ -349,3 +349,23 @@ def test_nothing_can_be_done_before_genesis() -> None:
     log = Log()
     assert log.refused("invite", "t2", b"k" * 32, "mx2.example.org", 60, []) == "no-cluster"
     assert log.view.facts is None and log.view.active is None and log.view.revision == 0
+
+
+def test_members_leave_one_at_a_time_and_the_last_voter_stays() -> None:
+    log = grown()
+    log.apply("invite", "t3", b"k" * 32, "mx3.example.org", 60, [])
+    log.apply("begin", "x", joiner("n3", "t3"))
+    assert log.refused("leaving", "n1") == "last-voter", "a learner is none"
+    assert log.refused("leaving", "n9") == "no-member"
+    log.apply("promoted", "n2")
+    log.apply("leaving", "n1")
+    log.apply("leaving", "n1")
+    assert log.view.leaving == "n1" and log.view.members["n1"].role == "voter" and log.view.members["n1"].pins
+    assert log.refused("leaving", "n2") in ("change-under-way", "last-voter")
+    assert log.refused("leaving", "n3") == "change-under-way"
+    log.apply("removed", "n1")
+    assert log.view.leaving == "" and log.view.members["n1"].pins == []
+    log.apply("leaving", "n1")
+    assert log.view.leaving == "", "that is done"
+    log.apply("leaving", "n3")
+    assert log.view.leaving == "n3"

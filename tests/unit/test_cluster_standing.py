@@ -1,0 +1,53 @@
+"""When a member may go: by who is up."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from raftcluster.cluster.standing import Standing, quorum
+from raftcluster.errors import Rejected
+
+NAMES = {f"n{number}": f"mx{number}" for number in range(9)}
+
+
+def standing(voters: int, up: str) -> Standing:
+    return Standing(frozenset(f"n{number}" for number in range(voters)), frozenset(f"n{number}" for number in up))
+
+
+def test_whoever_is_down_may_go_and_whoever_is_needed_may_not() -> None:
+    standing(3, "01").check("n2", NAMES)
+    with pytest.raises(Rejected) as caught:
+        standing(3, "01").check("n1", NAMES)
+    assert caught.value.code == "would-lose-quorum"
+    assert caught.value.message == "without mx1 2 of 2 voters are needed and 1 are up; down: mx2"
+    standing(3, "012").check("n0", NAMES)
+    standing(2, "01").check("n0", NAMES)
+    standing(5, "012").check("n4", NAMES)
+    with pytest.raises(Rejected, match="without mx2 3 of 4 voters are needed and 2 are up; down: mx3, mx4"):
+        standing(5, "012").check("n2", NAMES)
+
+
+def test_without_a_quorum_nobody_may_go() -> None:
+    for gone in ("n0", "n1"):
+        with pytest.raises(Rejected) as caught:
+            standing(2, "0").check(gone, NAMES)
+        assert caught.value.code == "no-quorum" and "recover" in caught.value.remedy
+
+
+def test_a_learner_may_always_go_where_there_is_a_quorum() -> None:
+    standing(3, "01").check("n7", NAMES)
+
+
+def test_after_every_removal_that_is_allowed_there_is_a_quorum() -> None:
+    for voters in range(1, 7):
+        for up in itertools.product((False, True), repeat=voters):
+            found = standing(voters, "".join(str(number) for number in range(voters) if up[number]))
+            for gone in sorted(found.voters) if voters > 1 else ():
+                try:
+                    found.check(gone, NAMES)
+                except Rejected:
+                    continue
+                assert Standing(found.voters - {gone}, found.up - {gone}).has_quorum() and found.has_quorum()
+    assert [quorum(number) for number in (1, 2, 3, 4, 5)] == [1, 2, 2, 3, 3]
