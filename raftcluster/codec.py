@@ -59,6 +59,31 @@ def unpack(
     return value
 
 
+def unpack_rows(data: bytes, *, most: int) -> tuple[str, list[tuple[bytes, bytes]]]:
+    """[text, [[bytes, bytes], ...]] with at most `most` pairs, without allocating for anything else that it may be.
+
+    For values that are larger than a frame may be. 1 us a pair. Raises `FrameError` when it is something else.
+    """
+    scalars = msgpack.Unpacker(
+        raw=False, max_buffer_size=max(1, len(data)), max_array_len=0, max_map_len=0, max_ext_len=0
+    )
+    scalars.feed(data)
+    try:
+        if scalars.read_array_header() != 2:
+            raise ValueError("no pair")
+        name, count = scalars.unpack(), scalars.read_array_header()
+        rows = []
+        for _ in range(min(count, most + 1)):
+            if scalars.read_array_header() != 2:
+                raise ValueError("no row")
+            rows.append((scalars.unpack(), scalars.unpack()))
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise FrameError(f"malformed rows: {error!r}", subject="frame") from error
+    if count > most or type(name) is not str or scalars.tell() != len(data):
+        raise FrameError(f"malformed rows: {count} of them", subject="frame")
+    return name, rows
+
+
 def check_nesting(value: Value, depth: int = limits.NESTING) -> None:
     """Raise `FrameError` when `value` nests deeper than `depth` or holds a float that is no number (NaN, infinity), or a
     timestamp, the one extension type that the decoder knows by itself."""

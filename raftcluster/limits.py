@@ -62,6 +62,7 @@ TICK_SECONDS: Final = 0.025  # the longest sleep of the tick thread
 CALL_SECONDS: Final = 2.0  # default deadline of a call
 RESEND_SECONDS: Final = 0.5  # a forwarded operation without a result is sent again (it is deduplicated)
 CLOCK_SLEW: Final = 0.05  # cluster time runs at most 5 % fast or slow
+TIME_MS: Final = 2**47  # cluster time stops in the year 6429: with any life added its minutes fit 4 bytes
 CLOCK_ALARM_SECONDS: Final = 5.0  # a node this far off the median of wall clocks alarms and hands leadership over
 
 # --- tables
@@ -73,13 +74,20 @@ LOG_KEEP_ENTRIES: Final = 256  # entries kept behind the last checkpoint, so tha
 LOG_KEEP_BYTES: Final = 32 * MIB
 KEY_BYTES: Final = 511  # LMDB's own limit
 SCAN_ROWS: Final = 1_000  # a page of a scan
+VALUE_BYTES: Final = 80 * MIB  # of one row; the largest of ours is a full entry's results
+RESULT_BYTES: Final = 16 * KIB  # what one command may answer: it is kept on every node, see RING_RESULTS
+ENTRY_RESULT_BYTES: Final = 32 * MIB  # what all commands of an entry may answer together
+RING_BYTES: Final = 64 * MIB  # of results kept; operations that answer at length are forgotten earlier
 SNAPSHOT_CHUNK_BYTES: Final = 512 * KIB
+SNAPSHOT_BLOCK_BYTES: Final = 96 * MIB  # a chunk, as it travels: it may end with a row of the greatest size
+SNAPSHOT_BYTES_PER_SECOND: Final = 256 * KIB  # a transfer that is slower is ended: nothing is applied meanwhile
 TABLES: Final = 256  # LMDB databases per environment; each costs every transaction 48 bytes
 DISK_RESERVE_BYTES: Final = (
     16 * MIB
 )  # full is declared this early: LMDB cannot tell a write cut short from a broken disk
 LOG_MAP_BYTES: Final = 4 * GIB  # address space, not memory: the log is cut behind each checkpoint
 TABLES_MAP_BYTES: Final = 64 * GIB  # address space for 10 M triplets and more
+SNAPSHOT_BYTES: Final = TABLES_MAP_BYTES  # what could never be stored is not received
 
 # --- events: a node writes some dozens a day
 EVENT_LOG_BYTES: Final = 1 * MIB  # the file is put aside when it would be longer
@@ -103,3 +111,5 @@ assert 2 * PING_SECONDS < LINK_IDLE_SECONDS, "an idle link that lives is never t
 assert FRAME_BYTES <= LINK_BURST_BYTES, "one turn can bring a whole frame"
 assert 2 * HEARTBEAT_SECONDS < ELECTION_MIN_SECONDS < ELECTION_MAX_SECONDS <= CHECK_QUORUM_SECONDS
 assert CHECKPOINT_KEYS * 2 < OVERLAY_KEYS
+assert ENTRY_RESULT_BYTES + 4 * APPEND_BYTES < VALUE_BYTES, "the results of one entry fit a row"
+assert VALUE_BYTES + 8 * SNAPSHOT_CHUNK_BYTES < SNAPSHOT_BLOCK_BYTES, "a chunk fits a block, whatever its rows"

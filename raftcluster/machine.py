@@ -9,7 +9,8 @@ Duties of an implementation, in order of importance:
 3. To refuse a command, raise :class:`raftcluster.errors.Rejected`; its writes are undone and the caller gets the error.
    Any other `Exception` undoes the writes as well and is a deterministic failure of that command alone.
 4. Work per call is bounded: scans take a `limit`.
-5. Keys are at most 511 bytes, tables are named in `tables`.
+5. Keys are at most 511 bytes, values `limits.VALUE_BYTES`, a result packed `limits.RESULT_BYTES` (it is kept on every
+   node); what is longer is refused as if the machine had raised `Rejected`. Tables are named in `tables`.
 """
 
 from __future__ import annotations

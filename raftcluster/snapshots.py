@@ -3,6 +3,9 @@
 A snapshot is the sender's last durable checkpoint, read in one transaction while new checkpoints go on. The receiver
 spools it to a file, compares the checksum of the whole, and only then has it installed, in one transaction.
 
+Whoever sends may be hostile: what comes is bounded in size (no more than the tables may hold, never the last of the disk),
+must keep up a rate, so that it ends, and is read row by row where a block is larger than any frame.
+
     receiver -> sender   (the stream's kind says it all)
     sender -> receiver   {"index", "anchor"}, then the blocks in pieces of bytes, then {"bytes", "sha256"}
     block                length (4 bytes, big-endian), msgpack [table, [[key, value], ...]]
@@ -14,15 +17,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from raftcluster import failpoints, limits
-from raftcluster.codec import Value, pack, unpack
+from raftcluster.codec import Value, pack, unpack, unpack_rows
+from raftcluster.engine.operations import Ring
 from raftcluster.engine.recovery import Anchor
-from raftcluster.errors import FrameError, RaftclusterError, Unavailable
+from raftcluster.errors import FrameError, RaftclusterError, StorageFull, Unavailable
 from raftcluster.storage.ports import Chunk, Row, TableStore
 
 log = logging.getLogger("raftcluster.node")
@@ -82,18 +88,19 @@ def fetch(
     done: Callable[[bool], None],
     *,
     seconds: float = limits.FRAME_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Receive into `spool`, check, have it installed; `done(installed)` is called in any case, once.
 
-    Each frame must come within `seconds`. The file has no name while it is written: nobody else can write to it, and
-    nothing of it is left whatever happens.
+    Each frame must come within `seconds`, and all of them at `SNAPSHOT_BYTES_PER_SECOND` or more. The file has no name
+    while it is written: nobody else can write to it, and nothing of it is left whatever happens.
     """
     with ExitStack() as undo:
         try:
             spool.unlink(missing_ok=True)
             file = undo.enter_context(spool.open("x+b"))
             spool.unlink()
-            index, anchor = _receive(stream, file, seconds)
+            index, anchor = _receive(stream, file, seconds, clock)
             file.seek(0)
         except Exception as error:  # noqa: BLE001 - whatever a peer sends: nothing is applied here until `done` is called
             log.warning("no snapshot was received: %r", error)
@@ -109,25 +116,46 @@ def fetch(
     store.install(index, anchor, _read(file), installed)
 
 
-def _receive(stream: Stream, file: BinaryIO, seconds: float) -> tuple[int, bytes]:
+def _receive(stream: Stream, file: BinaryIO, seconds: float, clock: Callable[[], float]) -> tuple[int, bytes]:
+    """Raises `FrameError` for what is no snapshot, `Unavailable` when it comes too slowly, `StorageFull`."""
+    begun, size = clock(), 0
     head = stream.receive(seconds)
-    index, anchor = head["index"], head["anchor"]
-    if Anchor.decode(anchor).index != index:
-        raise FrameError(f"the anchor is not that of entry {index!r}", subject="snapshot")
+    if not isinstance(head, dict) or not isinstance(head.get("anchor"), bytes):
+        raise FrameError("this does not begin a snapshot", subject="snapshot")
+    index, anchor = head.get("index"), head["anchor"]
+    if type(index) is not int or Anchor.decode(anchor).index != index:
+        raise FrameError(f"the anchor is not that of entry {index!r:.40}", subject="snapshot")
     total = hashlib.sha256(anchor)
     while isinstance(value := stream.receive(seconds), bytes):
+        size += len(value)
+        if not value or size > limits.SNAPSHOT_BYTES:
+            raise FrameError(f"after {size} bytes the snapshot does not end", subject="snapshot")
+        if clock() - begun > seconds + size / limits.SNAPSHOT_BYTES_PER_SECOND:
+            raise Unavailable(f"too slow: {size} bytes in {clock() - begun:.0f} s", subject="snapshot")
+        space = os.fstatvfs(file.fileno())
+        if space.f_bavail * space.f_frsize < 2 * limits.DISK_RESERVE_BYTES + len(value):
+            raise StorageFull(
+                f"no space for a snapshot, after {size} bytes", subject="snapshot", remedy="free disk space"
+            )
         total.update(value)
         file.write(value)
         failpoints.reach("snapshot.write")
-    if value["bytes"] != file.tell() or value["sha256"] != total.digest():
-        raise FrameError(f"the snapshot at entry {index} arrived damaged ({file.tell()} bytes)", subject="snapshot")
+    if not isinstance(value, dict) or (value.get("bytes"), value.get("sha256")) != (size, total.digest()):
+        raise FrameError(f"the snapshot at entry {index} arrived damaged ({size} bytes)", subject="snapshot")
     return index, anchor
 
 
 def _read(file: BinaryIO) -> Iterator[Chunk]:
+    """Raises `FrameError` for a block that is none."""
     while length := file.read(LENGTH_BYTES):
         size = int.from_bytes(length, "big")
-        yield unpack_chunk(file.read(size))
+        if size > limits.SNAPSHOT_BLOCK_BYTES:
+            raise FrameError(f"a block of {size} bytes", subject="snapshot")
+        table, rows = unpack_chunk(file.read(size))
+        if table == f"{Ring.MACHINE}.{Ring.TABLE}":
+            for key, row in rows:
+                Ring.row(key, row)  # the engine's own: a node that cannot read it back could never start again
+        yield table, rows
 
 
 def pack_chunk(table: str, rows: Sequence[Row]) -> bytes:
@@ -136,6 +164,10 @@ def pack_chunk(table: str, rows: Sequence[Row]) -> bytes:
 
 
 def unpack_chunk(data: bytes) -> Chunk:
-    """What `pack_chunk` packed. Raises `FrameError`, `ValueError` or `TypeError` when it is none."""
-    table, rows = unpack(data, limit_bytes=len(data))
-    return str(table), [(bytes(key), bytes(value)) for key, value in rows]
+    """What `pack_chunk` packed. Raises `FrameError` when it is none; keys and values may still be anything."""
+    if len(data) > limits.FRAME_BYTES:  # it holds one large row, and few small ones
+        return unpack_rows(data, most=limits.SNAPSHOT_CHUNK_BYTES)
+    match unpack(data):
+        case [str(table), [*rows]] if all(type(row) is list and len(row) == 2 for row in rows):
+            return table, [(key, value) for key, value in rows]
+    raise FrameError("a block that holds no rows", subject="snapshot")

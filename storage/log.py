@@ -77,17 +77,10 @@ class LogStore:
         entries: list[Entry] = []
         with self._env.reading() as transaction:
             for key, value in transaction.cursor(self._entries):
-                index = int.from_bytes(key)
-                if len(value) < _HEAD.size or (entries and index != entries[-1][1] + 1):
-                    raise corrupt(self._path, f"entry {index} is torn or does not follow")
-                term, checksum = _HEAD.unpack_from(value)
-                command = value[_HEAD.size :]
-                if crc32(command, crc32(value[:8], crc32(key))) != checksum:
-                    raise corrupt(self._path, f"entry {index} fails its checksum")
-                entries.append((command, index, term))
-            term, vote = self._checked(transaction, b"vote")
-            commit, _ = self._checked(transaction, b"commit")
-        return LogImage(entries, term, vote.decode() if vote else None, commit)
+                entries.append(read_entry(self._path, key, value, entries[-1][1] if entries else None))
+            term, vote = read_number(self._path, "vote", transaction.get(b"vote", db=self._meta))
+            commit, _ = read_number(self._path, "commit", transaction.get(b"commit", db=self._meta))
+        return LogImage(entries, term, vote, commit)
 
     def submit(self, records: Sequence[Record]) -> int:
         """Queue `records` and return their ticket. Never waits."""
@@ -182,9 +175,8 @@ class LogStore:
                         _, command, index, term = record
                         if last is not None and index != last + 1:
                             raise StorageFailed(f"append of entry {index} after {last}", subject=str(self._path))
-                        key = _NUMBER.pack(index)
-                        checksum = crc32(command, crc32(_NUMBER.pack(term), crc32(key)))
-                        transaction.put(key, _HEAD.pack(term, checksum) + command, append=True, db=self._entries)
+                        key, value = sealed_entry((command, index, term))
+                        transaction.put(key, value, append=True, db=self._entries)
                         last = index
                     elif record[0] == "commit":
                         transaction.put(b"commit", _sealed(record[1], b""), db=self._meta)
@@ -229,13 +221,36 @@ class LogStore:
     def _databases(self) -> tuple[Database, Database]:
         return self._env.database("entries"), self._env.database("meta")
 
-    def _checked(self, transaction: Transaction, key: bytes) -> tuple[int, bytes]:
-        value = transaction.get(key, db=self._meta)
-        if value is None:
-            return 0, b""
-        if len(value) < _HEAD.size or _sealed(_NUMBER.unpack_from(value)[0], value[_HEAD.size :]) != value:
-            raise corrupt(self._path, f"the {key.decode()} fails its checksum")
-        return _NUMBER.unpack_from(value)[0], value[_HEAD.size :]
+
+def read_entry(path: Path, key: bytes, value: bytes, last: int | None) -> Entry:
+    """The entry in a row of the log at `path`, which must follow index `last`. Raises `StorageFailed`."""
+    index = int.from_bytes(key)
+    if len(key) != _NUMBER.size or len(value) < _HEAD.size or index < 1 or (last is not None and index != last + 1):
+        raise corrupt(path, f"entry {index} is torn or does not follow")
+    term, checksum = _HEAD.unpack_from(value)
+    command = value[_HEAD.size :]
+    if crc32(command, crc32(value[:8], crc32(key))) != checksum:
+        raise corrupt(path, f"entry {index} fails its checksum")
+    return command, index, term
+
+
+def read_number(path: Path, name: str, value: bytes | None) -> tuple[int, str | None]:
+    """The number and the text in the row `name`; 0 and None without one. Raises `StorageFailed`."""
+    if value is None:
+        return 0, None
+    if len(value) < _HEAD.size or _sealed(_NUMBER.unpack_from(value)[0], value[_HEAD.size :]) != value:
+        raise corrupt(path, f"the {name} fails its checksum")
+    try:
+        return _NUMBER.unpack_from(value)[0], value[_HEAD.size :].decode() or None
+    except UnicodeDecodeError as error:
+        raise corrupt(path, f"the {name} names nobody") from error
+
+
+def sealed_entry(entry: Entry) -> tuple[bytes, bytes]:
+    """The row of an entry: key and value."""
+    command, index, term = entry
+    key = _NUMBER.pack(index)
+    return key, _HEAD.pack(term, crc32(command, crc32(_NUMBER.pack(term), crc32(key)))) + command
 
 
 def _sealed(number: int, text: bytes) -> bytes:

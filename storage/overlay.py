@@ -337,9 +337,9 @@ class View(Reader):
         self._undo = undo
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
-        """Set `key`. Raises `Rejected` for a key that is empty or too long, and for anything else than bytes."""
-        if type(value) is not bytes:
-            raise Rejected(f"a value in {table!r} is {type(value).__name__}, not bytes", subject=table)
+        """Set `key`. Raises `Rejected` for a key that is empty or too long, and for anything else than bytes, or too many."""
+        if type(value) is not bytes or len(value) > limits.VALUE_BYTES:
+            raise _bad_value(table, value)
         layers = self._note(table, key)
         if (gap := layers.gap) is not None and gap[0] <= key < gap[1]:
             layers.gap = None
@@ -359,6 +359,11 @@ class View(Reader):
         if old is ABSENT and layers.active_keys is not None:
             layers.active_keys.fresh.append(key)
         return layers
+
+
+def _bad_value(table: str, value: object) -> Rejected:
+    what = f"{len(value)} bytes long" if isinstance(value, bytes) else f"{type(value).__name__}, not bytes"
+    return Rejected(f"a value in {table!r} is {what}", subject=table, remedy=f"up to {limits.VALUE_BYTES} bytes")
 
 
 def _bad_key(table: str, key: object) -> Rejected:

@@ -30,6 +30,7 @@ from typing import Any, Final
 from raftcluster import limits
 from raftcluster.cluster.keystore import UNNUMBERED, Keystore, Trust
 from raftcluster.cluster.records import SCHEMA, Facts, Member, rejected
+from raftcluster.cluster.rows import check_address, expect
 from raftcluster.cluster.view import View, invitation
 from raftcluster.codec import Value, pack
 from raftcluster.errors import FrameError, OutcomeUnknown, RaftclusterError, Rejected, StorageRefusal, Unavailable
@@ -67,6 +68,8 @@ _REQUEST: Final = {
     "request": bytes,
     "proof": bytes,
 }
+_FACTS: Final = (str, str, bool, str, int, str, str)
+_MEMBER: Final = (str, str, str, int, str, list, int, str, int)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,23 +201,22 @@ def _receive(
 
 def _store(bundle: Value, directory: DataDirectory, keystore: Keystore, node: dict[str, Any]) -> Joined:
     """Write what makes the directory a node's; node.json last, for what has it is complete."""
-    facts = Facts.of(_field(bundle, "facts", list))
-    members = [Member.of(values) for values in _field(bundle, "members", list)]
-    number, roots = _field(bundle, "generation", int), _field(bundle, "roots", dict)
+    facts = Facts.of(expect(_field(bundle, "facts", list), _FACTS))
+    members = {each.node_id: each for each in map(_member, _field(bundle, "members", list))}
+    number, revision = _field(bundle, "generation", int), _field(bundle, "revision", int)
+    roots = _field(bundle, "roots", dict)
     for generation, root in roots.items():
-        if verify_root(root) != (facts.cluster_id, generation):
-            raise FrameError(f"the bundle's root of generation {generation} is another one's", subject="bundle")
+        if type(generation) is not int or verify_root(root) != (facts.cluster_id, generation):
+            raise FrameError(f"the bundle's root of generation {generation!r:.40} is another one's", subject="bundle")
+    if keystore.node_id not in members:
+        raise FrameError("the bundle knows nothing of who has joined", subject="bundle")
     keystore.store(number, _field(roots, number, bytes), _field(bundle, "certificate", bytes), key_of=UNNUMBERED)
     for generation in sorted(set(roots) - {number}):
         keystore.add_root(generation, roots[generation])
-    node_id = keystore.identity(number).node_id
-    peers = {
-        each.node_id: Peer(each.node_id, (each.host, each.port), frozenset(each.pins))
-        for each in members
-        if each.node_id != node_id
-    }
-    advertised = next(each for each in members if each.node_id == node_id)
-    keystore.keep(Trust(_field(bundle, "revision", int), number, tuple(sorted(roots)), peers))
+    node_id = keystore.node_id
+    advertised = members.pop(node_id)
+    peers = {each: Peer(each, (one.host, one.port), frozenset(one.pins)) for each, one in members.items()}
+    keystore.keep(Trust(revision, number, tuple(sorted(roots)), peers))
     directory.write_node(
         {
             **node,
@@ -229,7 +231,17 @@ def _store(bundle: Value, directory: DataDirectory, keystore: Keystore, node: di
     )
     keystore.forget([UNNUMBERED])
     (directory.path / "join.json").unlink(missing_ok=True)
-    return Joined(node_id, facts.cluster_id, facts.name, number, sorted(each.name for each in members))
+    names = sorted([advertised.name, *(each.name for each in members.values())])
+    return Joined(node_id, facts.cluster_id, facts.name, number, names)
+
+
+def _member(values: Value) -> Member:
+    """A member as a bundle tells of it. Raises `Rejected`: what is kept must be read again at every start."""
+    member = Member.of(expect(values, _MEMBER))
+    check_address(member.host, member.port)
+    if not all(isinstance(pin, bytes) for pin in member.pins):
+        raise FrameError(f"the keys of {member.name[:80]!r} are none", subject="bundle")
+    return member
 
 
 def _refusal(answer: Mapping[str, Any]) -> RaftclusterError:

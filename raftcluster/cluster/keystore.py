@@ -50,7 +50,7 @@ class Keystore:
     def __init__(self, directory: DataDirectory, cluster_id: str, node_id: str) -> None:
         self._directory = directory
         self._cluster_id = cluster_id
-        self._node_id = node_id
+        self.node_id = node_id
 
     # --- keys
 
@@ -75,7 +75,7 @@ class Keystore:
             key = self._file(number, "node.key")
             if not key.exists():
                 self._write(number, "node.key", new_key())
-            self._write(number, "request.pem", make_request(key.read_bytes(), self._node_id))
+            self._write(number, "request.pem", make_request(key.read_bytes(), self.node_id))
         return file.read_bytes()
 
     def store(self, number: int, root: bytes, certificate: bytes, *, key_of: int | None = None) -> None:
@@ -84,7 +84,7 @@ class Keystore:
         Raises `Rejected` when the certificate is not this node's, of this generation, by this root, for this key.
         """
         subject = verify_leaf(certificate, root)
-        if subject != SubjectId(self._cluster_id, number, self._node_id):
+        if subject != SubjectId(self._cluster_id, number, self.node_id):
             raise rejected(
                 "wrong-certificate", f"the certificate is of {subject}, not of this node", subject=str(subject)
             )
@@ -110,7 +110,7 @@ class Keystore:
     def identity(self, number: int) -> Identity:
         """What to present. Raises `StorageFailed` when the generation is not complete."""
         certificate, key = self._read(number, "node.pem"), self._read(number, "node.key")
-        return Identity(self._cluster_id, self._node_id, number, certificate, key)
+        return Identity(self._cluster_id, self.node_id, number, certificate, key)
 
     def roots(self, numbers: Iterable[int]) -> list[bytes]:
         """The roots of these generations (PEM)."""

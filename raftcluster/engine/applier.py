@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from raftcluster import failpoints
+from raftcluster import failpoints, limits
 from raftcluster.codec import pack
 from raftcluster.engine import operations
 from raftcluster.engine.operations import Operation, Result, Ring
@@ -35,6 +35,8 @@ class Applier:
         self._readers = {m.name: self.overlay.reader(m.name, m.tables) for m in machines}
         assert len(self._machines) == len(machines) and Ring.MACHINE not in self._machines, "machine names are unique"
         self._ring = Ring(ring_operations)
+        self._answered = 0
+        """Bytes of the answers in this entry."""
         self._ring_tables = self.overlay.view(Ring.MACHINE, [Ring.TABLE])
         self._ring.load(self._ring_tables)
 
@@ -74,6 +76,7 @@ class Applier:
         failpoints.reach("entry.apply.before")
         self.stamp = stamp = max(self.stamp, stamp)
         new: dict[bytes, list[Result]] = {}
+        self._answered = 0
         for packed in operations.entry_operations(command):
             operation = operations.decode_operation(packed)
             if operation is None:
@@ -84,6 +87,7 @@ class Applier:
                 told = new[ident] = self._carry_out(operation, stamp)
                 touched.add(operation.machine)
             results.append((ident, told))
+        self._answered = 0
         for machine, tables in self._machines.values():
             self._run(machine.tick, [(tables, stamp)])
         self.overlay.begin()
@@ -98,8 +102,9 @@ class Applier:
             return [[operations.UNKNOWN]] * len(operation.commands)
         found = self._machines.get(operation.machine)
         if found is None:
-            text = f"no state machine is called {operation.machine!r}"
-            return [[operations.REJECTED, "no-machine", text, operation.machine, ""]] * len(operation.commands)
+            error = Rejected(f"no state machine is called {operation.machine!r:.80}", subject=operation.machine)
+            error.code = "no-machine"
+            return [operations.rejection(error)] * len(operation.commands)
         machine, tables = found
         return self._run(machine.apply, [(command, tables, stamp) for command in operation.commands])
 
@@ -115,8 +120,10 @@ class Applier:
             overlay.begin()
             try:
                 value = work(*arguments)
-                if type(value) is not bytes:
-                    pack([[operations.DONE, value]])  # what the ring could not pack is a failure, too
+                size = len(value if type(value) is bytes else pack([[operations.DONE, value]]))  # or it fails here
+                self._answered += size
+                if size > limits.RESULT_BYTES or self._answered > limits.ENTRY_RESULT_BYTES:
+                    raise Rejected(f"an answer of {size} bytes", remedy=f"up to {limits.RESULT_BYTES} are kept")
             except (StorageRefusal, OSError, MemoryError):
                 raise
             except Rejected as error:

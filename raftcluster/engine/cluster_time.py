@@ -28,8 +28,8 @@ from raftcluster import limits
 
 FRESH_MS = 5_000.0
 """A peer's wall clock counts towards the median for this long."""
-CEILING_MS = 2.0**53
-"""Time stops here, 285,000 years on: what is told stays what `wire` accepts, whatever this node was told."""
+CEILING_MS = float(limits.TIME_MS)
+"""Time stops here: what is told stays what `wire` accepts, and what machines can store, whatever this node was told."""
 CORRECTION_MS = 5_000.0
 """The rate aims at closing the gap to the median in this time, within the slew."""
 

@@ -27,6 +27,8 @@ REGULAR = b"\x00"
 NO_OP = b"\x01"
 STAMP_BYTES = 8
 ID_BYTES = 16
+TEXT_BYTES = (100, 1_200, 400, 800)
+"""Of a refusal's code, message, subject and remedy."""
 DEPTH = 512
 """No operation nests deeper."""
 
@@ -49,7 +51,7 @@ class Operation(NamedTuple):
     """The index that the asking node had applied when it first asked. Invariant: an operation whose `born` is below the
     ring's floor is not carried out, because an earlier copy of it may have been, and been forgotten since."""
     commands: list[Value]
-    """Invariant: at least one."""
+    """Invariant: at least one, at most `OPERATION_COMMANDS`."""
 
 
 def encode_operation(operation: Operation) -> bytes:
@@ -95,7 +97,7 @@ def decode_operation(packed: bytes) -> Operation | None:
         and len(ident) == ID_BYTES
         and type(born) is int
         and isinstance(commands, list)
-        and commands
+        and 0 < len(commands) <= limits.OPERATION_COMMANDS
     ):
         return Operation(machine, ident, born, commands)
     return None
@@ -117,10 +119,10 @@ def encode_entry(stamp: int, operations: list[bytes]) -> bytes:
 
 
 def entry_stamp(command: bytes) -> int | None:
-    """The stamp of an entry, None when it carries none (no-op, membership, nonsense)."""
+    """The stamp of an entry, `TIME_MS` at most; None when it carries none (no-op, membership, nonsense)."""
     if command[:1] != REGULAR or len(command) < 1 + STAMP_BYTES:
         return None
-    return int.from_bytes(command[1 : 1 + STAMP_BYTES], "big")
+    return min(int.from_bytes(command[1 : 1 + STAMP_BYTES], "big"), limits.TIME_MS)
 
 
 def entry_operations(command: bytes) -> list[bytes]:
@@ -159,9 +161,14 @@ def error_of(result: Result) -> RaftclusterError | None:
 
 
 def rejection(error: Rejected) -> Result:
-    """What is kept of it; text that is none is escaped, because a result is packed."""
+    """What is kept of it on every node: text that can be packed, cut to what a person reads. A machine may quote what it
+    was sent, and that may be as long as an operation."""
     texts = (error.code, error.message, error.subject, error.remedy)
-    return [REJECTED, *(text.encode("utf-8", "backslashreplace").decode() for text in texts)]
+    return [REJECTED, *(_cut(text, most) for text, most in zip(texts, TEXT_BYTES, strict=True))]
+
+
+def _cut(text: object, most: int) -> str:
+    return str(text)[:most].encode("utf-8", "backslashreplace")[:most].decode("utf-8", "ignore")
 
 
 class Ring:
@@ -180,8 +187,8 @@ class Ring:
         """Id -> packed results: lists would be looked at by every full collection of the garbage collector, bytes are not."""
         self._rows: deque[tuple[int, bytes, int]] = deque()
         """(log index, ids joined, how many results)"""
-        self._held = 0
-        """How many results there are."""
+        self._held = self._bytes = 0
+        """How many results there are, and how long they are."""
         self.floor = 0
         """Lowest log index whose results are all still here; part of the tables, so the same on every node."""
 
@@ -189,15 +196,28 @@ class Ring:
         """Fill from the tables."""
         self._results.clear()
         self._rows.clear()
-        self._held = self.floor = 0
+        self._held = self._bytes = self.floor = 0
         start = b""
         while rows := tables.scan(self.TABLE, start, None, limits.SCAN_ROWS):
             for key, row in rows:
                 if key == b"floor":
-                    self.floor = int(unpack(row))
-                    continue
-                self._add(int.from_bytes(key, "big"), unpack(row))
+                    (self.floor,) = self.row(key, row)
+                else:
+                    self._add(int.from_bytes(key, "big"), self.row(key, row))
             start = rows[-1][0] + b"\0"
+
+    @staticmethod
+    def row(key: bytes, row: bytes) -> list[Any]:
+        """What a row of the ring holds: its (id, number of results, packed results); of the row "floor" that number.
+
+        Raises `FrameError` for what is no row of a ring: one may come with a snapshot.
+        """
+        value = unpack(row, limit_bytes=limits.VALUE_BYTES)
+        if key == b"floor" and type(value) is int and 0 <= value < 2**62:
+            return [value]
+        if len(key) == STAMP_BYTES and isinstance(value, list) and all(map(_kept, value)):
+            return value
+        raise FrameError(f"row {key!r:.40} is none of a ring", subject="snapshot")
 
     def get(self, ident: bytes) -> list[Result] | None:
         """The results of the operation with this id, one a command, if they are still kept."""
@@ -211,14 +231,20 @@ class Ring:
         """The entry at `index` has been applied: keep its results by id, evict the oldest beyond the capacity."""
         if not new:
             return
-        rows = [(ident, len(results), pack(results)) for ident, results in new.items()]
+        rows, size = [], 0
+        for ident, results in new.items():
+            packed = pack(results)
+            size += len(packed)
+            if size > limits.ENTRY_RESULT_BYTES:  # many refusals: who asks again is not told, and nothing happens twice
+                packed = pack([[UNKNOWN]] * len(results))
+            rows.append((ident, len(results), packed))
         tables.put(self.TABLE, index.to_bytes(8, "big"), pack(rows))
         self._add(index, rows)
-        while self._held > self._capacity and len(self._rows) > 1:
+        while (self._held > self._capacity or self._bytes > limits.RING_BYTES) and len(self._rows) > 1:
             oldest, idents, count = self._rows.popleft()
             self._held -= count
             for begin in range(0, len(idents), ID_BYTES):
-                self._results.pop(idents[begin : begin + ID_BYTES], None)
+                self._bytes -= len(self._results.pop(idents[begin : begin + ID_BYTES], b""))
             tables.delete(self.TABLE, oldest.to_bytes(8, "big"))
             self.floor = oldest + 1
             tables.put(self.TABLE, b"floor", pack(self.floor))
@@ -229,3 +255,17 @@ class Ring:
         self._held += count
         for ident, _, packed in rows:
             self._results[ident] = packed
+            self._bytes += len(packed)
+
+
+def _kept(item: Any) -> bool:
+    """Whether this is what a ring keeps of one operation."""
+    if type(item) is not list or len(item) != 3 or type(item[0]) is not bytes or type(item[2]) is not bytes:
+        return False
+    results = unpack(item[2], limit_bytes=limits.VALUE_BYTES)
+    return len(item[0]) == ID_BYTES and type(results) is list and len(results) == item[1] and all(map(_result, results))
+
+
+def _result(result: Any) -> bool:
+    kinds = ((2, [DONE]), (5, [REJECTED]), (2, [FAILED]), (1, [UNKNOWN]))
+    return type(result) is list and (len(result), result[:1]) in kinds

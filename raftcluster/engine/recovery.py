@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from raftcluster import limits
 from raftcluster.codec import pack, unpack
 from raftcluster.engine.operations import NO_OP
 from raftcluster.errors import FrameError, StorageFailed
@@ -47,7 +48,8 @@ class Anchor:
         match unpack(data):
             case [int(index), int(term), bytes(command), int(previous_term), [*voters], int(stamp)] if (
                 index > 1
-                and all(0 <= number < 2**64 for number in (index, term, previous_term, stamp))
+                and all(0 <= number < 2**62 for number in (index, term, previous_term))
+                and 0 <= stamp <= limits.TIME_MS
                 and all(isinstance(voter, str) for voter in voters)
             ):
                 return cls(index, term, command, previous_term, tuple(voters), stamp)
@@ -74,8 +76,9 @@ def check_stores(image: LogImage, anchor: Anchor | None) -> None:
     if not image.entries and image.term == 0:
         text = "the log is gone, and with it this node's votes and the entries that it has acknowledged"
         raise StorageFailed(text, subject="log", remedy=remedy)
-    if anchor is None and image.entries and image.entries[0][1] > 1:
-        text = f"the tables are gone, and the log begins at entry {image.entries[0][1]}"
+    begin = image.entries[0][1] if image.entries else image.commit
+    if anchor is None and begin > 1:
+        text = f"the tables are gone, and the log begins at entry {begin}"
         raise StorageFailed(text, subject="tables", remedy=remedy)
 
 

@@ -36,10 +36,15 @@ def _entries(value: Any) -> bool:
     )
 
 
-def _contiguous(value: Any, previous: int | None) -> bool:
+def _follow(entries: Any, previous: int | None, previous_term: int, term: int) -> bool:
+    """Whether these entries follow that one in a log of a leader of `term`: indexes without a gap, terms that never fall."""
     if previous is None:
-        return not value
-    return all(e[1] == previous + 1 + n for n, e in enumerate(value))
+        return not entries
+    for index, entry in enumerate(entries, previous + 1):
+        if entry[1] != index or not previous_term <= entry[2] <= term:
+            return False
+        previous_term = entry[2]
+    return previous_term <= term
 
 
 def _time(value: Any) -> bool:
@@ -125,9 +130,9 @@ def check(message: Any, term: int) -> str:
     if message.get("term", 0) > term + TERM_LEAP:
         raise FrameError(f"{kind}: term {message['term']} is beyond reach of {term}", subject="message")
     if kind == "append_entries" and "offer" not in message:
-        previous = message.get("prevLogIdx")
-        if "entries" not in message or not _contiguous(message["entries"], previous):
-            raise FrameError(f"{kind}: entries do not follow {previous!r}", subject="message")
-        if previous is not None and not _number(message.get("prevLogTerm")):
-            raise FrameError(f"{kind}: field 'prevLogTerm' is {message.get('prevLogTerm')!r:.60}", subject="message")
+        previous, previous_term = message.get("prevLogIdx"), message.get("prevLogTerm")
+        if previous is not None and not _number(previous_term):
+            raise FrameError(f"{kind}: field 'prevLogTerm' is {previous_term!r:.60}", subject="message")
+        if "entries" not in message or not _follow(message["entries"], previous, previous_term, message["term"]):
+            raise FrameError(f"{kind}: entries do not follow {previous!r} in term {message['term']}", subject="message")
     return str(kind)

@@ -12,11 +12,17 @@ from typing import Any
 import pytest
 
 from raftcluster import limits
+from raftcluster.codec import pack
 from raftcluster.engine import operations
+from raftcluster.engine.applier import Applier
 from raftcluster.engine.operations import Operation
 from raftcluster.engine.wire import TERM_LEAP
 from raftcluster.errors import FrameError, Rejected
-from tests.simulation.lab import GuardedLab, Message
+from raftcluster.greylist import check
+from raftcluster.greylist.machine import GreylistMachine
+from raftcluster.machine import Tables
+from raftcluster.storage.memory import MemoryDisk, MemoryTables
+from tests.simulation.lab import GuardedLab, History, Message
 
 LAST = 2**62 - 1
 NODES = ["n1", "n2", "n3"]
@@ -45,7 +51,7 @@ HOSTILE: dict[str, Message] = {
     "a vote in the last term": {"type": "request_vote", "term": LAST, "last_log_index": LAST, "last_log_term": LAST},
     "an append of the last term": append(term=LAST),
     "the end of time": append(prevLogIdx=1, prevLogTerm=0, time=float(LAST), fresh=float(LAST)),
-    "nearly the end of time": append(term=2, prevLogIdx=1, prevLogTerm=0, time=2.0**53, fresh=2.0**53),
+    "nearly the end of time": append(term=2, prevLogIdx=1, prevLogTerm=0, time=2.0**47, fresh=2.0**47),
 }
 
 
@@ -71,7 +77,7 @@ def test_a_term_has_one_leader() -> None:
     lab = lab_with_leader()
     for node in ("n1", "n2"):
         with pytest.raises(FrameError, match="has a leader: n1"):
-            lab.nodes[node].deliver("n3", append(prevLogIdx=1, prevLogTerm=0, time=2.0**50))
+            lab.nodes[node].deliver("n3", append(prevLogIdx=1, prevLogTerm=0, time=2.0**46))
     assert lab.is_leader("n1")
 
 
@@ -221,6 +227,94 @@ def test_a_node_is_well_when_both_its_log_and_its_tables_are() -> None:
     lab.logs["n2"].on_health("ok", "")
     lab.settle("n2")
     assert node.health == "ok" and not node.guard.full
+
+
+def test_what_operations_answer_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results are kept on every node: 65,536 refusals that quote 250 kB each were 16 GB."""
+    monkeypatch.setattr(limits, "RING_BYTES", 20_000)
+    lab = lab_with_leader()
+    for number in range(100, 160):
+        packed = operations.encode_operation(Operation("é" * 100_000, number.to_bytes(16, "big"), 0, [None]))
+        lab.nodes["n1"].deliver("n3", {"type": "forward", "operations": [packed]})
+        lab.tick("n1")
+    lab.flow(NODES)
+    for node in NODES:
+        ring = lab.nodes[node].applier._ring
+        kept = ring._results.values()
+        assert sum(map(len, kept)) == ring._bytes <= 20_000 + limits.RESULT_BYTES
+        assert max(map(len, kept)) < sum(operations.TEXT_BYTES) + 100
+    number = lab.command("n1")
+    lab.flow(NODES)
+    assert lab.acknowledged[number] and lab.errors == []
+
+
+class Answering(History):
+    """Answers as long as it is asked to, or refuses at that length."""
+
+    def apply(self, command: Any, tables: Tables, time: int) -> Any:
+        tables.put("rows", b"key", b"value")
+        if command < 0:
+            raise Rejected("x" * -command)
+        return "x" * command
+
+
+def test_an_answer_that_is_too_long_undoes_its_operation() -> None:
+    applier = Applier([Answering(lab_with_leader(), "n1")], MemoryTables(MemoryDisk(), auto=True), 10, 0)
+    packed = [
+        operations.encode_operation(Operation("history", bytes([n] * 16), 0, [limits.RESULT_BYTES + n * 9 - 9]))
+        for n in range(2)
+    ]
+    results, _ = applier.apply((b"\x00" + operations.encode_entry(1, packed[1:]), 2, 1))
+    assert results[0][1][0][0] == operations.REJECTED and applier.tables("history").scan("rows") == []
+    results, _ = applier.apply((b"\x00" + operations.encode_entry(1, packed[:1]), 3, 1))
+    assert results[0][1][0][0] == operations.DONE and applier.tables("history").scan("rows") != []
+
+
+def test_what_one_entry_answers_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4,096 operations of 256 commands each: what does not fit is undone, what is refused at length is not kept."""
+    monkeypatch.setattr(limits, "ENTRY_RESULT_BYTES", 1_000)
+    lab = lab_with_leader()
+    applier = Applier([Answering(lab, "n1")], MemoryTables(MemoryDisk(), auto=True), 10, 0)
+    commands: list[list[Any]] = [[300] * 5, [-300] * 5]
+    packed = [
+        operations.encode_operation(Operation("history", bytes([n] * 16), 0, each)) for n, each in enumerate(commands)
+    ]
+    results, _ = applier.apply((b"\x00" + operations.encode_entry(1, packed), 2, 1))
+    kinds = [[result[0] for result in told] for _, told in results]
+    assert kinds == [[0, 0, 0, 1, 1], [1] * 5]
+    assert applier._ring.get(bytes([1] * 16)) == [[operations.UNKNOWN]] * 5
+    again, _ = applier.apply((b"\x00" + operations.encode_entry(1, packed[1:]), 3, 1))
+    assert again[0][1] == [[operations.UNKNOWN]] * 5
+
+
+def test_an_operation_of_more_commands_than_travel_together_is_none() -> None:
+    most = Operation("history", bytes(16), 0, [None] * limits.OPERATION_COMMANDS)
+    assert operations.decode_operation(pack(list(most))) == most
+    assert (
+        operations.decode_operation(pack(["history", bytes(16), 0, [None] * (limits.OPERATION_COMMANDS + 1)])) is None
+    )
+
+
+def test_a_refusal_that_cannot_be_packed_stops_nobody() -> None:
+    error = Rejected("\udcff", subject=7, remedy="x" * 5_000)  # type: ignore[arg-type]
+    assert pack(operations.rejection(error)) and operations.rejection(error)[3] == "7"
+
+
+def test_the_greylist_outlives_the_end_of_time() -> None:
+    """At a stamp beyond what its rows hold every check failed, and so did every tick."""
+    applier = Applier([GreylistMachine()], MemoryTables(MemoryDisk(), auto=True), 10, 0)
+    asked = check.command(0, bytes(16), bytes(8), False, b"")
+    packed = operations.encode_operation(Operation("greylist", bytes(16), 0, [asked]))
+    results, _ = applier.apply((b"\x00" + (2**64 - 1).to_bytes(8, "big") + pack([packed]), 2, 1))
+    assert results[0][1][0][0] == operations.DONE and applier.stamp == limits.TIME_MS
+    assert applier.tables("greylist").scan("expiry") != []
+
+
+@pytest.mark.parametrize(("entries", "previous_term"), [([[b"\x01", 6, 3]], 1), ([[b"\x01", 6, 2]], 3), ([], 3)])
+def test_no_leader_has_entries_of_a_later_term(entries: list[Any], previous_term: int) -> None:
+    lab = lab_with_leader()
+    with pytest.raises(FrameError, match="do not follow"):
+        lab.nodes["n2"].deliver("n3", append(term=2, entries=entries, prevLogIdx=5, prevLogTerm=previous_term))
 
 
 def test_what_nests_too_deeply_is_no_operation() -> None:

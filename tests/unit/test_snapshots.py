@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Iterator
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 
 from raftcluster import limits, snapshots
-from raftcluster.codec import unpack
+from raftcluster.codec import pack, unpack
 from raftcluster.engine.recovery import Anchor
 from raftcluster.errors import FrameError
 from raftcluster.storage.digest import digest
@@ -78,7 +81,7 @@ def test_rows_of_every_size_travel(stores: list[TableStore], tmp_path: Path, nam
     assert hashes(target) == hashes(source)
 
 
-HEAD = {"index": 9, "anchor": anchor(9)}
+HEAD: dict[str, Any] = {"index": 9, "anchor": anchor(9)}
 HOSTILE: dict[str, list[Any]] = {
     "no head": [[]],
     "an empty head": [{}],
@@ -89,6 +92,7 @@ HOSTILE: dict[str, list[Any]] = {
     "an index below all": [{"index": -1, "anchor": anchor(9)}],
     "an empty block": [HEAD, []],
     "a number": [HEAD, 7],
+    "pieces without end": [HEAD, b""],
     "no sum": [HEAD, b"\x00\x00\x00\x00", {}],
     "a wrong sum": [HEAD, b"\x00\x00\x00\x00", {"bytes": 4, "sha256": b""}],
 }
@@ -109,6 +113,99 @@ def test_whatever_comes_the_fetch_ends_and_nothing_has_changed(
     eventually(lambda: done == [False])
     assert hashes(target) == before and target.health == "ok"
     assert not (tmp_path / "spool").exists()
+
+
+class Endless(Pipe):
+    """A head, and the same piece for ever."""
+
+    def __init__(self, piece: bytes) -> None:
+        super().__init__()
+        self.piece = piece
+        self.begun = False
+
+    def receive(self, timeout: float) -> Any:
+        begun, self.begun = self.begun, True
+        return self.piece if begun else HEAD
+
+
+def refused(
+    piece: bytes,
+    directory: Path,
+    target: TableStore,
+    log: pytest.LogCaptureFixture,
+    clock: Callable[[], float] = time.monotonic,
+) -> str:
+    """What is said of a fetch that would never end."""
+    done: list[bool] = []
+    snapshots.fetch(Endless(piece), directory / "spool", target, done.append, clock=clock)
+    assert done == [False] and not (directory / "spool").exists()
+    return log.messages[-1]
+
+
+def test_a_member_that_feeds_bytes_for_ever_meets_a_bound(
+    stores: list[TableStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(limits, "SNAPSHOT_BYTES", 3 * limits.MIB)
+    assert "does not end" in refused(bytes(limits.SNAPSHOT_CHUNK_BYTES), tmp_path, stores[1], caplog)
+
+
+def test_a_member_that_feeds_one_byte_now_and_then_is_too_slow(
+    stores: list[TableStore], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seconds = iter(range(0, 10**6, 25))
+    told = refused(b"x", tmp_path, stores[1], caplog, clock=lambda: float(next(seconds)))
+    assert "too slow" in told and next(seconds) < 10 * limits.FRAME_SECONDS
+
+
+def test_a_snapshot_never_takes_the_last_of_the_disk(
+    stores: list[TableStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(limits, "DISK_RESERVE_BYTES", 2**60)
+    assert "StorageFull" in refused(b"x", tmp_path, stores[1], caplog)
+
+
+def whole(*blocks: bytes) -> Pipe:
+    """A snapshot of these blocks, with a right sum."""
+    pipe, body = Pipe(), b"".join(len(block).to_bytes(4, "big") + block for block in blocks)
+    pipe.send(HEAD)
+    for start in range(0, len(body), limits.MIB):
+        pipe.send(body[start : start + limits.MIB])
+    pipe.send({"bytes": len(body), "sha256": hashlib.sha256(HEAD["anchor"] + body).digest()})
+    return pipe
+
+
+DEEP = pack(["machine.rows", [[b"k", [[] for _ in range(limits.FRAME_BYTES)]]]])
+BLOCKS: dict[str, bytes] = {
+    "no list": pack(7),
+    "no rows": pack(["machine.rows", [[b"k"]]]),
+    "a row that is no bytes": pack(["machine.rows", [[b"k", 5]]]),
+    "lists where a large row should be": DEEP,
+    "a large row and something else": pack(["machine.rows", [[b"k", bytes(limits.FRAME_BYTES)], [b"l"]]]),
+    "bytes left over": pack(["machine.rows", [[b"k", bytes(limits.FRAME_BYTES)]]]) + b"x",
+    "a ring that is none": pack(["engine.ring", [[bytes(8), pack([[b"short", b""]])]]]),
+    "a ring of a result that is none": pack(["engine.ring", [[bytes(8), pack([[bytes(16), pack([9])]])]]]),
+    "a floor that is none": pack(["engine.ring", [[b"floor", pack("x")]]]),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_that_hold_no_rows_change_nothing(stores: list[TableStore], tmp_path: Path, name: str) -> None:
+    target = stores[1]
+    fill(target, 3, {b"key": b"value"})
+    before, done = hashes(target), list[bool]()
+    snapshots.fetch(whole(BLOCKS[name]), tmp_path / "spool", target, done.append)
+    eventually(lambda: done == [False])
+    assert hashes(target) == before and target.health == "ok"
+
+
+def test_what_a_block_claims_to_be_costs_no_memory() -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(FrameError):
+            snapshots.unpack_chunk(DEEP)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(DEEP)
+    finally:
+        tracemalloc.stop()
 
 
 def test_two_fetches_do_not_write_over_each_other(stores: list[TableStore], tmp_path: Path) -> None:
