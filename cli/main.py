@@ -19,6 +19,7 @@ from raftcluster.cli.greylist import greylist
 from raftcluster.cli.members import members
 from raftcluster.cli.serve import serve
 from raftcluster.cli.tokens import tokens
+from raftcluster.cli.verify import verify
 
 _COMPLETION = {
     "bash": "echo 'eval \"$(_RAFTCLUSTER_COMPLETE=bash_source raftcluster)\"' >> ~/.bashrc",
@@ -74,6 +75,7 @@ for command in (
     certs,
     status,
     events,
+    verify,
     greylist,
     config,
     transfer,

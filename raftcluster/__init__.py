@@ -15,6 +15,7 @@ from raftcluster.errors import (
     AddressInUse,
     BackupDamaged,
     BackupForeign,
+    Damaged,
     DataVersion,
     LinkRefused,
     MissingPrivilege,
@@ -34,6 +35,7 @@ from raftcluster.history import read_events
 from raftcluster.host import Consistency, Host
 from raftcluster.machine import ReadTables, StateMachine, Tables
 from raftcluster.node import Node
+from raftcluster.offline import scrub
 from raftcluster.service import Service
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "BackupForeign",
     "Config",
     "Consistency",
+    "Damaged",
     "DataVersion",
     "Greylist",
     "Host",
@@ -68,4 +71,5 @@ __all__ = [
     "join",
     "read_events",
     "restore",
+    "scrub",
 ]

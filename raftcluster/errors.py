@@ -59,6 +59,13 @@ class Refusal(Rejected):
     code = "refused"
 
 
+class Damaged(RaftclusterError):
+    """Members hold different tables at one log index, or what one has stored cannot be read. Found by `verify`."""
+
+    code = "damaged"
+    exit_code = 14
+
+
 class NotRunning(Refusal):
     """No node answers at the control socket."""
 

@@ -93,6 +93,17 @@ SNAPSHOT_BYTES: Final = TABLES_MAP_BYTES  # what could never be stored is not re
 EVENT_LOG_BYTES: Final = 1 * MIB  # the file is put aside when it would be longer
 EVENT_LOGS: Final = 4  # of those, kept beside it
 
+# --- verify
+VERIFY_STREAMS: Final = 2  # examinations of a node for others at once: each reads all of its tables
+VERIFY_ARM_SECONDS: Final = 10.0  # within which a member says that it waits for the mark; later it is left out
+VERIFY_SLICE_ROWS: Final = 64  # read between two rests: 0.3 ms, the longest that the tick thread is held up
+VERIFY_SHARE: Final = 0.5  # of one core's time, at most
+VERIFY_BYTES: Final = 64 * MIB  # of digests that one member may send; 10 M rows are 3 MB
+VERIFY_RANGES: Final = 32  # ranges that differ and are looked into, row by row
+VERIFY_ROWS: Final = 4_096  # rows of each: 256 are to be expected
+VERIFY_TROUBLES: Final = 100  # damaged rows that a node names; the others it counts
+VERIFY_SECONDS: Final = 600.0  # default time of it all
+
 # --- cluster
 VOTERS: Final = 9
 NAME_BYTES: Final = 253  # a DNS name

@@ -70,3 +70,14 @@ class StateMachine(Protocol):
 
     def tick(self, tables: Tables, time: int) -> None:
         """Bounded background work (expiry); called once after the commands of each log entry, on every node alike."""
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """What a state machine may offer besides: to tell its own rows from damaged ones, for `Node.verify`."""
+
+    def inspect(self, table: str, key: bytes, value: bytes) -> None:
+        """Raise any `Exception` when `apply` and `tick` never write such a row.
+
+        Thread: any, also while the machine is at work: a function of its arguments and of nothing else. About 1 us.
+        """

@@ -58,6 +58,7 @@ from raftcluster.storage.tables import TableStore
 from raftcluster.transport import sockets
 from raftcluster.transport.mesh import Mesh
 from raftcluster.transport.stream import Stream
+from raftcluster.verifying import Verifying, verifier
 
 log = logging.getLogger("raftcluster.node")
 
@@ -71,7 +72,7 @@ EVENTS = "-events.log"
 """Beside the data directory, which the end of a cluster removes: DIR-events.log."""
 
 
-class Node:
+class Node(Verifying):
     """See the module. Use :meth:`open`. Every method is thread-safe.
 
     Errors of calls: `Unavailable` (not applied), `OutcomeUnknown` (may be), `Rejected` (never).
@@ -201,6 +202,7 @@ class Node:
         self._keeper = protection.keeper(self, directory, facts, keystore, self._recorder, nft)
         resolve = sockets.addresses if self._keeper else None
         self.members, self.tokens = Members(self, resolve, seats.standing), Tokens(self)
+        self._verifier = verifier(self._runtime, self._replica, self._log, everything, self.members, mesh, self._ending)
         mesh.start()
         self._runtime.start(self._replica)
         self._auditor.post("node-started", version=product, listen="{}:{}".format(*mesh.address))
@@ -223,7 +225,7 @@ class Node:
             )
             founding.start()
             self._undo.callback(founding.join)
-            self._undo.callback(self._ending.set)
+        self._undo.callback(self._ending.set)
 
     @classmethod
     def open(

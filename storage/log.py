@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from struct import Struct
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from raftcluster import failpoints, limits
-from raftcluster.errors import RaftclusterError, StorageFailed, StorageFull
+from raftcluster.errors import RaftclusterError, StorageFailed, StorageFull, Unavailable
 from raftcluster.storage.environment import Environment, corrupt
 from raftcluster.storage.ports import Entry, Health, LogImage, Record
 
@@ -60,6 +60,7 @@ class LogStore:
         self._queue: SimpleQueue[tuple[int, Sequence[Record]] | None] = SimpleQueue()
         self._closed = False
         self._closing = threading.Event()
+        self._mapped = threading.Lock()  # held while `scrub` reads, so that nobody unmaps under it
         self._writer = threading.Thread(target=self._run, name="raftcluster-log", daemon=True)
         try:
             self._entries, self._meta = self._databases()
@@ -74,13 +75,24 @@ class LogStore:
 
     def load(self) -> LogImage:
         """Read what is there. Raises `StorageFailed` for an entry or a vote that fails its checksum, or a gap."""
-        entries: list[Entry] = []
         with self._env.reading() as transaction:
-            for key, value in transaction.cursor(self._entries):
-                entries.append(read_entry(self._path, key, value, entries[-1][1] if entries else None))
-            term, vote = read_number(self._path, "vote", transaction.get(b"vote", db=self._meta))
-            commit, _ = read_number(self._path, "commit", transaction.get(b"commit", db=self._meta))
+            entries = list(self._read(transaction))
+            term, vote, commit = self._numbers(transaction)
         return LogImage(entries, term, vote, commit)
+
+    def scrub(self) -> int:
+        """What `load` checks, of what is durable now; how many entries. Thread: any; a map that must grow waits for it."""
+        with self._mapped:
+            if self._closed:
+                raise Unavailable("the log is closed", subject=str(self._path))
+            count = 0
+            with self._env.reading() as transaction:
+                for _ in self._read(transaction):
+                    count += 1
+                    if self._closing.is_set():
+                        raise Unavailable("the log is closed", subject=str(self._path))
+                self._numbers(transaction)
+        return count
 
     def submit(self, records: Sequence[Record]) -> int:
         """Queue `records` and return their ticket. Never waits."""
@@ -107,7 +119,8 @@ class LogStore:
             self._closing.set()
             self._queue.put(None)
             self._writer.join()
-            self._env.close()
+            with self._mapped:
+                self._env.close()
 
     # --- the writer thread
 
@@ -145,7 +158,8 @@ class LogStore:
                 if not any(record[0] in ("cut", "reset") for _, records in waiting for record in records):
                     raise
                 if self._env.has_space():
-                    self._env.grow(self._env.map_bytes + MAP_RESERVE_BYTES)
+                    with self._mapped:
+                        self._env.grow(self._env.map_bytes + MAP_RESERVE_BYTES)
                     self._entries, self._meta = self._databases()
                 last = self._write(waiting, reserve=False)
         except StorageFull as error:
@@ -220,6 +234,20 @@ class LogStore:
 
     def _databases(self) -> tuple[Database, Database]:
         return self._env.database("entries"), self._env.database("meta")
+
+    def _read(self, transaction: Transaction) -> Iterator[Entry]:
+        """All entries in order, each checked."""
+        last: int | None = None
+        for key, value in transaction.cursor(self._entries):
+            entry = read_entry(self._path, key, value, last)
+            last = entry[1]
+            yield entry
+
+    def _numbers(self, transaction: Transaction) -> tuple[int, str | None, int]:
+        """Term, vote and commit index, checked."""
+        term, vote = read_number(self._path, "vote", transaction.get(b"vote", db=self._meta))
+        commit, _ = read_number(self._path, "commit", transaction.get(b"commit", db=self._meta))
+        return term, vote, commit
 
 
 def read_entry(path: Path, key: bytes, value: bytes, last: int | None) -> Entry:

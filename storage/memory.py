@@ -23,6 +23,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from raftcluster import limits
 from raftcluster.errors import StorageFailed, StorageFull, Unavailable
@@ -123,6 +124,16 @@ class MemoryLog(_Health):
         """What is durable now."""
         disk = self._disk
         return LogImage(disk.entries.copy(), disk.term, disk.vote, disk.commit)
+
+    def scrub(self) -> int:
+        """The twin of a disk without checksums: whether entries follow each other."""
+        if self.closed:
+            raise Unavailable("the log is closed", subject="log")
+        entries = self._disk.entries
+        for entry, following in pairwise(entries):
+            if following[1] != entry[1] + 1:
+                raise StorageFailed(f"entry {following[1]} does not follow", subject="log")
+        return len(entries)
 
     def submit(self, records: Sequence[Record]) -> int:
         """Queue `records` and return their ticket."""
@@ -290,9 +301,9 @@ class MemoryTables(_Health):
         disk = self._disk
         if disk.anchor is None:
             return None
-        return Snapshot(
-            disk.index, disk.anchor, self._chunks({name: rows.copy() for name, rows in disk.tables.items()})
-        )
+        counts = {name: len(rows) for name, rows in disk.tables.items()}
+        tables = {name: rows.copy() for name, rows in disk.tables.items()}
+        return Snapshot(disk.index, disk.anchor, counts, self._chunks(tables))
 
     def close(self) -> None:
         """Complete what is queued if there is space, then detach. Idempotent."""

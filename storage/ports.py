@@ -72,6 +72,12 @@ class Log(Protocol):
     def load(self) -> LogImage:
         """Read what is there. Raises `StorageFailed` for a corrupt entry that is not a torn tail."""
 
+    def scrub(self) -> int:
+        """Read and check all entries, term, vote and commit once more, as `load` does; how many entries. Thread: any.
+
+        Raises `StorageFailed` for what is corrupt, `Unavailable` once the log is closed.
+        """
+
     def submit(self, records: Sequence[Record]) -> int:
         """Queue `records` and return their ticket: tickets count 1, 2, 3 ... per opened log. Never waits."""
 
@@ -103,6 +109,8 @@ class Snapshot:
 
     index: int
     anchor: bytes
+    counts: Mapping[str, int]
+    """table -> rows, as the store counts them."""
     chunks: Generator[Chunk, None, None]
     """Holds a read transaction, and with it the space of all pages replaced since, until exhausted or closed
     (`contextlib.closing`). Tables without rows have no chunk. Raises `Unavailable` once the store is closed."""

@@ -115,7 +115,9 @@ class TableStore:
             if reached is None:
                 transaction.abort()
                 return None
-        return Snapshot(*reached, self._chunks(transaction, handles))
+            counts = {table: transaction.stat(handle)["entries"] for table, handle in handles.items()}
+        del counts[_CHECKPOINT]
+        return Snapshot(*reached, counts, self._chunks(transaction, handles))
 
     def checkpoint(self, unit: Unit, done: _Done) -> None:
         """Queue `unit`; its changes must not be changed any more."""

@@ -80,6 +80,9 @@ class Services:
     def snapshot(self, peer: str, stream: Stream) -> None:
         raise AssertionError(peer)
 
+    def examine(self, peer: str, stream: Stream) -> None:
+        raise AssertionError(peer)
+
 
 class Running:
     """A started node, polled by a thread of its own."""

@@ -41,6 +41,7 @@ ROOMS = {
     "raftcluster.firewall": ("raftcluster.storage.directory",),
     "raftcluster.policy": ("raftcluster.loop", "raftcluster.greylist.api", "raftcluster.greylist.rules"),
     "raftcluster.control": ("raftcluster.loop", "raftcluster.backup.file", "raftcluster.backup.summary"),
+    "raftcluster.verify": ("raftcluster.storage.",),
     "raftcluster.cli": ("raftcluster", "raftcluster.control.client"),
 }
 # Files whose results must be equal on every node, with all files of their own room that they use.

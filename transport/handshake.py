@@ -22,8 +22,9 @@ PROTOCOL_OLDEST: Final = 1
 
 RAFT: Final = "raft"
 SNAPSHOT: Final = "snapshot"
+VERIFY: Final = "verify"
 JOIN: Final = "join"
-KINDS: Final = (RAFT, SNAPSHOT, JOIN)
+KINDS: Final = (RAFT, SNAPSHOT, VERIFY, JOIN)
 
 REASONS: Final = {
     "not-tls": "the bytes that came are no TLS",

@@ -22,7 +22,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from raftcluster.cluster import destruction, generations, genesis, members, tokens
+from raftcluster.cluster import destruction, generations, genesis, marks, members, tokens
+from raftcluster.cluster.inspection import inspect_fact, inspect_generation, inspect_invitation, inspect_member
 from raftcluster.cluster.records import SCHEMA, rejected
 from raftcluster.cluster.rows import Commands, of_kind
 from raftcluster.cluster.view import FACTS, GENERATION, MEMBERS, TOKENS, facts, revision
@@ -36,8 +37,16 @@ COMMANDS: Final[Commands] = {
     **members.COMMANDS,
     **generations.COMMANDS,
     **destruction.COMMANDS,
+    **marks.COMMANDS,
 }
 """Verb -> its handler, called as handler(tables, time, *arguments), and the kinds of its arguments."""
+
+_INSPECTIONS: Final = {
+    MEMBERS: inspect_member,
+    TOKENS: inspect_invitation,
+    GENERATION: inspect_generation,
+    FACTS: inspect_fact,
+}
 
 
 class ClusterMachine:
@@ -74,3 +83,7 @@ class ClusterMachine:
 
     def tick(self, tables: Tables, time: int) -> None:
         """Nothing expires in the background: invitations are pruned by the next one."""
+
+    def inspect(self, table: str, key: bytes, value: bytes) -> None:
+        """See `raftcluster.machine.Inspectable`."""
+        _INSPECTIONS[table](key, value)

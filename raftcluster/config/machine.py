@@ -23,6 +23,13 @@ from typing import Final, NamedTuple
 
 from raftcluster import codec, limits
 from raftcluster.codec import Value
+from raftcluster.config.inspection import (
+    inspect_change,
+    inspect_deleted,
+    inspect_history,
+    inspect_state,
+    inspect_value,
+)
 from raftcluster.config.rules import check_key, check_note, pack_value
 from raftcluster.errors import Rejected
 from raftcluster.machine import ReadTables, Tables
@@ -34,6 +41,13 @@ CHANGES: Final = "changes"
 DELETED: Final = "deleted"
 STATE: Final = "state"
 
+_INSPECTIONS: Final = {
+    VALUES: inspect_value,
+    HISTORY: inspect_history,
+    CHANGES: inspect_change,
+    DELETED: inspect_deleted,
+    STATE: inspect_state,
+}
 _LAST: Final = b"revision"
 _FORGOTTEN: Final = b"forgotten"
 _REVISION: Final = Struct(">Q")
@@ -86,6 +100,10 @@ class ConfigMachine:
 
     def tick(self, tables: Tables, time: int) -> None:
         """Nothing: histories are cut when they grow."""
+
+    def inspect(self, table: str, key: bytes, value: bytes) -> None:
+        """See `raftcluster.machine.Inspectable`."""
+        _INSPECTIONS[table](key, value)
 
 
 def read_revision(tables: ReadTables) -> int:

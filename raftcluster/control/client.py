@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Final
 
+from raftcluster import limits
 from raftcluster.backup.file import save
 from raftcluster.backup.summary import verify
 from raftcluster.codec import Value, unpack
@@ -61,6 +62,21 @@ class Client:
                 "the node hung up during the backup; no file is left", subject=self.path, remedy="try again"
             ) from error
         return asdict(verify(path))
+
+    def verify(
+        self, *, deadline: float = limits.VERIFY_SECONDS, progress: Callable[[str], None] = lambda text: None
+    ) -> dict[str, Value]:
+        """Compare all tables of all members, and read through what each has stored: the fields of `verify.report.Report`,
+        `verdict` and `error`. See `Node.verify`."""
+        report = None
+        for step in self.stream("verify", deadline=deadline):
+            if "progress" in step:
+                progress(step["progress"])
+            else:
+                report = step["report"]
+        if report is None:
+            raise FrameError("the node's answer has no report", subject=self.path)
+        return report  # type: ignore[no-any-return]
 
     def call(self, method: str, **arguments: Value) -> Value:
         """One call. Raises what the node raises; `NotRunning`, `MissingPrivilege`; `OutcomeUnknown` when it hung up."""

@@ -82,6 +82,7 @@ class ControlServer:
             "status.watch": self._watch_status,
             "config.watch": self._watch_config,
             "backup": self._backup,
+            "verify": self._verify,
         }
         self._listening: dict[asyncio.Task[None], None] = {}
         self._streaming = 0
@@ -126,6 +127,10 @@ class ControlServer:
         while not gone.is_set():
             yield self._status()
             gone.wait(max(0.1, every))
+
+    def _verify(self, gone: threading.Event, *, deadline: float) -> Iterator[Value]:
+        for step in self._node.verification(deadline=deadline):
+            yield {"progress": step} if isinstance(step, str) else {"report": step.values()}
 
     def _watch_config(self, gone: threading.Event, *, prefix: str = "", since: int | None = None) -> Iterator[Value]:
         changes = self._node.config.watch(prefix, since=since)

@@ -31,6 +31,7 @@ from raftcluster import codec, limits
 from raftcluster.codec import Value
 from raftcluster.errors import Rejected
 from raftcluster.greylist import check
+from raftcluster.greylist.inspection import inspect_expiry, inspect_record, inspect_setting, inspect_state
 from raftcluster.greylist.record import COUNT_MAX, FRESH, HEAD, NODE, NODE_BYTES, NODES_MAX, Record
 from raftcluster.greylist.rules import DEFER, KEY_BYTES, decide
 from raftcluster.greylist.settings import Settings, Waits, check_names
@@ -49,6 +50,12 @@ ROW_KEYS: Final = 64  # keys per row of the index: a row is 1 KB
 PAGE_ROWS: Final = 16  # rows per scan of the index
 TICK_KEYS: Final = 64  # keys looked at per entry, and twice as many as the entry had checks
 
+_INSPECTIONS: Final = {
+    RECORDS: inspect_record,
+    EXPIRY: inspect_expiry,
+    SETTINGS: inspect_setting,
+    STATE: inspect_state,
+}
 _CURRENT: Final = b"current"
 _CURSOR: Final = b"cursor"
 _SEQUENCE: Final = b"sequence"
@@ -113,6 +120,10 @@ class GreylistMachine:
         taken = _look(tables, time, TICK_KEYS + 2 * checks, due)
         if due or taken:
             _enter(tables, due, taken)
+
+    def inspect(self, table: str, key: bytes, value: bytes) -> None:
+        """See `raftcluster.machine.Inspectable`."""
+        _INSPECTIONS[table](key, value)
 
     def _check(self, command: bytes, tables: Tables, time: int) -> Value:
         try:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftcluster.errors import StorageFailed, StorageFull
+from raftcluster.errors import StorageFailed, StorageFull, Unavailable
 from raftcluster.storage.ports import Health, Log, LogImage, Record
 from tests.contract.models import LogModel, log_history
 from tests.contract.stores import IMPLEMENTATIONS, Bench, bench_of
@@ -210,3 +210,15 @@ def test_a_failed_write_is_latched(bench: Bench) -> None:
     log.close()
     assert heard.tickets == [1] and heard.health == ["failed"]
     assert reloaded(bench) == LogImage(entries(1), 0, None, 0)
+
+
+def test_a_scrub_reads_what_is_durable_and_a_closed_log_is_not_read(bench: Bench) -> None:
+    log = bench.open_log()
+    assert log.scrub() == 0
+    log.submit([*appends(1, 40), ("vote", 2, "b"), ("commit", 30)])
+    log.submit([("cut", 11)])
+    log.block()
+    assert log.scrub() == 30
+    log.close()
+    with pytest.raises(Unavailable):
+        log.scrub()

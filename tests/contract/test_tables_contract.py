@@ -192,6 +192,16 @@ def test_a_snapshot_is_one_unit_whatever_is_written_meanwhile(store: TableStore)
     assert newer["b.one"] == {b"k": b"29"} and len(newer["a.one"]) == 4000 - 28 + 1 and newer["c.one"] == {b"k": b""}
 
 
+def test_a_snapshot_tells_how_many_rows_there_are(store: TableStore) -> None:
+    answers = Answers(store)
+    answers.checkpoint(1, {"a.one": {b"%d" % number: b"" for number in range(300)}, "b.one": {b"k": b""}})
+    answers.checkpoint(2, {"a.one": {b"7": None, b"new": b""}, "b.one": {b"k": None}})
+    answers.all()
+    snapshot = store.snapshot()
+    assert snapshot is not None and snapshot.counts == {"a.one": 300, "b.one": 0}
+    assert {table: len(rows) for table, rows in rows_of(snapshot).items()} == {"a.one": 300}
+
+
 def test_digests_tell_equal_tables_from_others(bench: Bench, tmp_path: Path) -> None:
     store = bench.open_tables()
     answers = Answers(store)

@@ -287,6 +287,9 @@ class Tables:
         except (Unavailable, FrameError) as error:
             self.ended.append(str(error))
 
+    def examine(self, peer: str, stream: Stream) -> None:
+        raise AssertionError(peer)
+
     def join(self, stream: Stream) -> None:
         asked = stream.receive()
         stream.send({"you": stream.peer, "asked": asked, "mine": stream.certificate, "chain": bytes(100_000)})

@@ -39,6 +39,9 @@ class Echo:
     def snapshot(self, peer: str, stream: Stream) -> None:
         stream.send({"tables of": peer})
 
+    def examine(self, peer: str, stream: Stream) -> None:
+        stream.send({"digests for": peer})
+
     def join(self, stream: Stream) -> None:
         with contextlib.suppress(FrameError):
             stream.send({"heard": stream.receive()})
@@ -102,7 +105,7 @@ def siege(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Siege]:
 
 
 def test_without_a_certificate_there_is_no_link(siege: Siege) -> None:
-    for kind in (handshake.RAFT, handshake.SNAPSHOT):
+    for kind in (handshake.RAFT, handshake.SNAPSHOT, handshake.VERIFY):
         with siege.attack(None) as attacker:
             assert attacker.hear()["root"] == siege.forge.root, "the root is public"
             attacker.hello(kind=kind)

@@ -34,7 +34,7 @@ def snapshot(rows: dict[str, list[tuple[bytes, bytes]]], size: int = 1_000) -> S
             for start in range(0, len(found), size):
                 yield table, found[start : start + size]
 
-    return Snapshot(7, header().anchor, chunks())
+    return Snapshot(7, header().anchor, {table: len(found) for table, found in rows.items()}, chunks())
 
 
 def content() -> bytes:

@@ -73,6 +73,12 @@ class OverlayAgainstModel(RuleBasedStateMachine):
 
     @precondition(lambda self: self.overlay.frozen)
     @rule()
+    def durable_and_not_released(self) -> None:
+        """The store is ahead of its reader."""
+        self.store.complete()
+
+    @precondition(lambda self: self.overlay.frozen)
+    @rule()
     def release(self) -> None:
         self.store.complete()
         self.overlay.release()
@@ -92,6 +98,17 @@ class OverlayAgainstModel(RuleBasedStateMachine):
     @rule(key=KEYS)
     def get(self, key: bytes) -> None:
         assert self.view.get("t", key) == self.model.get(key) == self.overlay.get("m.t", key)
+
+    @rule(writes=WRITES)
+    def image(self, writes: list[tuple[bytes, bytes | None]]) -> None:
+        """It holds what was applied by then, whatever is written and checkpointed before it is read."""
+        before = sorted(self.model.items())
+        image = self.overlay.image(self.index)
+        self.operation(writes)
+        if not self.overlay.frozen:
+            self.freeze()
+        self.release()
+        assert [row for table, rows in image.chunks() for row in rows] == before
 
     @invariant()
     def the_other_table_is_empty(self) -> None:

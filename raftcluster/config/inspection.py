@@ -1,0 +1,53 @@
+"""What a sound row of the configuration's tables looks like: for `verify`. Pure; raises `ValueError` or `Rejected`, or what
+decoding raises."""
+
+from __future__ import annotations
+
+from raftcluster.codec import unpack
+from raftcluster.config.rules import check_key, check_note, pack_value
+
+_REVISION_BYTES = 8
+
+
+def inspect_value(key: bytes, value: bytes) -> None:
+    """A row of `values`."""
+    check_key(key.decode())
+    _check_version(unpack(value))
+
+
+def inspect_history(key: bytes, value: bytes) -> None:
+    """A row of `history`: its revision is in its key, too."""
+    name, stamp = key[: -_REVISION_BYTES - 1], key[-_REVISION_BYTES:]
+    check_key(name.decode())
+    *version, deleted = unpack(value)
+    _check_version(version)
+    if type(deleted) is not bool or version[0].to_bytes(_REVISION_BYTES) != stamp:
+        raise ValueError("the version is of another revision")
+
+
+def inspect_change(key: bytes, value: bytes) -> None:
+    """A row of `changes`."""
+    check_key(value.decode())
+    if len(key) != _REVISION_BYTES:
+        raise ValueError("the key is no revision")
+
+
+def inspect_deleted(key: bytes, value: bytes) -> None:
+    """A row of `deleted`."""
+    check_key(key.decode())
+    if type(unpack(value)) is not int:
+        raise ValueError("the number of changes is none")
+
+
+def inspect_state(key: bytes, value: bytes) -> None:
+    """A row of `state`."""
+    if key not in (b"revision", b"forgotten") or len(value) != _REVISION_BYTES:
+        raise ValueError("there is no such revision")
+
+
+def _check_version(version: list[object]) -> None:
+    revision, value, author, reason, node, time, number = version
+    if not all(type(each) is int for each in (revision, time, number)) or type(node) is not str:
+        raise ValueError("the version's fields are of other kinds")
+    check_note(author, reason)
+    pack_value(value)
