@@ -9,7 +9,7 @@ import sys
 import click
 
 import raftcluster
-from raftcluster.cli.context import Context, Duration
+from raftcluster.cli.context import Address, Context, Duration
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -22,9 +22,18 @@ LEVELS = ("debug", "info", "warning", "error")
     help="Where Postfix asks: inet:HOST:PORT, unix:/PATH, or none.",
 )
 @click.option("--deadline", type=Duration(), default="2s", show_default=True, help="Within which Postfix is answered.")
+@click.option("--listen", type=Address(), help="From now on: where the other nodes reach this one.")
+@click.option("--advertise", type=Address(), help="From now on: the same as seen by the others. They are told.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="How much to log.")
 @click.pass_obj
-def serve(obj: Context, policy: str, deadline: float, log_level: str) -> None:
+def serve(
+    obj: Context,
+    policy: str,
+    deadline: float,
+    listen: tuple[str, int] | None,
+    advertise: tuple[str, int] | None,
+    log_level: str,
+) -> None:
     """Run this node until SIGTERM or SIGINT. Logs go to standard error.
 
     When it stops it hands leadership over first. What Postfix needs in main.cf is printed at the start.
@@ -32,6 +41,8 @@ def serve(obj: Context, policy: str, deadline: float, log_level: str) -> None:
     logging.basicConfig(
         level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    if listen or advertise:
+        raftcluster.readdress(obj.directory, listen, advertise)
     service = raftcluster.Service(obj.directory, policy=None if policy == "none" else policy, deadline=deadline)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())

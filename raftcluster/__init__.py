@@ -9,6 +9,7 @@ nothing.
 """
 
 from raftcluster import backup
+from raftcluster.cluster.moving import readdress
 from raftcluster.config.api import Config
 from raftcluster.entry import init, join, restore
 from raftcluster.errors import (
@@ -70,6 +71,7 @@ __all__ = [
     "init",
     "join",
     "read_events",
+    "readdress",
     "restore",
     "scrub",
 ]

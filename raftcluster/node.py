@@ -27,7 +27,7 @@ from raftcluster.backup.file import save
 from raftcluster.backup.summary import Summary, verify
 from raftcluster.backup.unfinished import check_finished
 from raftcluster.builtin import PRODUCT, all_machines, schemas
-from raftcluster.cluster import departure, destroy
+from raftcluster.cluster import departure, destroy, moving
 from raftcluster.cluster.api import Members, Tokens
 from raftcluster.cluster.certs import Certs
 from raftcluster.cluster.inquiry import Inquiry
@@ -216,8 +216,9 @@ class Node(Verifying):
         self._reconciler.start()
         self._undo.callback(self._reconciler.close)
         self._inquiry = Inquiry(self, mesh)
-        self._inquiry.start()
-        self._undo.callback(self._inquiry.close)
+        for each in (self._inquiry, moving.Move(self, directory, facts, mesh.open_stream)):
+            each.start()
+            self._undo.callback(each.close)
         self._undo.callback(self.config.close)
         if facts["lab"] and facts["founder"] == me:
             founding = threading.Thread(
@@ -467,10 +468,10 @@ class Node(Verifying):
         snapshots.serve(self._store, peer, stream)
 
     def join(self, stream: Stream) -> None:
-        """Somebody wants the public chain, or to join. Called on a stream thread."""
+        """Somebody wants the public chain, or to join; a member has moved. Called on a stream thread."""
         if self._admission is None:
             raise Unavailable("the node is starting", subject=self.name, remedy="try again")
-        self._admission.join(stream)
+        moving.told(self, stream, self._reconciler.moved) if stream.peer else self._admission.join(stream)
 
     def _fetch(self, peer: str) -> None:
         """Tick thread: bring the peer's snapshot on a thread of its own."""

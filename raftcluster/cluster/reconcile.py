@@ -45,7 +45,7 @@ from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, Unava
 from raftcluster.host import Host
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport.certificates import fingerprint, mint
-from raftcluster.transport.ports import Links, Peer
+from raftcluster.transport.ports import Address, Links, Peer
 
 log = logging.getLogger("raftcluster.cluster")
 
@@ -112,6 +112,8 @@ class Reconciler:
         self._relinked_at = -interval_s
         self._destroying_since: float | None = None
         self._finished = False
+        self._moved: dict[str, tuple[Address, Address]] = {}
+        """Member -> where the record had it when it said that it was elsewhere, and where that is."""
         links.configure(self._trust.peers)
         host.on_apply("cluster", lambda index: self._wake.set())
 
@@ -130,6 +132,14 @@ class Reconciler:
     def troubles(self) -> dict[str, str]:
         """What keeps this node from doing its part now: stable code -> text. Empty when all is well. Thread: any."""
         return dict(self._troubles)
+
+    def moved(self, node_id: str, address: Address) -> None:
+        """A member has proved who it is and says where: look for it there until the record says something new. Without a
+        quorum the record could not, and without a link there may be no quorum. Thread: any."""
+        member = self._host.query("cluster", View.read).live().get(node_id)
+        if member is not None:
+            self._moved = {**self._moved, node_id: ((member.host, member.port), address)}
+            self._wake.set()
 
     def step(self) -> float:
         """Compare and act once; the result is in how many seconds to look again at the latest."""
@@ -196,12 +206,17 @@ class Reconciler:
         """Let exactly the members link that the record names: a removed one's links close here."""
         if view.facts is None or view.revision < self._trust.revision or self._host.id not in view.live():
             return
-        wanted = {node_id: _peer(member) for node_id, member in peers(view, self._host.id).items()}
+        wanted = {node_id: self._peer(member) for node_id, member in peers(view, self._host.id).items()}
         if wanted != self._trust.peers:
             self._trust = replace(self._trust, revision=view.revision, peers=wanted)
             self._keystore.keep(self._trust)
             failpoints.reach("members.keep")
             self._links.configure(wanted)
+
+    def _peer(self, member: Member) -> Peer:
+        recorded = (member.host, member.port)
+        before, now = self._moved.get(member.node_id, (None, recorded))
+        return Peer(member.node_id, now if before == recorded else recorded, frozenset(member.pins))
 
     def _perform(self, action: Action, view: View) -> None:
         match action:
@@ -293,7 +308,3 @@ _OVERTAKEN: Final = frozenset(
         "generation-under-way",
     ]
 )
-
-
-def _peer(member: Member) -> Peer:
-    return Peer(member.node_id, (member.host, member.port), frozenset(member.pins))

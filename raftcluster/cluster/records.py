@@ -143,7 +143,10 @@ def differences(facts: Facts, product: str, schema: int, realm: str) -> list[str
             f"product: the cluster runs {facts.product!r}, this node {product!r}; any version of {wanted!r} may join"
         )
     if schema != facts.schema:
-        found.append(f"schema: the cluster's tables have version {facts.schema}, this node's {schema}")
+        found.append(
+            f"schema: the cluster's tables have version {facts.schema}, this node's {schema}; "
+            f"only version {facts.schema} may join"
+        )
     if realm != facts.realm:
         found.append(
             f"trust realm: the cluster belongs to {facts.realm!r}, this node to {realm!r}; one cluster, one realm"

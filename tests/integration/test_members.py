@@ -12,7 +12,7 @@ import raftcluster
 from examples.counter import Counter
 from raftcluster import Node
 from raftcluster.control.wire import describe, revive
-from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, Removed, Unavailable
+from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, Removed, StorageRefusal, Unavailable
 from tests.clusters import SECONDS, Cluster
 from tests.helpers import eventually, free_ports
 
@@ -177,6 +177,37 @@ def test_two_become_one_and_the_last_one_stays(tmp_path: Path) -> None:
         assert caught.value.code in ("last-voter", "would-lose-quorum")
         with pytest.raises(Rejected):
             node.members.replace("mx9", "mx8")
+
+
+def test_a_node_that_starts_elsewhere_tells_the_others_and_stays_who_it_is(tmp_path: Path) -> None:
+    """Both of them in turn: one is dialled, and must make itself known; the other one dials."""
+    with cluster_of(tmp_path, 2) as cluster:
+        for number in (0, 1):
+            who = cluster.nodes[number].id
+            cluster.stop(number)
+            where = ("127.0.0.1", free_ports(1)[0])
+            raftcluster.readdress(cluster.path(number), listen=where)
+            node = cluster.start(number)
+            other = cluster.nodes[1 - number]
+            assert node.id == who and node.mesh.address == where
+            eventually(lambda n=other, w=who, at=where: _address(n, w) == at, SECONDS)  # type: ignore[misc]
+            eventually(lambda n=node: not n.directory.read_node()["announce"], SECONDS)  # type: ignore[misc]
+            assert node.propose("counter", "a") == number + 1
+        moved = cluster.nodes[0].members.get("mx1")
+        cluster.nodes[0].members.move("mx1", "localhost", moved.port)
+        cluster.stop(1)
+        cluster.start(1)
+        assert _address(cluster.nodes[0], moved.node_id) == ("localhost", moved.port), "told once, not at every start"
+        with pytest.raises(StorageRefusal, match="is already used by process"):
+            raftcluster.readdress(cluster.path(0), listen=("127.0.0.1", 1))
+        cluster.stop(0)
+        with pytest.raises(Rejected):
+            raftcluster.readdress(cluster.path(0), advertise=("", 1))
+
+
+def _address(node: Node, node_id: str) -> tuple[str, int]:
+    member = node.members.get(node_id)
+    return member.host, member.port
 
 
 def _counts(node: Node) -> int:
