@@ -42,6 +42,7 @@ PRESSED_SECONDS: Final = (
 )
 HELLO_ITEMS: Final = 1_024  # length of a container in a frame before authorisation: decoders allocate what is claimed
 LINK_BURST_BYTES: Final = 4 * MIB  # read from one link before the others get their turn
+LINK_BURST_MESSAGES: Final = 1_024  # the same bound for small ones: each costs some 20 us before others get their turn
 LINK_IDLE_SECONDS: Final = 5.0  # heartbeats flow every 50 ms; a link without any byte for this long is dead
 PING_SECONDS: Final = 1.0  # round-trip measurement, and the byte that keeps an idle link alive
 DIAL_MIN_SECONDS: Final = 0.050  # first pause between two dials of a peer

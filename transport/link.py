@@ -41,6 +41,8 @@ class Link:
         """Whether the kernel takes nothing more for now."""
         self.relink_asked = False
         """The peer has asked for a new link."""
+        self.pending = False
+        """Bytes have come that `receive` has left for another turn."""
         self._stream = connection.stream
         self._socket = connection.stream.socket
         self._channel = connection.stream.channel
@@ -83,20 +85,27 @@ class Link:
             self._encrypted = self._encrypted[sent:]
 
     def receive(self, scratch: memoryview, events: list[Event], now: float) -> None:
-        """Append the messages that have come, at most about `LINK_BURST_BYTES` of them."""
+        """Append the messages that have come, at most `LINK_BURST_MESSAGES` and about `LINK_BURST_BYTES` of them. With
+        `pending` there are more here already: nothing will tell, it must be called again."""
         for value in self._stream.leftover():
             self._take(value, events, now)
         channel, decoder = self._channel, self._decoder
-        budget = limits.LINK_BURST_BYTES
+        budget, left = limits.LINK_BURST_BYTES, limits.LINK_BURST_MESSAGES
         more = True
+        self.pending = False
         while True:
-            while count := channel.read_into(decoder.room()):
+            for value in decoder.values():
+                if type(value) is dict:
+                    events.append(Message(self.peer, value))
+                else:
+                    self._take(value, events, now)
+                left -= 1
+                if left <= 0:
+                    self.heard, self._begun, self.pending = now, None, True
+                    return
+            if count := channel.read_into(decoder.room()):
                 decoder.advance(count)
-                for value in decoder.values():
-                    if type(value) is dict:
-                        events.append(Message(self.peer, value))
-                    else:
-                        self._take(value, events, now)
+                continue
             if not more or budget <= 0:
                 break
             try:

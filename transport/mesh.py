@@ -172,13 +172,17 @@ class Mesh:
         self._settle()
         self.flush()
         woken = False
-        for descriptor, mask in self._epoll.poll(0 if self._events else timeout):
+        pending = [link for link in self._links.values() if link.pending]
+        for descriptor, mask in self._epoll.poll(0 if self._events or pending else timeout):
             link = self._by_descriptor.get(descriptor)
             if link is not None:
-                self._serve(link, mask)
+                self._serve(link, mask & ~select.EPOLLIN if link.pending else mask)
             elif descriptor == self._waker:
                 os.eventfd_read(self._waker)
                 woken = True
+        for link in pending:
+            if self._links.get(link.peer) is link:
+                self._receive(link)
         if woken:
             self._settle()
         now = time.monotonic()

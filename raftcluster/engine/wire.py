@@ -15,6 +15,8 @@ from raftcluster.engine.cluster_time import CEILING_MS
 from raftcluster.errors import FrameError
 
 _MAX = 2**62
+LEAST_BYTES = 24
+"""No operation is shorter: its id has 16. A frame of shorter ones would cost the leader a million looks."""
 TERM_LEAP = 2**32
 """No message speaks of a term this far above the receiver's: that many elections take decades. Terms never fall again, so
 that one message with the last term of all would be the end of the cluster."""
@@ -78,7 +80,9 @@ def _name(value: Any) -> bool:
 
 
 def _operations(value: Any) -> bool:
-    return isinstance(value, list | tuple)
+    return isinstance(value, list | tuple) and all(
+        isinstance(each, bytes) and len(each) >= LEAST_BYTES for each in value
+    )
 
 
 _REQUIRED: dict[str, dict[str, Callable[[Any], bool]]] = {

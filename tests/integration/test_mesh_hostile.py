@@ -412,6 +412,25 @@ def test_one_turn_reads_a_bounded_part_of_what_has_come(siege: Siege, monkeypatc
         assert len(turns) >= 4
 
 
+def test_one_turn_takes_a_bounded_number_of_messages_and_loses_none(
+    siege: Siege, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small ones cost more than their bytes: 4 MB were 200,000 of them. What is left needs no new bytes to be taken."""
+    monkeypatch.setattr(limits, "LINK_BURST_MESSAGES", 50)
+    siege.all_is_well()
+    with linked(siege) as attacker:
+        bodies = [codec.pack({"n": number}) for number in range(400)]
+        attacker.sock.sendall(b"".join(struct.pack(">I", len(body)) + body for body in bodies))
+        turns: list[list[Any]] = []
+        while sum(map(len, turns)) < 400:
+            turns.append(
+                [each.value["n"] for each in siege.a.mesh.poll(10) if isinstance(each, Message) and each.peer == "m"]
+            )
+        assert max(map(len, turns)) <= 50 and [n for turn in turns for n in turn] == list(range(400))
+        assert siege.a.mesh.links()["m"].peer == "m"
+    siege.all_is_well()
+
+
 def test_bits_that_flip_on_the_way(siege: Siege) -> None:
     """The attacker sits between m's TLS and a: it changes one byte of a record."""
     tls = context(siege.directory, siege.identities["m"])
