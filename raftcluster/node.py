@@ -478,10 +478,8 @@ class Node(Verifying):
         threading.Thread(target=self._fetch_from, args=(peer,), name="raftcluster-fetch", daemon=True).start()
 
     def _fetch_from(self, peer: str) -> None:
-        def done(installed: bool) -> None:
-            self._runtime.post(lambda: self._replica.snapshot_done(installed))
-
-        snapshots.fetch_from(self.mesh.open_stream, peer, self.directory.path / SPOOL, self._store, done)
+        spool, post, finish = self.directory.path / SPOOL, self._runtime.post, self._replica.snapshot_done
+        snapshots.fetch_from(self.mesh.open_stream, peer, spool, self._store, post, finish)
 
     # ---- the end
 

@@ -21,10 +21,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from raftcluster import failpoints, limits
+from raftcluster import failpoints, heap, limits
 from raftcluster.codec import Value, pack, unpack, unpack_rows
 from raftcluster.engine.operations import Ring
 from raftcluster.engine.recovery import Anchor
@@ -62,13 +63,24 @@ def serve(store: TableStore, peer: str, stream: Stream) -> None:
                 stream.send(block[start : start + limits.SNAPSHOT_CHUNK_BYTES])
                 failpoints.reach("snapshot.send")
     stream.send({"bytes": size, "sha256": total.digest()})
+    heap.trim()
     log.info("sent %d rows as of entry %d to %s", rows, snapshot.index, peer)
 
 
 def fetch_from(
-    open_stream: Callable[[str, str], Stream], peer: str, spool: Path, store: TableStore, done: Callable[[bool], None]
+    open_stream: Callable[[str, str], Stream],
+    peer: str,
+    spool: Path,
+    store: TableStore,
+    post: Callable[[Callable[[], None]], None],
+    finish: Callable[[bool], None],
 ) -> None:
-    """`fetch` over a connection of its own to `peer`."""
+    """`fetch` over a connection of its own to `peer`; `finish(installed)` is posted."""
+
+    def done(installed: bool) -> None:
+        post(partial(finish, installed))
+        post(heap.trim)  # when what the snapshot has replaced is no longer held
+
     try:
         stream = open_stream(peer, "snapshot")
     except RaftclusterError as error:

@@ -25,6 +25,21 @@ CONFIG_KEY = "soak/value"
 """One key, so that its history has reached its bound before the second quarter begins."""
 
 
+class Warming(threading.Thread):
+    """Asks a node about a few triplets, as fast as it answers, until `count` checks were made."""
+
+    def __init__(self, node: Served, count: int) -> None:
+        super().__init__(name=f"warming {node.name}", daemon=True)
+        self._node, self._count = node, count
+
+    def run(self) -> None:
+        with PolicyClient(self._node.policy) as client:
+            for number in range(self._count):
+                sender = f"w{number % 50}x@sender.example"
+                # without an instance: none is a repetition, which would be remembered already
+                client.ask(client_address="192.0.2.1", sender=sender, recipient="box@example.org", instance="")
+
+
 class Load(threading.Thread):
     """Asks `per_second` times. Read `counts` when it has ended, or for a look: they are only added to."""
 
