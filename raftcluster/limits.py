@@ -97,7 +97,9 @@ EVENT_LOGS: Final = 4  # of those, kept beside it
 # --- verify
 VERIFY_STREAMS: Final = 2  # examinations of a node for others at once: each reads all of its tables
 VERIFY_ARM_SECONDS: Final = 10.0  # within which a member says that it waits for the mark; later it is left out
-VERIFY_SLICE_ROWS: Final = 64  # read between two rests: 0.3 ms, the longest that the tick thread is held up
+IMAGE_CHUNK_BYTES: Final = (
+    8 * KIB
+)  # read between two rests: some 60 rows, 0.3 ms, for so long the tick thread is held up
 VERIFY_SHARE: Final = 0.5  # of one core's time, at most
 VERIFY_BYTES: Final = 64 * MIB  # of digests that one member may send; 10 M rows are 3 MB
 VERIFY_RANGES: Final = 32  # ranges that differ and are looked into, row by row

@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter, lt
+from typing import Final
 
-from raftcluster import limits
 from raftcluster.errors import StorageFailed
 from raftcluster.storage.ports import Chunk, Row, Snapshot
+
+PIECE_ROWS: Final = 64  # of those that the store has not
 
 Changes = Mapping[bytes, bytes | None]
 """key -> new value, None removes."""
@@ -44,7 +46,7 @@ class Image:
             self._snapshot.chunks.close()
 
     def chunks(self) -> Generator[Chunk, None, None]:
-        """All rows, once: a table's chunks follow each other, in key order; tables without rows have none.
+        """All rows, once, in small pieces: a table's chunks follow each other, in key order; tables without rows have none.
 
         Raises `StorageFailed` when the store's pages cannot be read or its keys are out of order, `Unavailable` once it is
         closed.
@@ -77,7 +79,7 @@ class Image:
                 at = end
             if rows:
                 yield table, rows
-        for start in range(at, len(keys), limits.SCAN_ROWS):
-            rows = [(k, v) for k in keys[start : start + limits.SCAN_ROWS] if (v := changes[k]) is not None]
+        for start in range(at, len(keys), PIECE_ROWS):
+            rows = [(k, v) for k in keys[start : start + PIECE_ROWS] if (v := changes[k]) is not None]
             if rows:
                 yield table, rows

@@ -296,14 +296,14 @@ class MemoryTables(_Health):
         """Queue a replacement of everything."""
         self._queue((index, anchor, chunks), done)
 
-    def snapshot(self) -> Snapshot | None:
+    def snapshot(self, chunk_bytes: int = limits.SNAPSHOT_CHUNK_BYTES) -> Snapshot | None:
         """The newest durable unit's tables, copied."""
         disk = self._disk
         if disk.anchor is None:
             return None
         counts = {name: len(rows) for name, rows in disk.tables.items()}
         tables = {name: rows.copy() for name, rows in disk.tables.items()}
-        return Snapshot(disk.index, disk.anchor, counts, self._chunks(tables))
+        return Snapshot(disk.index, disk.anchor, counts, self._chunks(tables, chunk_bytes))
 
     def close(self) -> None:
         """Complete what is queued if there is space, then detach. Idempotent."""
@@ -392,14 +392,14 @@ class MemoryTables(_Health):
         self._unseen.clear()
         self._replaced = False
 
-    def _chunks(self, tables: dict[str, Rows]) -> Generator[Chunk, None, None]:
+    def _chunks(self, tables: dict[str, Rows], chunk_bytes: int) -> Generator[Chunk, None, None]:
         for table in sorted(tables):
             chunk: list[Row] = []
             size = 0
             for row in sorted(tables[table].items()):
                 chunk.append(row)
                 size += len(row[0]) + len(row[1])
-                if size >= limits.SNAPSHOT_CHUNK_BYTES:
+                if size >= chunk_bytes:
                     self._check_open()
                     yield table, chunk
                     chunk, size = [], 0

@@ -196,7 +196,7 @@ class Overlay:
         layers = {
             name: (each.frozen, each.active.copy()) for name, each in self._layers.items() if each.frozen or each.active
         }
-        return Image(index, self._store.snapshot(), layers)
+        return Image(index, self._store.snapshot(limits.IMAGE_CHUNK_BYTES), layers)
 
     # --- reading by full table name, for the engine and the tools
 

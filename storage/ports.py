@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
+from raftcluster import limits
 from raftcluster.errors import Rejected
 
 Entry = tuple[bytes, int, int]
@@ -36,7 +37,7 @@ Row = tuple[bytes, bytes]
 """(key, value)"""
 
 Chunk = tuple[str, list[Row]]
-"""(table, rows in key order), about `SNAPSHOT_CHUNK_BYTES`. A table's chunks follow each other, in key order."""
+"""(table, rows in key order). A table's chunks follow each other, in key order."""
 
 TABLE_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}\.[a-z][a-z0-9_]{0,63}")
 """`machine.table`: what the outside calls an LMDB database. Names without a dot are storage's own."""
@@ -141,8 +142,9 @@ class TableStore(Protocol):
     def checkpoint(self, unit: Unit, done: Callable[[bool], None]) -> None:
         """Write `unit` durably, then `done(True)`; `done(False)` when the tables have reached its index already."""
 
-    def snapshot(self) -> Snapshot | None:
-        """The newest durable unit's tables, read in a transaction of its own; None when nothing was ever written."""
+    def snapshot(self, chunk_bytes: int = limits.SNAPSHOT_CHUNK_BYTES) -> Snapshot | None:
+        """The newest durable unit's tables, read in a transaction of its own, about `chunk_bytes` at a time; None when nothing
+        was ever written."""
 
     def install(self, index: int, anchor: bytes, chunks: Iterable[Chunk], done: Callable[[bool], None]) -> None:
         """Replace all tables in one transaction, then `done(True)`; `done(False)` when it would turn the index back,

@@ -107,7 +107,7 @@ class TableStore:
 
     # --- any thread
 
-    def snapshot(self) -> Snapshot | None:
+    def snapshot(self, chunk_bytes: int = limits.SNAPSHOT_CHUNK_BYTES) -> Snapshot | None:
         """The newest durable unit's tables, in a transaction of its own. Raises `Unavailable` when closed."""
         with self._guard:
             self._check_open()
@@ -117,7 +117,7 @@ class TableStore:
                 return None
             counts = {table: transaction.stat(handle)["entries"] for table, handle in handles.items()}
         del counts[_CHECKPOINT]
-        return Snapshot(*reached, counts, self._chunks(transaction, handles))
+        return Snapshot(*reached, counts, self._chunks(transaction, handles, chunk_bytes))
 
     def checkpoint(self, unit: Unit, done: _Done) -> None:
         """Queue `unit`; its changes must not be changed any more."""
@@ -285,18 +285,18 @@ class TableStore:
                 return found
             page *= 4
 
-    def _chunks(self, transaction: Transaction, handles: Handles) -> Generator[Chunk, None, None]:
+    def _chunks(self, transaction: Transaction, handles: Handles, chunk_bytes: int) -> Generator[Chunk, None, None]:
         try:
             for table in sorted(handles.keys() - {_CHECKPOINT}):
                 rows = transaction.cursor(handles[table]).iternext()
-                while chunk := self._chunk(rows):
+                while chunk := self._chunk(rows, chunk_bytes):
                     yield table, chunk
         except LmdbError as error:
             raise self._env.refusal(error) from error
         finally:
             transaction.abort()
 
-    def _chunk(self, rows: Iterator[Row]) -> list[Row]:
+    def _chunk(self, rows: Iterator[Row], chunk_bytes: int) -> list[Row]:
         with self._guard:
             self._check_open()
             chunk: list[Row] = []
@@ -304,7 +304,7 @@ class TableStore:
             for row in rows:
                 chunk.append(row)
                 size += len(row[0]) + len(row[1])
-                if size >= limits.SNAPSHOT_CHUNK_BYTES:
+                if size >= chunk_bytes:
                     break
             return chunk
 

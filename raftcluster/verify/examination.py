@@ -3,8 +3,8 @@
     arm -> (the entry is applied, tick thread: the image is taken, in the time of copying a dictionary)
         -> digests, or rows of wanted ranges; every row inspected by its machine; the store's counts; the log's checksums
 
-All but the image is done on the thread of whoever asks, a slice at a time, with a rest after each: the tick thread waits
-for no more than a slice, and at most `VERIFY_SHARE` of a core goes into it.
+All but the image is done on the thread of whoever asks, a small piece at a time, with a rest after each: the tick thread
+waits for no more than a piece, and at most `VERIFY_SHARE` of a core goes into it.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def examine(
     pieces = _Pieces()
     current, last, ranges = "", b"", Ranges()
     try:
-        for table, rows in _slices(image, rest):
+        for table, rows in _paced(image, rest):
             if table != current:
                 if current:
                     yield from pieces.add(current, [ranges.end()])
@@ -143,7 +143,7 @@ def _look_into(image: Image, wanted: Sequence[Wanted], rest: Callable[[float], N
         by_table.setdefault(each.table, []).append(number)
     found: list[list[Value]] = [[] for _ in wanted]
     sent = time.monotonic()
-    for table, rows in _slices(image, rest):
+    for table, rows in _paced(image, rest):
         for number in by_table.get(table, ()):
             room = limits.VERIFY_ROWS - len(found[number])
             holds = wanted[number].holds
@@ -161,13 +161,16 @@ def row_digest(value: bytes) -> bytes:
     return hashlib.sha256(value).digest()[:ROW_DIGEST_BYTES]
 
 
-def _slices(image: Image, rest: Callable[[float], None]) -> Iterator[tuple[str, list[Row]]]:
-    """The image's rows in small pieces, with a rest behind each that is as long as the work with it was."""
-    for table, rows in image.chunks():
-        for start in range(0, len(rows), limits.VERIFY_SLICE_ROWS):
-            began = time.perf_counter()
-            yield table, rows[start : start + limits.VERIFY_SLICE_ROWS]
-            rest((time.perf_counter() - began) * (1 / limits.VERIFY_SHARE - 1))
+def _paced(image: Image, rest: Callable[[float], None]) -> Iterator[tuple[str, list[Row]]]:
+    """The image's pieces, with a rest behind each that is as long as the work with it was."""
+    chunks = image.chunks()
+    while True:
+        began = time.perf_counter()
+        chunk = next(chunks, None)
+        if chunk is None:
+            return
+        yield chunk
+        rest((time.perf_counter() - began) * (1 / limits.VERIFY_SHARE - 1))
 
 
 def _inspect(table: str, rows: Sequence[Row], inspectors: Mapping[str, Inspect], found: _Troubles) -> None:

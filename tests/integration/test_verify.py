@@ -28,7 +28,7 @@ from tests.helpers import eventually
 
 RECORDS = "greylist.records"
 CHECKS_PER_SECOND = 500
-WORKERS = 10
+WORKERS = 40
 
 
 def check(node: Node, number: int) -> None:
@@ -97,7 +97,7 @@ def test_equal_nodes_are_equal_at_each_of_them_while_checks_go_on(cluster: Clust
     with load(list(cluster.nodes.values()), seed) as answered:
         eventually(lambda: cluster.nodes[0].config.keys("load/"), what="changes of the configuration")
         reports: list[Report] = []
-        for number in range(9):
+        for number in range(30):
             before = len(answered)
             reports.append(cluster.nodes[number % 3].verify())
             eventually(lambda before=before: len(answered) > before, what="checks go on")  # type: ignore[misc]
