@@ -10,11 +10,15 @@ process        one node: a replica and the duties of its driver
 machines       the small state machine that shows order, repetition and undone writes
 workload       clients: operations sent again under one id, reads of three kinds
 faults         what goes wrong, and the administrator who adds, removes and transfers
+replacement    one member for another, as the product's reconciler does it
 profiles       which of all that happens in which kind of run
 checker        Raft's promises, from records, messages and public state; shares no code with the replica
 reference      the one history that all must have, carried out by a plain reading of the rules
 timekeeping    cluster time against true time
 greylisting    what no triplet may ever be told
 simulation     one run: trouble, then healing, then the final checks
+mutation       each guard left out: what fails then
+targets        what is promised with a figure
+soak           hours of virtual time: is what is bounded flat?
 =============  =========================================================================================
 """

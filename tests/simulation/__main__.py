@@ -6,8 +6,11 @@
     python -m tests.simulation --profile power --seed 17 --without ack_gate   a guard is off: it should fail
     python -m tests.simulation --long DONE.txt --seeds 1000:11000  many, in portions that DONE.txt remembers
     python -m tests.simulation --mutation                     each guard off in its turn: what fails then
+    python -m tests.simulation --targets                      what is promised with a figure, in 200 runs each
+    python -m tests.simulation --soak 24                      hours of virtual time: is what is bounded flat?
 
-Exit code 1 when anything was violated; each such run is named, with the command that repeats it.
+Exit code 1 when anything was violated; each such run is named, with the command that repeats it. So it is when a run over
+every profile lacks a kind of fault.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from pathlib import Path
 from typing import Final
 
 from raftcluster.engine.guards import GUARDS
+from tests.simulation import soak, targets
+from tests.simulation.faults import KINDS
 from tests.simulation.mutation import killed_by
 from tests.simulation.profiles import PROFILES
 from tests.simulation.simulation import Outcome, simulate
@@ -38,7 +43,8 @@ SHOWN: Final = (
     "strikes",
     "snapshots",
     "truncations",
-    "member changes",
+    "voters added",
+    "voters removed",
     "checkpoints",
     "passed",
     "timelines",
@@ -96,6 +102,12 @@ class Summary:
             shown = ", ".join(f"{counts[name]} {name}" for name in SHOWN)
             print(f"{profile:20} {counts['seeds']:5} seeds, {counts['bad']} bad: {shown}")
 
+    def show_faults(self) -> list[str]:
+        """What went wrong, by kind, in all runs; the kinds that never came about."""
+        total = sum(self._counts.values(), Counter[str]())
+        print("faults: " + ", ".join(f"{total[kind]} {kind}" for kind in KINDS))
+        return [kind for kind in KINDS if not total[kind]]
+
 
 def span(text: str) -> tuple[int, int]:
     """`A:B`"""
@@ -118,6 +130,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--without", nargs="+", default=[], metavar="GUARD", choices=sorted(GUARDS), help="guards to leave out"
     )
+    parser.add_argument(
+        "--targets", action="store_true", help=f"what is promised with a figure, {targets.RUNS} runs each"
+    )
+    parser.add_argument("--soak", type=float, metavar="HOURS", help="so much virtual time: does anything grow?")
     parser.add_argument("--mutation", action="store_true", help="leave out each guard in its turn: something must fail")
     parser.add_argument("--workers", type=int, default=2, help="processes (2)")
     return parser.parse_args()
@@ -138,6 +154,10 @@ def main() -> int:
     given = arguments()
     if given.mutation:
         return mutate()
+    if given.targets:
+        return targets.report()
+    if given.soak is not None:
+        return soak.report(given.soak, given.seed or 0)
     profiles = [given.profile] if given.profile else list(PROFILES)
     summary = Summary(given.without)
     began = time.monotonic()
@@ -161,8 +181,11 @@ def main() -> int:
                 with given.long.open("a") as file:
                     file.write(_line(portion) + "\n")
     summary.show()
+    lacking = summary.show_faults() if given.ci else []
+    if lacking:
+        print(f"never came about: {', '.join(lacking)}")
     print(f"{summary.bad} bad, {time.monotonic() - began:.1f} s")
-    return 1 if summary.bad else 0
+    return 1 if summary.bad or lacking else 0
 
 
 def _line(portion: Portion) -> str:

@@ -86,6 +86,7 @@ class Checker:
         self._quorums: dict[int, frozenset[str]] = {}
         self._leaders: dict[int, tuple[str, int]] = {}
         self._votes: dict[tuple[str, int], str] = {}
+        self._lost: dict[str, MemoryDisk] = {}
         self._units: dict[str, int] = {}
         self._terms: dict[str, int] = {}
         self._unverified: list[tuple[bytes, list[Any]]] = []
@@ -223,6 +224,7 @@ class Checker:
         if self._leaders.get(term) == who:
             return
         self._world.counts["elections"] += 1
+        self._world.counts["leadership transfers"] += replica.guard.election.transfer_term == term - 1
         self._world.tell(subject.name, f"leads in term {term}")
         if self._leaders.setdefault(term, who) != who:
             self.violate("election safety", f"{subject.name} and {self._leaders[term][0]} lead in term {term}")
@@ -317,11 +319,16 @@ class Checker:
                 self.violate("state machine safety", f"{subject.name} commits another entry {index}")
         log.commit = commit
 
+    def wiped(self, subject: Subject) -> None:
+        """A process has lost its stores. It is to take no part any more, so that what it held counts as held by it: nobody
+        wins a vote in its place."""
+        self._lost[subject.name] = subject.image
+
     def _holders(self, index: int, term: int, voters: Collection[str]) -> list[str]:
         """Who of `voters` has that entry on the disk."""
         found = []
         for name in sorted(voters):
-            image = self._subjects[name].image
+            image = self._lost.get(name) or self._subjects[name].image
             held = _held(image.entries, index)
             if image.index >= index or (held is not None and held[2] == term):
                 found.append(name)

@@ -85,7 +85,17 @@ class Disk:
         random = self._world.random
         records, units = self.log.records, self.tables.units
         kept = random.choice((0, random.randint(0, records), records))
+        self._world.counts["lost tails"] += kept < records
+        self._world.counts["torn writes"] += 0 < kept < records
         self._image.crash(kept, random.choice((0, random.randint(0, units), units)))
+
+    def fail(self) -> None:
+        """A write of one of the stores fails, for good; what was in it may be there or not."""
+        if self._world.chance(0.3):
+            self.tables.fail()
+        else:
+            self.log.write(self._world.random.randint(0, self.log.records))
+            self.log.fail()
 
     def fill(self) -> None:
         self.log.fill()
@@ -97,6 +107,11 @@ class Disk:
         self.kick()
 
     def _log_seconds(self) -> float:
+        seconds = self._seconds()
+        self._world.counts["slow writes"] += seconds > 0.5
+        return seconds
+
+    def _seconds(self) -> float:
         random = self._world.random
         if self.healing:
             return random.uniform(0.0001, 0.01)

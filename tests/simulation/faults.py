@@ -10,9 +10,46 @@ from raftcluster.engine.membership import Change
 from tests.simulation.network import Network
 from tests.simulation.process import Process
 from tests.simulation.profiles import Options
+from tests.simulation.replacement import Replacement
 from tests.simulation.world import World
 
 DAY: Final = 86_400.0
+
+KINDS: Final = (
+    "partitions",
+    "leaders cut off",
+    "links cut",
+    "links cut one way",
+    "resets",
+    "second connections",
+    "stale messages",
+    "changes of delay",
+    "crashes",
+    "leader crashes",
+    "strikes",
+    "power cuts",
+    "lost tails",
+    "torn writes",
+    "slow writes",
+    "slow processes",
+    "pauses",
+    "slow processors",
+    "full disks",
+    "failed disks",
+    "stopped by their disk",
+    "clock jumps",
+    "leadership transfers",
+    "voters added",
+    "voters removed",
+    "replacements",
+    "empty disks refused",
+    "snapshots",
+    "broken snapshots",
+    "truncations",
+    "runs with 7 voters",
+    "runs healed in part",
+)
+"""What is counted when it has come about, not when it was tried. A run over every profile in which one has not is no run."""
 
 
 class Faults:
@@ -30,8 +67,10 @@ class Faults:
         self._burst = burst
         self._over = False
         self._names = list(processes)
+        self._replacements: list[Replacement] = []
 
     def begin(self) -> None:
+        self._world.counts["runs with 7 voters"] += self._options.voters == 7
         self._world.after(1.0, self._next)
         if self._options.wall_jumps:
             self._jump()
@@ -62,6 +101,30 @@ class Faults:
             elif process.incarnation:
                 self._world.after(0.1, process.start)
 
+    def heal_in_part(self, voters: list[str]) -> list[str]:
+        """A majority of the voters is well from now on; the others are gone, or cut off in one direction or both. Returns
+        those who are well."""
+        random, network = self._world.random, self._network
+        well = sorted(random.sample(voters, len(voters) // 2 + 1))
+        self._world.counts["runs healed in part"] += 1
+        self.heal()
+        self._world.tell("", f"-- only {well}")
+        for name in sorted(set(self._names) - set(well)):
+            how = random.choice(("gone", "cut off", "deaf", "dumb"))
+            if how == "gone":
+                self._processes[name].crash()
+            for other in self._names:
+                if other != name and how in ("cut off", "deaf"):
+                    network.block(other, name)
+                if other != name and how in ("cut off", "dumb"):
+                    network.block(name, other)
+        return well
+
+    @property
+    def replacing(self) -> list[str]:
+        """Members whose replacement has not come about yet."""
+        return [each.going.name for each in self._replacements if not each.done]
+
     # ---- who
 
     def _up(self) -> list[Process]:
@@ -72,9 +135,12 @@ class Faults:
         return self._world.random.choice(leaders) if leaders else None
 
     def _back(self) -> float:
-        return self._world.random.choice((0.05, self._world.random.uniform(0.05, 3.0)))
+        return self._options.stretch * self._world.random.choice((0.05, self._world.random.uniform(0.05, 3.0)))
 
     # ---- the network
+
+    def _count(self, kind: str) -> None:
+        self._world.counts[kind] += 1
 
     def _cut(self, group: list[str]) -> None:
         for one in self._names:
@@ -85,14 +151,17 @@ class Faults:
 
     def _lift_later(self) -> None:
         random = self._world.random
-        self._world.after(random.choice((random.uniform(0.1, 1.5), random.uniform(0.5, 5.0))), self._lift)
+        seconds = random.choice((random.uniform(0.1, 1.5), random.uniform(0.5, 5.0)))
+        self._world.after(self._options.stretch * seconds, self._lift)
 
     def _lift(self) -> None:
-        self._world.tell("", "-- partitions end")
-        self._network.unblock()
+        if not self._over:  # what is cut then is cut by `heal_in_part`
+            self._world.tell("", "-- partitions end")
+            self._network.unblock()
 
     def _cut_off(self) -> None:
         if len(self._names) > 1:
+            self._count("partitions")
             self._cut(self._world.random.sample(self._names, self._world.random.randint(1, len(self._names) // 2)))
 
     def _cut_off_the_leader(self) -> None:
@@ -102,10 +171,12 @@ class Faults:
             if len(self._names) > 3 and self._world.chance(0.5):
                 group.add(self._world.random.choice(self._names))
             self._burst(leader)
+            self._count("leaders cut off")
             self._cut(sorted(group))
 
     def _cut_one_link(self) -> None:
         if len(self._names) > 1:
+            self._count("links cut")
             one, other = self._world.random.sample(self._names, 2)
             self._network.block(one, other)
             self._network.block(other, one)
@@ -113,13 +184,18 @@ class Faults:
 
     def _cut_one_way(self) -> None:
         if len(self._names) > 1:
+            self._count("links cut one way")
             self._network.block(*self._world.random.sample(self._names, 2))
             self._lift_later()
 
     def _reset(self) -> None:
         self._network.reset(self._world.chance(0.6))
 
+    def _second_connection(self) -> None:
+        self._network.second()
+
     def _delays(self) -> None:
+        self._count("changes of delay")
         self._network.delays = self._world.random.choice(("lan", "jitter", "wan"))
 
     # ---- processes
@@ -132,6 +208,7 @@ class Faults:
     def _crash_the_leader(self) -> None:
         leader = self._leader()
         if leader is not None:
+            self._count("leader crashes")
             leader.crash(self._back())
 
     def _strike(self) -> None:
@@ -141,18 +218,22 @@ class Faults:
 
     def _power(self) -> None:
         """All at once."""
+        self._count("power cuts")
         for process in self._up():
             process.crash(self._back())
 
     def _slow(self) -> None:
         process = self._processes[self._world.random.choice(self._names)]
-        process.slow_until = self._world.time + self._world.random.uniform(0.5, 4.0)
+        self._count("slow processes")
+        process.slow_until = self._world.time + self._options.stretch * self._world.random.uniform(0.5, 4.0)
 
     def _pause(self) -> None:
         process = self._processes[self._world.random.choice(self._names)]
-        process.paused_until = self._world.time + self._world.random.uniform(0.2, 3.0)
+        self._count("pauses")
+        process.paused_until = self._world.time + self._options.stretch * self._world.random.uniform(0.2, 3.0)
 
     def _slow_processor(self) -> None:
+        self._count("slow processors")
         self._world.read_seconds = self._world.random.choice((1e-6, 1e-6, 0.001, 0.004))
 
     # ---- disks and clocks
@@ -163,6 +244,7 @@ class Faults:
             process = self._world.random.choice(up)
             incarnation, disk = process.incarnation, process.disk
             assert disk is not None
+            self._count("full disks")
             disk.fill()
 
             def empty() -> None:
@@ -176,7 +258,8 @@ class Faults:
         if up:
             disk = self._world.random.choice(up).disk
             assert disk is not None
-            disk.log.fail()
+            self._count("failed disks")
+            disk.fail()
 
     def _jump(self) -> None:
         """A minority of wall clocks goes wrong; the others are about right."""
@@ -186,6 +269,7 @@ class Faults:
         for process in self._processes.values():
             process.wall_offset = random.uniform(-0.5, 0.5)
         for process in random.sample(founders, random.randint(0, (len(founders) - 1) // 2)):
+            self._count("clock jumps")
             process.wall_offset = random.choice((-DAY, DAY, 30.0, -30.0))
         self._world.after(random.uniform(1.0, 8.0), self._jump)
 
@@ -215,6 +299,27 @@ class Faults:
             else:
                 self._change(Change("rem", random.choice(removable)))
 
+    def _newcomer(self) -> Process | None:
+        """Somebody who has never been here, unless a replacement is under way already."""
+        new = [p for p in self._processes.values() if not p.incarnation and p.name[0] == "s"]
+        return new[0] if new and not self.replacing else None
+
+    def _replace(self) -> None:
+        """Another host takes a voter's seat, be that well, down or the leader."""
+        leader, newcomer = self._leader(), self._newcomer()
+        if leader is not None and leader.replica is not None and newcomer is not None:
+            going = self._world.random.choice(sorted(leader.replica.journal.voters()))
+            self._replacements.append(Replacement(self._world, self._processes[going], newcomer, self._leader))
+
+    def _empty_disk(self) -> None:
+        """A voter loses its stores. It must not come back as if nothing had been; another host takes its seat."""
+        leader, newcomer = self._leader(), self._newcomer()
+        if leader is not None and leader.replica is not None and newcomer is not None:
+            voters = leader.replica.journal.voters()
+            process = self._world.random.choice([p for p in self._up() if p.name in voters])
+            process.wipe(self._back())
+            self._replacements.append(Replacement(self._world, process, newcomer, self._leader))
+
     def _add(self, name: str, patience: int) -> None:
         """Start it as a learner, wait until it has caught up, make it a voter. Little patience is no harm."""
         process = self._processes[name]
@@ -237,7 +342,9 @@ class Faults:
             return
 
         def done(committed: bool) -> None:
-            counts["member changes" if committed else "member changes lost"] += 1
+            counts["member changes lost"] += not committed
+            if committed:
+                counts["voters added" if change.action == "add" else "voters removed"] += 1
 
         leader.run(lambda: self._world.tell(leader.name, f"{change}: {replica.change_voters(change, done)}"))
         leader.wake()

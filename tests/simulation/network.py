@@ -52,7 +52,7 @@ class Flight(NamedTuple):
 class Connection:
     """See the module's text. `flights` and `last` are by receiver."""
 
-    __slots__ = ("alive", "blocked_since", "bytes", "draining", "ends", "flights", "last")
+    __slots__ = ("alive", "blocked_since", "bytes", "closed", "draining", "ends", "flights", "last")
 
     def __init__(self, dialler: str, acceptor: str, time: float) -> None:
         self.ends = (dialler, acceptor)
@@ -61,6 +61,8 @@ class Connection:
         self.flights: dict[str, deque[Flight]] = {dialler: deque(), acceptor: deque()}
         self.bytes = {dialler: 0, acceptor: 0}
         self.last = {dialler: time, acceptor: time}
+        self.closed: str | None = None
+        """The end that uses a newer connection; what it has sent before still arrives."""
         self.draining = {dialler: NEVER, acceptor: NEVER}
 
     def other(self, end: str) -> str:
@@ -86,7 +88,7 @@ class Network:
         connection = self._links.get((source, target))
         if connection is None:
             return False
-        if not connection.alive:
+        if not connection.alive or connection.closed == target:
             return True
         payload = pack(message)
         if connection.bytes[target] + len(payload) > self._options.link_bytes:
@@ -176,6 +178,19 @@ class Network:
                 dialler, acceptor, world.random.uniform(0.02, 0.3 if self.healing else self._options.reconnect)
             )
             return
+        self._connect(dialler, acceptor)
+
+    def second(self) -> None:
+        """Two that are linked are linked once more: a dialler that knows nothing of a connection which is well."""
+        well = sorted(
+            {c.ends for (end, peer), c in self._links.items() if c.alive and self._links.get((peer, end)) is c}
+        )
+        well = [ends for ends in well if self.reachable(*ends)]
+        if well:
+            self._connect(*self._world.random.choice(well))
+
+    def _connect(self, dialler: str, acceptor: str) -> None:
+        caller, callee, world = self._endpoints[dialler], self._endpoints[acceptor], self._world
         first = world.time + world.random.uniform(0.001, 0.02)
         second = first + world.random.uniform(0.0, 0.02)
         connection = Connection(dialler, acceptor, first)
@@ -199,7 +214,7 @@ class Network:
         peer = connection.other(end)
         old = self._links.get((end, peer))
         if old is not None:
-            self._break(old, 1.0)
+            self._close(old, end)
             del self._links[end, peer]
             self._endpoints[end].link_down(peer)
         self._links[end, peer] = connection
@@ -207,12 +222,25 @@ class Network:
         if connection.flights[end]:
             self._drain_at(connection, end, max(self._world.time, connection.flights[end][0].arrival))
 
+    def _close(self, old: Connection, end: str) -> None:
+        """`end` has a newer one. The other end may go on with the old one for a moment, and hears what is under way on it."""
+        if not old.alive:
+            return
+        if old.closed is not None:  # both have gone over
+            old.alive = False
+            return
+        self._world.counts["second connections"] += 1
+        old.closed = end
+        old.flights[end].clear()
+        self._notice(old, old.other(end), self._world.random.uniform(0.0, 1.0))
+
     # ---- breaking
 
     def reset(self, quickly: bool) -> None:
         """Some connection breaks."""
         alive = sorted({c.ends for c in self._links.values() if c.alive})
         if alive:
+            self._world.counts["resets"] += 1
             ends = self._world.random.choice(alive)
             for connection in {id(c): c for c in self._links.values() if c.alive and c.ends == ends}.values():
                 self._break(connection, 0.05 if quickly else 3.5)

@@ -68,6 +68,10 @@ class Process:
         self._post_at = 0.0
         self._posts: deque[tuple[float, Callable[[], None]]] = deque()
         self._striking = False
+        self.retired = False
+        """It was replaced, or refused: it never comes back."""
+        self._has_run = False
+        self._wiped = False
 
     # ---- life
 
@@ -80,7 +84,7 @@ class Process:
         return max(self.world.time, self.paused_until)
 
     def start(self) -> None:
-        if self.up:
+        if self.up or self.retired:
             return
         world = self.world
         self.incarnation += 1
@@ -122,10 +126,22 @@ class Process:
                 bounds=self.options.bounds,
                 observer=Observer(applied=self._applied, role=self._role, health=self._health),
                 disabled=self._disabled,
+                has_run=self._has_run,
             )
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not happen
-            self.checker.violate("exception", f"{self.name} cannot start: {error!r}")
+            if not self._has_run:
+                disk.log.block()
+                self._has_run = True
+        except Exception as error:  # noqa: BLE001 - whatever else it is must not happen
+            self.replica = None
+            if self._wiped and isinstance(error, StorageFailed):
+                world.counts["empty disks refused"] += 1
+                world.tell(self.name, f"is refused: {error.message}")
+                self.disk, self.retired = None, True
+            else:
+                self.checker.violate("exception", f"{self.name} cannot start: {error!r}")
             return
+        if self._wiped:
+            self.checker.violate("empty disk", f"{self.name} takes part again under its old id")
         engine = self.replica.engine
         world.tell(self.name, f"starts: term {engine.term}, commit {engine.commit_index}, applied {engine.applied}")
         disk.kick()
@@ -148,6 +164,18 @@ class Process:
         self.paused_until = 0.0
         if back_after is not None:
             self.world.after(back_after, self.start)
+
+    def retire(self) -> None:
+        """Stop for good."""
+        self.crash()
+        self.retired = True
+
+    def wipe(self, back_after: float) -> None:
+        """Stop, lose both stores, and try to come back under the old id."""
+        self.crash(back_after)
+        self.checker.wiped(self)
+        self.image = MemoryDisk()
+        self._wiped = True
 
     def strike(self) -> None:
         """Crash within a moment, and be back at once: before the disk has caught up with what was said."""
@@ -175,7 +203,7 @@ class Process:
         try:
             work()
         except StorageFailed as error:
-            if self.disk.log.health != "failed":
+            if "failed" not in (self.disk.log.health, self.disk.tables.health):
                 self.checker.violate("exception", f"{self.name} stops: {error!r}, and its disk is well")
             world.counts["stopped by their disk"] += 1
             self.crash(world.random.uniform(0.5, 3.0))
@@ -215,7 +243,8 @@ class Process:
         if self.up:
             random = self.world.random
             slow = self.slow_until > self.world.time
-            self._step_within(random.uniform(0.1, 1.0) if slow else random.uniform(0.02, 0.05))
+            seconds = random.uniform(0.1, 1.0) if slow else random.uniform(0.02, 0.05)
+            self._step_within(seconds * self.options.stretch)
 
     def _post(self, incarnation: int, work: Callable[[], None]) -> None:
         """From a storage thread: in order, and maybe a moment later."""
@@ -288,6 +317,7 @@ class Process:
                 return
             chunks: list[Chunk] = list(snapshot.chunks)
             broken = not self.network.healing and world.chance(0.1)
+            world.counts["broken snapshots"] += broken
 
             def arrive() -> None:
                 if here() and self.disk is not None:

@@ -17,6 +17,7 @@ PARTITIONS: Final = (
     "cut one way",
     "reset",
     "reset",
+    "second connection",
     "delays",
 )
 CRASHES: Final = ("crash", "crash", "crash the leader", "strike")
@@ -43,9 +44,19 @@ class Options:
     """How often a message arrives a second time, out of order; and whether broken connections still deliver."""
     wall_jumps: bool = False
     """A minority of wall clocks is off by a day or half a minute, again and again."""
+    part: bool = False
+    """Whether only a majority is well at first, when the trouble is over: it must do."""
     disks_heal: bool = True
     """Whether disks are fast in the end."""
     reconnect: float = 0.3
+    stretch: float = 1.0
+    """How much longer faults, patience and idle steps last than in the other runs: for time-outs that are so much longer."""
+    sweep: float = 0.5
+    """Seconds between two looks at what is too dear to look at after every step."""
+    keys: int = 6
+    """How many triplets there are."""
+    waits: tuple[int, int, int] = (1, 4, 6)
+    """Delay, window and life of the greylist, in seconds."""
     link_bytes: int = 1 << 20
     timing: Timing = field(default_factory=Timing)
     bounds: Bounds = field(default_factory=Bounds)
@@ -135,6 +146,25 @@ def _small(random: Random) -> Options:
     return replace(options, voters=random.choice((1, 2, 3)), spares=2, least_voters=1, faults=faults, seconds=10.0)
 
 
+def _seven(random: Random) -> Options:
+    """Seven members."""
+    options = _common(random, cut=random.random() < 0.5)
+    return replace(options, voters=7, seconds=6.0)
+
+
+def _replaced(random: Random) -> Options:
+    """Hosts are replaced by others, some because they have lost their disks."""
+    options = _common(random, cut=random.random() < 0.6)
+    faults = options.faults + ("replace",) * 8 + ("empty disk",) * 6
+    return replace(options, voters=random.choice((3, 3, 5)), spares=4, faults=faults, seconds=10.0)
+
+
+def _part(random: Random) -> Options:
+    """A majority is well in the end, the others are not: a liveness run, after little trouble."""
+    options = _common(random, cut=random.random() < 0.5)
+    return replace(options, voters=random.choice((3, 5, 7)), part=True, seconds=4.0)
+
+
 def _power(random: Random) -> Options:
     """Power goes, for one or for all at once, in the middle of writes."""
     options = _common(random, cut=random.random() < 0.5)
@@ -170,6 +200,9 @@ PROFILES: Final[dict[str, Callable[[Random], Options]]] = {
     "membership": _membership,
     "membership_snapshot": _membership_snapshot,
     "adversarial": _adversarial,
+    "seven": _seven,
+    "replaced": _replaced,
+    "part": _part,
     "single": _single,
     "small": _small,
     "power": _power,

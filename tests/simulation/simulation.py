@@ -20,7 +20,6 @@ from tests.simulation.world import World
 HEALED_SECONDS: Final = 40.0
 """Within this a healed cluster must have a leader and must have answered everything: thrice the slowest disk's delay
 that an election may still wait for, and some rounds of it."""
-SWEEP_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ class Simulation:
         self.workload.begin()
         self.faults.begin()
         world.run(world.time + self.options.seconds, self._failed)
-        healed = self._heal()
+        healed = self.heal()
         if not self._failed():
             self.checker.sweep()
             self.checker.finish()
@@ -97,30 +96,37 @@ class Simulation:
     def _sweep(self) -> None:
         self.checker.sweep()
         self.checker.same_tables(self.world.random.choice(list(self.processes.values())))
-        self.world.after(SWEEP_SECONDS, self._sweep)
+        self.world.after(self.options.sweep, self._sweep)
 
-    def _heal(self) -> float:
+    def heal(self) -> float:
         """Liveness: runs apart from the trouble, so that it may ask for more."""
-        world = self.world
-        self.faults.heal()
+        began = self.world.time
         self.workload.patient = True
+        if self.options.part:
+            self._until_healthy(self.faults.heal_in_part(self._founders))
+        self.faults.heal()
+        self._until_healthy(list(self.processes))
+        return self.world.time - began
+
+    def _until_healthy(self, well: list[str]) -> None:
+        """Until those have a leader, and all clients their answers."""
+        world = self.world
         began = world.time
         for _ in range(3):
             self.workload.operation()
         while not self._failed():
             world.run(world.time + 0.5, self._failed)
-            wanting = self._wanting()
+            wanting = self._wanting(well)
             if not wanting:
                 world.run(world.time + 0.5, self._failed)
-                if not self._wanting():
+                if not self._wanting(well):
                     break
             elif world.time > began + HEALED_SECONDS:
                 self.checker.violate("liveness", f"{wanting} {HEALED_SECONDS} s after the last fault")
-        return world.time - began
 
-    def _wanting(self) -> str:
-        """What is missing of a healthy cluster; empty when nothing is."""
-        up = [p.replica for p in self.processes.values() if p.replica is not None]
+    def _wanting(self, well: list[str]) -> str:
+        """What these are missing of a healthy cluster; empty when nothing is."""
+        up = [p.replica for p in self.processes.values() if p.replica is not None and p.name in well]
         leaders = [r for r in up if r.engine.is_leader]
         if not leaders:
             return "no leader " + str([(r.me, r.engine.term, sorted(r.journal.voters())) for r in up])
@@ -138,8 +144,10 @@ class Simulation:
                     f"{replica.journal.last[1]}, follows {engine.leader}; the leader {leader.me} is at {last}"
                 )
         missing = leader.journal.voters() - {r.me for r in up}
-        if missing:
+        if missing and len(well) == len(self.processes):
             return f"{sorted(missing)} are not up"
+        if self.faults.replacing:
+            return f"{self.faults.replacing} are not replaced"
         if self.workload.open:
             return f"operations {sorted(self.workload.open)[:5]} have no result"
         return ""

@@ -22,9 +22,6 @@ from tests.simulation.profiles import Options
 from tests.simulation.timekeeping import RATE, SLACK
 from tests.simulation.world import World
 
-LAB: Final[dict[str, Any]] = {"lab": True, "delay": 1, "window": 4, "life": 6}
-"""Waits that fit into a run."""
-KEYS: Final = 6
 TRIES: Final = 6
 TOGETHER: Final = (1, 1, 1, 2, 5)
 """How many commands an operation holds."""
@@ -66,7 +63,9 @@ class Workload:
 
     def begin(self) -> None:
         """The first operation sets the greylist's waits; then they come at random."""
-        self._submit("greylist", [["settings", LAB, "admin", "waits that fit into a run", None]])
+        delay, window, life = self._options.waits
+        settings = {"lab": True, "delay": delay, "window": window, "life": life}
+        self._submit("greylist", [["settings", settings, "admin", "waits that fit into a run", None]])
         self._world.after(0.5, self._next)
 
     def _next(self) -> None:
@@ -98,7 +97,7 @@ class Workload:
 
     def _check(self) -> bytes:
         random = self._world.random
-        key = random.randrange(KEYS).to_bytes(16, "big")
+        key = random.randrange(self._options.keys).to_bytes(16, "big")
         triplet = random.choice((b"", b"triplet of " + key))
         return command(self._settings[0], key, bytes(8), random.random() < 0.2, triplet)
 
@@ -160,12 +159,13 @@ class Workload:
         def late() -> None:
             if client.settled:
                 return
+            keen = self.patient or client.number == 0  # the waits must be set, or all others are about nothing
             if process.up and process.incarnation == incarnation:
                 never: list[bool] = []
                 process.run(lambda: never.append(replica.outbox.give_up(client.ident, answer)))
                 if never == [True]:
                     world.counts["not applied"] += 1
-                    if not client.maybe_sent and not self.patient and world.chance(0.5):
+                    if not client.maybe_sent and not keen and world.chance(0.5):
                         if client.machine == "ledger":
                             for _, line in client.commands:
                                 self._checker.never_applied(line, process.name)
@@ -175,12 +175,12 @@ class Workload:
                     client.maybe_sent = True
             else:
                 client.maybe_sent = True
-            if not self.patient and (client.tries >= TRIES or world.chance(0.2)):
+            if not keen and (client.tries >= TRIES or world.chance(0.2)):
                 self._abandon(client)
             else:
                 self._ask(client)
 
-        world.after(random.uniform(0.3, 2.0), late)
+        world.after(self._options.stretch * random.uniform(0.3, 2.0), late)
         if world.chance(0.05):  # an impatient client: a second copy at once, through another process
             client.maybe_sent = True
             world.after(random.uniform(0, 0.05), partial(self._ask, client))
