@@ -5,13 +5,14 @@
         verdict = node.greylist.check(client="192.0.2.7", sender="a@example.net", recipient="b@example.org")
 
 `Node` is the library, `Service` a node with its policy server and control socket. Importing changes nothing and starts
-nothing.
+nothing; what needs the engine, the storage or TLS is imported when its name is first used, so that the minting child, which
+needs none of them, begins at once.
 """
 
-from raftcluster import backup
-from raftcluster.cluster.moving import readdress
-from raftcluster.config.api import Config
-from raftcluster.entry import init, join, restore
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from raftcluster.errors import (
     AddressInUse,
     BackupDamaged,
@@ -21,6 +22,7 @@ from raftcluster.errors import (
     LinkRefused,
     MissingPrivilege,
     NotRunning,
+    OtherCluster,
     OutcomeUnknown,
     RaftclusterError,
     Refusal,
@@ -31,13 +33,27 @@ from raftcluster.errors import (
     StorageRefusal,
     Unavailable,
 )
-from raftcluster.greylist.api import Greylist, Verdict
-from raftcluster.history import read_events
 from raftcluster.host import Consistency, Host
 from raftcluster.machine import ReadTables, StateMachine, Tables
-from raftcluster.node import Node
-from raftcluster.offline import scrub
-from raftcluster.service import Service
+
+if TYPE_CHECKING:
+    from raftcluster import backup
+    from raftcluster.cluster.moving import readdress
+    from raftcluster.config.api import Config
+    from raftcluster.entry import (
+        import_bundle,
+        init,
+        join,
+        request_certificate,
+        restore,
+        verify_certificates,
+        write_bundle,
+    )
+    from raftcluster.greylist.api import Greylist, Verdict
+    from raftcluster.history import read_events
+    from raftcluster.node import Node
+    from raftcluster.offline import scrub
+    from raftcluster.service import Service
 
 __all__ = [
     "AddressInUse",
@@ -53,6 +69,7 @@ __all__ = [
     "MissingPrivilege",
     "Node",
     "NotRunning",
+    "OtherCluster",
     "OutcomeUnknown",
     "RaftclusterError",
     "ReadTables",
@@ -68,10 +85,52 @@ __all__ = [
     "Unavailable",
     "Verdict",
     "backup",
+    "import_bundle",
     "init",
     "join",
     "read_events",
     "readdress",
+    "request_certificate",
     "restore",
     "scrub",
+    "verify_certificates",
+    "write_bundle",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The names that are imported when they are first used."""
+    home: Any
+    match name:
+        case "backup":
+            import raftcluster.backup as home
+
+            return home
+        case "Config":
+            from raftcluster.config import api as home
+        case (
+            "import_bundle"
+            | "init"
+            | "join"
+            | "request_certificate"
+            | "restore"
+            | "verify_certificates"
+            | "write_bundle"
+        ):
+            from raftcluster import entry as home
+        case "Greylist" | "Verdict":
+            from raftcluster.greylist import api as home
+        case "read_events":
+            from raftcluster import history as home
+        case "Node":
+            from raftcluster import node as home
+        case "readdress":
+            from raftcluster.cluster import moving as home
+        case "scrub":
+            from raftcluster import offline as home
+        case "Service":
+            from raftcluster import service as home
+        case _:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(home, name)
+    return found

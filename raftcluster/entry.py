@@ -15,15 +15,18 @@ from typing import Any
 from raftcluster.backup import restore as restoring
 from raftcluster.backup.restore import Restored
 from raftcluster.builtin import PRODUCT, all_machines, schemas
-from raftcluster.cluster import create
+from raftcluster.cluster import carried, create, verification
 from raftcluster.cluster import join as joining
+from raftcluster.cluster.carried import Request, write_bundle
 from raftcluster.cluster.join import Joined
+from raftcluster.cluster.verification import Report
 from raftcluster.events.outlet import Outlet
 from raftcluster.firewall import preflight
 from raftcluster.machine import StateMachine
 from raftcluster.transport.certificates import Token
 
 Address = tuple[str, int]
+__all__ = ["import_bundle", "init", "join", "request_certificate", "restore", "verify_certificates", "write_bundle"]
 
 
 def init(
@@ -81,6 +84,45 @@ def join(
         firewall=_checked(path, listen, firewall, progress),
         progress=progress,
     )
+
+
+def request_certificate(
+    path: str | os.PathLike[str],
+    file: str | os.PathLike[str],
+    *,
+    node: str,
+    listen: Address,
+    advertise: Address | None = None,
+    product: str = PRODUCT,
+    machines: Sequence[StateMachine] = (),
+    firewall: bool = True,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Request:
+    """Join where no network path leads to a member, step 1: begin to make `path` a member's, and write to `file` what to carry
+    to one. There `node.certs.export` (step 2) makes a bundle of its content, and `write_bundle` files; `import_bundle` is step
+    3. Private keys stay where they are. The arguments and errors are those of `join`; asking again is safe."""
+    return carried.request(
+        path,
+        file,
+        name=node,
+        listen=listen,
+        advertise=_advertised(node, listen, advertise),
+        product=product,
+        machines=schemas(all_machines(machines)),
+        firewall=_checked(path, listen, firewall, progress),
+    )
+
+
+def import_bundle(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Joined:
+    """Step 3: make `path`, where a request was made, a member's with the files in `folder`. Raises `Rejected` when they are for
+    another request or contradict themselves, `StorageRefusal`."""
+    return carried.take(path, folder)
+
+
+def verify_certificates(path: str | os.PathLike[str]) -> Report:
+    """What the certificates of the node in `path` are worth, from its files alone, whether it runs or not: what is wrong is in
+    `problems`. Raises `StorageRefusal` when `path` is no node's."""
+    return verification.verify(path)
 
 
 def restore(

@@ -140,6 +140,13 @@ class LinkRefused(Refusal):
     exit_code = 11
 
 
+class OtherCluster(LinkRefused):
+    """Who answers belongs to another cluster: two of them on one host, or an address that has changed hands."""
+
+    code = "other-cluster"
+    exit_code = 14
+
+
 class FrameError(Refusal):
     """Bytes that are no frame: oversized, torn, malformed. The connection that carried them is closed."""
 

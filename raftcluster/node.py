@@ -28,10 +28,10 @@ from raftcluster.backup.summary import Summary, verify
 from raftcluster.backup.unfinished import check_finished
 from raftcluster.builtin import PRODUCT, all_machines, schemas
 from raftcluster.cluster import departure, destroy, moving
+from raftcluster.cluster.admission import Admission
 from raftcluster.cluster.api import Members, Tokens
 from raftcluster.cluster.certs import Certs
 from raftcluster.cluster.inquiry import Inquiry
-from raftcluster.cluster.join import Admission
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.reconcile import Reconciler
 from raftcluster.cluster.statement import statement
@@ -148,13 +148,9 @@ class Node(Verifying):
         everything = all_machines(machines)
         self._schema = schemas(everything)
         self._admission: Admission | None = None
-        self.mesh = mesh = Mesh(
-            keystore.identity(trust.presented),
-            keystore.roots(trust.trusted),
-            (facts["listen"][0], facts["listen"][1]),
-            {"product": product, "schema": self._schema, "name": facts["name"], **statement(directory.path)},
-            self,
-        )
+        hello = {"product": product, "schema": self._schema, "name": facts["name"], **statement(directory.path)}
+        listen = (facts["listen"][0], facts["listen"][1])
+        self.mesh = mesh = Mesh(keystore.identity(trust.presented), keystore.roots(trust.trusted), listen, hello, self)
         self._undo.callback(mesh.close)
         self._runtime = Runtime(mesh)
         started = directory.path / STARTED
@@ -184,11 +180,11 @@ class Node(Verifying):
         self._role_changed = threading.Event()
         self._runtime.on_role(self._role_changed.set)
         self.greylist, self.config = Greylist(self), Config(self)
-        self.certs = Certs(self)
         self._auditor = Auditor(self, directory, self._recorder, self._leadership)
         self._runtime.on_role(self._auditor.wake)
         self._admission = Admission(self, on_refused=self._auditor.refused)
         seats = Seats(self._runtime)
+        self.certs = Certs(self, directory.path, self._admission)
         self._reconciler = Reconciler(
             self,
             directory,
@@ -198,6 +194,7 @@ class Node(Verifying):
             events=Path(events) if events is not None else path.absolute().with_name(path.name + EVENTS),
             on_destroyed=self._destroyed,
             on_removed=self._removed,
+            hello=hello,
         )
         self._keeper = protection.keeper(self, directory, facts, keystore, self._recorder, nft)
         resolve = sockets.addresses if self._keeper else None

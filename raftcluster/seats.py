@@ -55,6 +55,10 @@ class Seats:
             )
         self._change(Change("rem", node_id))
 
+    def hand_over(self) -> None:
+        """Have another voter lead. Raises `Unavailable`."""
+        self._runtime.call(lambda replica: replica.engine.is_leader and replica.leadership.transfer())
+
     def _change(self, change: Change, seconds: float = 5.0) -> None:
         done = threading.Event()
         committed: list[bool] = []

@@ -42,10 +42,10 @@ class DataDirectory:
     Thread: any; writes of one file are the caller's to order. Not after a fork: the lock is the parent's.
     """
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, lock: int | None) -> None:
         """Use `create` or `open`."""
         self.path = path
-        self._lock: int | None = lock
+        self._lock = lock
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> DataDirectory:
@@ -99,6 +99,14 @@ class DataDirectory:
                     remedy="install the version that wrote it, or join again with an empty directory",
                 )
             return cls(root, _locked(root))
+
+    @classmethod
+    def look(cls, path: str | os.PathLike[str]) -> DataDirectory:
+        """Without locking it: to read its files, while a process may use it. Raises `StorageRefusal` when there is none."""
+        root = Path(path)
+        if not (root / "VERSION").is_file():
+            raise StorageRefusal(f"{root} is no data directory", subject=str(root), remedy="name another one with -C")
+        return cls(root, None)
 
     def close(self) -> None:
         """Unlock. Idempotent."""

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import copy
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from raftcluster.cluster.admission import Admission
 from raftcluster.cluster.api import Members, Tokens
 from raftcluster.cluster.certs import Certs
 from raftcluster.cluster.create import init
-from raftcluster.cluster.join import Admission
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.cluster.reconcile import Reconciler
@@ -55,6 +57,15 @@ class Access(LocalHost):
         self.query = engine.query  # type: ignore[method-assign]
         self.on_apply = engine.on_apply  # type: ignore[method-assign]
 
+    def freeze(self, linked: Callable[[], bool]) -> None:
+        """From now on this node has applied nothing new, as long as it has no link."""
+        old = copy.deepcopy(self.engine.tables["cluster"])
+
+        def query(machine: str, read: Callable[[Any, int], Any], **options: Any) -> Any:
+            return self.engine.query(machine, read, **options) if linked() else read(old, self.engine.now)
+
+        self.query = query  # type: ignore[method-assign]
+
     def leader(self) -> bool:
         return self.engine.leading == self.id
 
@@ -69,6 +80,9 @@ class Access(LocalHost):
 
     def expel(self, node_id: str) -> None:
         self.engine.seats.discard(node_id)
+
+    def hand_over(self) -> None:
+        self.engine.leading = next(each for each in sorted(self.engine.seats) if each != self.id)
 
 
 class Services:
@@ -96,8 +110,8 @@ class Running:
         self.host = Access(engine, self.id)
         trust = self.keystore.trust()
         identity, roots = self.keystore.identity(trust.presented), self.keystore.roots(trust.trusted)
-        admission = Admission(self.host, clock=lambda: time.time() + clock_skew_s)
-        about = {"product": node["product"], "schema": SCHEMA}
+        self.admission = admission = Admission(self.host, clock=lambda: time.time() + clock_skew_s)
+        self.about = about = {"product": node["product"], "schema": SCHEMA}
         self.mesh = Mesh(identity, roots, tuple(node["listen"]), about, Services(admission))
         self.destroyed = threading.Event()
         self.removed = threading.Event()
@@ -132,7 +146,7 @@ class Running:
     def _reconciler(self) -> Reconciler:
         return Reconciler(
             self.host, self.directory, self.keystore, self.mesh, self.host, events=self.events,
-            on_destroyed=self.destroyed.set, on_removed=self.removed.set, interval_s=0.1,
+            on_destroyed=self.destroyed.set, on_removed=self.removed.set, hello=self.about, interval_s=0.1,
         )  # fmt: skip
 
     def _poll(self) -> None:
@@ -157,18 +171,21 @@ def port() -> int:
 class Cluster:
     """A founder, and whoever joins. Close it."""
 
-    def __init__(self, folder: Path, clock_skew_s: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, clock_skew_s: float = 0.0, *, address: Address | None = None, **options: Any
+    ) -> None:
         self.folder = folder
         self.engine = Engine()
         self.nodes: list[Running] = []
-        self.address: Address = ("127.0.0.1", port())
+        self.address: Address = address or ("127.0.0.1", port())
         path = folder / "mx1"
         init(path, "mx1.example.org", self.address, self.address, PRODUCT, cluster="mail", **options)
         founder = self.add(path, clock_skew_s)
         self.engine.leading = founder.id
         self.engine.seats = {founder.id}
         founder.start()
-        self.members, self.tokens, self.certs = Members(founder.host), Tokens(founder.host), Certs(founder.host)
+        self.members, self.tokens = Members(founder.host), Tokens(founder.host)
+        self.certs = Certs(founder.host, path, founder.admission)
         try:
             eventually(lambda: self.view().facts is not None, what=f"the genesis: {founder.reconciler.troubles()}")
         except BaseException:

@@ -33,6 +33,7 @@ ROOMS = {
         "raftcluster.storage.directory",
         "raftcluster.transport.certificates",
         "raftcluster.transport.connect",
+        "raftcluster.transport.minting",
         "raftcluster.transport.ports",
         "raftcluster.transport.stream",
         "raftcluster.transport.subject",

@@ -1,7 +1,7 @@
 """Keys, requests, certificates and tokens: the only file that imports `cryptography`.
 
 A cluster has one root per generation, made by :func:`issue` inside a child process that exits afterwards
-(:func:`mint` starts it); the root's private key exists nowhere else. What a certificate says
+(`minting.mint` starts it); the root's private key exists nowhere else. What a certificate says
 is decided here alone: of a request only its public key is used, once its signature is checked.
 
 * root: cluster id and generation in the subject, `pathlen` 0, may sign certificates and nothing else, 100 days;
@@ -20,8 +20,6 @@ import datetime
 import hashlib
 import re
 import secrets
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
@@ -33,17 +31,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from raftcluster import codec, failpoints
-from raftcluster.errors import Refusal, Rejected
+from raftcluster import failpoints
+from raftcluster.errors import Rejected
 from raftcluster.transport.subject import SubjectId as SubjectId
 
 ROOT_DAYS: Final = 100
 LEAF_DAYS: Final = 90
 BACKDATED: Final = datetime.timedelta(hours=1)
 """notBefore lies this far in the past: a peer whose clock is a little behind can use the certificate at once."""
-
-MINT_SECONDS: Final = 30.0
-"""Interpreter start, imports and a few signatures take less than a second; a starved machine gets this."""
 
 ORGANISATION: Final = "raftcluster"
 MANIFEST_CONTEXT: Final = b"raftcluster-manifest-v1\0"
@@ -87,6 +82,25 @@ def sign(key_pem: bytes, message: bytes) -> bytes:
 def verify(certificate_pem: bytes, message: bytes, signature: bytes) -> None:
     """Raise `Rejected` unless the key of `certificate_pem` has signed `message`."""
     _verify(_p256(_certificate(certificate_pem).public_key()), message, signature)
+
+
+def public_key(key_pem: bytes) -> bytes:
+    """The public half (SubjectPublicKeyInfo, DER) of a node's private key; its SHA-256 is the pin."""
+    return _spki(_key(key_pem).public_key())
+
+
+def key_fingerprint(public: bytes) -> bytes:
+    """The pin of a public key (DER), whatever these bytes are: compare it with one that is known."""
+    return hashlib.sha256(public).digest()
+
+
+def verify_key(public: bytes, message: bytes, signature: bytes) -> None:
+    """Raise `Rejected` unless the key whose public half (DER) this is has signed `message`."""
+    try:
+        key = serialization.load_der_public_key(public)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise Rejected("not a public key", subject="key") from error
+    _verify(_p256(key), message, signature)
 
 
 def key_matches(key_pem: bytes, certificate_pem: bytes) -> bool:
@@ -185,44 +199,6 @@ def verify_leaf(certificate_pem: bytes, root_pem: bytes, *, at: datetime.datetim
 def verify_manifest(root_pem: bytes, manifest: bytes, signature: bytes) -> None:
     """Raise `Rejected` unless the root's key has signed this manifest."""
     _verify(_p256(_certificate(root_pem).public_key()), MANIFEST_CONTEXT + manifest, signature)
-
-
-def mint(cluster_id: str, generation: int, requests: Mapping[str, bytes], manifest: bytes = b"") -> Minted:
-    """A new hierarchy from a short-lived child process: root, a certificate per request (node id -> PEM), and the
-    root's signature of `manifest`. Public data only; nothing is written, so failing leaves nothing behind.
-
-    The child is a new interpreter, never a fork of this process (whose memory and descriptors it would share), in
-    isolated mode, so that neither PYTHONPATH nor the working directory choose what it imports. `mint.py` is its side.
-
-    Thread: any but the tick thread; it waits for the child. Raises `Rejected` when a request or an id is not
-    acceptable, `Refusal` when the child cannot be run.
-    """
-    command = [sys.executable, "-I", "-m", "raftcluster.transport.mint"]
-    job = codec.pack([cluster_id, generation, dict(requests), manifest])
-    try:
-        child = subprocess.run(
-            command,
-            input=job,
-            capture_output=True,
-            close_fds=True,
-            env=failpoints.environment(),
-            cwd="/",
-            timeout=MINT_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Refusal(f"the minting process did not run: {error}", subject=sys.executable) from error
-    if child.returncode != 0:
-        lines = child.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        raise Refusal(
-            f"the minting process ended with status {child.returncode}: {lines[-1]}",
-            subject=sys.executable,
-            remedy=f"install raftcluster where `{' '.join(command)}` finds it",
-        )
-    answer = codec.unpack(child.stdout)
-    if "rejected" in answer:
-        raise Rejected(answer["rejected"], subject=answer["subject"])
-    return Minted(answer["root"], answer["certificates"], answer["signature"])
 
 
 def issue(

@@ -11,7 +11,7 @@ from raftcluster import limits
 from raftcluster.errors import FrameError, LinkRefused, Rejected, Unavailable
 from raftcluster.transport import certificates, handshake, sockets, tls
 from raftcluster.transport.handshake import Refused
-from raftcluster.transport.ports import Address
+from raftcluster.transport.ports import Address, Peer
 from raftcluster.transport.sockets import Socket
 from raftcluster.transport.stream import Stream
 from raftcluster.transport.tls import Channel
@@ -23,10 +23,36 @@ def to_member(trust: Trust, node_id: str, kind: str, opened: Callable[[Socket], 
 
     Raises `Refused`, by us or by the member; `OSError` or `Unavailable` when it cannot be reached.
     """
-    deadline = time.monotonic() + limits.HANDSHAKE_SECONDS
     peer = trust.peers.get(node_id)
     if peer is None:
         raise Refused("not-a-member", f"{node_id} is not a member", subject=node_id)
+    try:
+        return _to_member(trust, peer, kind, opened)
+    except Refused as refused:
+        if refused.reason == "untrusted" and not refused.by_peer:
+            _check_cluster(trust, peer.address)
+        raise
+
+
+def _check_cluster(trust: Trust, address: Address) -> None:
+    """Why a root is not ours: it may be another cluster's. What a stranger says of itself is good enough for that."""
+    try:
+        stream = _dial(address, tls.untrusted(), lambda abort: None)
+    except (Unavailable, LinkRefused, FrameError):
+        return
+    theirs = stream.greeting.get("cluster")
+    stream.close()
+    if isinstance(theirs, str) and theirs != trust.cluster_id:
+        raise Refused(
+            "cluster",
+            f"{sockets.text(address)} answers as cluster {theirs[:64]}, this node is of {trust.cluster_id}",
+            subject=sockets.text(address),
+            remedy="give each cluster of a host a port of its own, or tell the members the right address",
+        )
+
+
+def _to_member(trust: Trust, peer: Peer, kind: str, opened: Callable[[Socket], None]) -> Connection:
+    deadline, node_id = time.monotonic() + limits.HANDSHAKE_SECONDS, peer.node_id
     credentials = trust.credentials
     stream = Stream(sockets.dial(peer.address, deadline, opened), credentials.dial())
     try:

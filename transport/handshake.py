@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from raftcluster.codec import Value
-from raftcluster.errors import LinkRefused
+from raftcluster.errors import LinkRefused, OtherCluster
 from raftcluster.transport.ports import Peer
 from raftcluster.transport.subject import SubjectId
 
@@ -63,6 +63,8 @@ class Refused(LinkRefused):
         self, reason: str, message: str, *, subject: str = "", remedy: str = "", by_peer: bool = False
     ) -> None:
         super().__init__(message, subject=subject, remedy=remedy)
+        if reason == "cluster":
+            self.code, self.exit_code = OtherCluster.code, OtherCluster.exit_code
         self.reason = reason
         self.by_peer = by_peer
 

@@ -1,7 +1,7 @@
 """The minting child: a process whose only work is to hold a root key while certificates are signed, and to exit.
 
 A node's process has other threads, other people's code and a debugger's reach; a key in its memory could be dumped,
-swapped or forked away long afterwards. This one, started by :func:`raftcluster.transport.certificates.mint`,
+swapped or forked away long afterwards. This one, started by :func:`raftcluster.transport.minting.mint`,
 
 * shares nothing with its parent: a new process image, no descriptor but stdin, stdout and stderr, no environment
   (but what arms a failpoint, which nothing in production does);

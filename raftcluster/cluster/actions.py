@@ -27,6 +27,12 @@ class Local:
     trusted: Collection[int]
     links: Mapping[str, int]
     """peer -> the generation that this node shows on the link to it."""
+    rooted: Collection[int] = ()
+    """Generations of which the root is on the disk, with or without a certificate."""
+    lonely_s: float = 0.0
+    """Since when this node, which has peers, has had no link at all."""
+    expired: bool = False
+    """Whether the certificate that is presented has expired."""
     founder: bool = False
     """Whether this node keeps the genesis."""
     voters: Collection[str] = ()
@@ -65,11 +71,11 @@ class Mint(Action):
 
 @dataclass(frozen=True, slots=True)
 class Store(Action):
-    """Complete the generation's directory: root, certificate, key."""
+    """Complete the generation's directory: root, certificate, key. Without a certificate only the root is kept."""
 
     number: int
     root: bytes
-    certificate: bytes
+    certificate: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,37 @@ class Use(Action):
 
     present: int
     trust: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Vouch(Action):
+    """Check the generation that is to be trusted, endorse its manifest when this node is a voter, and say so."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Amend(Action):
+    """Propose to bring the chain's voters up to date; with `candidate`, a learner that is about to become one."""
+
+    candidate: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Endorse(Action):
+    """Endorse the change of the chain's voters that is under way."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp(Action):
+    """Ask the others for the public chain; follow it, and return with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver(Action):
+    """Let another node lead: this one leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +131,7 @@ class Propose(Action):
 
 @dataclass(frozen=True, slots=True)
 class Renew(Action):
-    """Begin a generation without a joiner."""
+    """Begin a generation without a joiner; who is down is excluded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,9 @@ from raftcluster.transport.certificates import Token
 
 INVITE_SECONDS = 3600.0
 """Default life of a token."""
-SETTLE_SECONDS = 10.0
-"""A generation takes a second or two when all members are up."""
 LOOK_SECONDS = 0.05
 REMOVE_SECONDS = 15.0
-"""A removal takes a second: a hand-over, a change of voters, an entry."""
+"""A removal takes a second or two: a hand-over, a change of voters, an entry; or a generation that it endorses first."""
 list_ = list
 """The type: `Members` has a method of that name."""
 
@@ -66,18 +64,11 @@ class Members:
             raise rejected("no-member", f"{name} is no member", subject=name)
         return member
 
-    def invite(
-        self,
-        name: str,
-        ttl_s: float = INVITE_SECONDS,
-        *,
-        addresses: Sequence[str] = (),
-        settle_s: float = SETTLE_SECONDS,
-    ) -> Token:
+    def invite(self, name: str, ttl_s: float = INVITE_SECONDS, *, addresses: Sequence[str] = ()) -> Token:
         """A token with which the host `name` may join once, within `ttl_s` seconds. `str(token)` is what it needs.
 
-        Waits up to `settle_s` seconds for a change of certificates to end: the token names the root. Only here and in the
-        hands of whom you give it to is the secret: what is replicated is its public half.
+        It names the root that is in force now and lives on when that one is replaced: the chain of manifests leads from it to
+        its successors. Only here and in the hands of whom you give it to is the secret: what is replicated is its public half.
 
         The members' firewalls let in `addresses`, by default those that the name leads to, as long as the token holds.
         Raises `Rejected` with code `no-address` when there is a firewall and the name leads nowhere.
@@ -86,17 +77,6 @@ class Members:
         view = read(self._host)
         if view.active is None:
             raise unfounded()
-        end = time.monotonic() + settle_s
-        while view.pending is not None and view.pending.root and time.monotonic() < end:
-            threading.Event().wait(LOOK_SECONDS)
-            view = read(self._host)
-        if view.pending is not None and view.pending.root:
-            raise rejected(
-                "generation-under-way",
-                f"generation {view.pending.number} is replacing the root that a token names",
-                remedy="try again in a moment",
-            )
-        assert view.active is not None, "a cluster that was founded stays so"
         token = Token.new(view.active.root)
         propose(self._host, ["invite", token.id, token.public_key(), plain_name(name), math.ceil(ttl_s), sources])
         return token

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from raftcluster.cluster.keystore import Keystore, Trust
+from raftcluster.cluster.manifests import MANIFEST, Link, Manifest
 from raftcluster.cluster.reconcile import GENESIS
 from raftcluster.cluster.records import SCHEMA, Facts
 from raftcluster.cluster.rows import check_address, check_name
 from raftcluster.codec import Value, pack
 from raftcluster.storage.directory import DataDirectory
-from raftcluster.transport.certificates import fingerprint, mint
+from raftcluster.transport.certificates import fingerprint, request_fingerprint
+from raftcluster.transport.minting import mint
 from raftcluster.transport.ports import Address
 
 GENERATION = 1
@@ -72,11 +74,16 @@ def founding(
     """The genesis command of the cluster with these `facts`, whose founder is the keystore's node. The key, the certificate
     and the root of its first `generation` are made, and are on the disk. Raises `Refusal` when the minting child cannot run."""
     node_id = facts.founder
-    minted = mint(facts.cluster_id, generation, {node_id: keystore.request(generation)})
+    request = keystore.request(generation)
+    voters = {node_id: request_fingerprint(request)}
+    manifest = Manifest(MANIFEST, facts.cluster_id, generation, 1, "genesis", b"", voters).pack()
+    minted = mint(facts.cluster_id, generation, {node_id: request}, manifest)
     certificate = minted.certificates[node_id]
     keystore.store(generation, minted.root_pem, certificate)
+    keystore.keep_chain([Link(manifest, minted.root_pem, minted.manifest_signature, {})])
     founder = [node_id, name, *advertise, product]
-    return ["genesis", facts.values(), founder, [generation, minted.root_pem, certificate, fingerprint(certificate)]]
+    proven = [fingerprint(certificate), manifest, minted.manifest_signature]
+    return ["genesis", facts.values(), founder, [generation, minted.root_pem, certificate, *proven]]
 
 
 def _directory(path: str | os.PathLike[str]) -> DataDirectory:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from raftcluster.cluster.manifests import MANIFEST, Link, Manifest
 from raftcluster.cluster.records import Facts, Generation, Member, rejected
-from raftcluster.cluster.rows import Commands, check_address, check_name, expect, put_generation, put_member
+from raftcluster.cluster.rows import Commands, check_address, check_name, expect, put_generation, put_link, put_member
 from raftcluster.cluster.view import FACTS, facts
 from raftcluster.codec import Value, pack
 from raftcluster.machine import Tables
@@ -20,7 +21,7 @@ def _genesis(tables: Tables, time: int, what: list[Value], node: list[Value], mi
             "has-genesis", f"this log belongs to cluster {known.cluster_id} already", subject=known.cluster_id
         )
     node_id, name, host, port, product = expect(node, (str, str, str, int, str))
-    number, root, certificate, pin = expect(minted, (int, bytes, bytes, bytes))
+    number, root, certificate, pin, manifest, signature = expect(minted, (int, bytes, bytes, bytes, bytes, bytes))
     check_name(name)
     check_address(host, port)
     if number < 1:
@@ -30,10 +31,29 @@ def _genesis(tables: Tables, time: int, what: list[Value], node: list[Value], mi
     tables.put(FACTS, b"last", pack(number))
     put_member(tables, Member(node_id, name, host, port, "voter", [pin], number, product, time))
     founder = [node_id]
+    content = Manifest(MANIFEST, wanted.cluster_id, number, 1, "genesis", b"", {node_id: pin})
+    if manifest != content.pack():
+        raise rejected("other-manifest", "the manifest is not the one of the first generation", subject=str(number))
+    put_link(tables, 1, Link(manifest, root, signature, {}))
+    tables.put(FACTS, b"sequence", pack(1))
     put_generation(
         tables,
         Generation(
-            number, "active", "genesis", [], {}, root, {node_id: certificate}, founder, founder, time, time, time
+            number,
+            "active",
+            "genesis",
+            1,
+            founder,
+            time,
+            root=root,
+            manifest=manifest,
+            signature=signature,
+            certificates={node_id: certificate},
+            trusted=founder,
+            switched=founder,
+            minted=time,
+            switching=time,
+            retired=time,
         ),
     )
     return wanted.cluster_id

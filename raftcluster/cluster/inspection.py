@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from raftcluster.cluster.records import Destruction, Facts, Generation, Invitation, Member
+from raftcluster.cluster.manifests import Link
+from raftcluster.cluster.records import Amendment, Destruction, Facts, Generation, Invitation, Member
 from raftcluster.codec import unpack
 
 
@@ -22,6 +23,11 @@ def inspect_invitation(key: bytes, value: bytes) -> None:
 def inspect_generation(key: bytes, value: bytes) -> None:
     """A row of `generation`."""
     _same(Generation.unpack(value).number.to_bytes(4), key)
+
+
+def inspect_link(key: bytes, value: bytes) -> None:
+    """A row of `chain`."""
+    _same(Link.read(value).content().sequence.to_bytes(8), key)
 
 
 def inspect_fact(key: bytes, value: bytes) -> None:
@@ -46,4 +52,9 @@ _FACTS: Final[dict[bytes, Callable[[bytes], object]]] = {
     b"last": _number,
     b"pending": _number,
     b"revision": _number,
+    b"sequence": _number,
+    b"head": _number,
+    b"aborted": _number,
+    b"amendment": Amendment.unpack,
+    b"leaving": lambda value: type(unpack(value)) is str,
 }

@@ -5,6 +5,8 @@
     certificates/<generation>/root.pem      the root; alone when this node was never part of that generation
     certificates/<generation>/node.pem      written last: a folder that has it is complete
     certificates/trust.json                 what is presented, trusted and linked with, and the view that said so
+    certificates/chain                      the public chain of manifests, as far as this node has followed it
+    certificates/endorsed                   the newest manifest that this node has endorsed: one per number, ever
 
 Each file is written durably and all or nothing, in this order; so there is nothing to roll back after a crash.
 """
@@ -14,15 +16,18 @@ from __future__ import annotations
 import json
 import mmap
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from raftcluster.cluster.manifests import Link, endorsed
 from raftcluster.cluster.records import rejected
-from raftcluster.errors import Rejected, StorageFailed
+from raftcluster.codec import pack, unpack
+from raftcluster.errors import FrameError, Rejected, StorageFailed
 from raftcluster.storage.directory import DataDirectory
-from raftcluster.transport.certificates import key_matches, make_request, new_key, verify_leaf
+from raftcluster.transport.certificates import key_matches, make_request, new_key, public_key, sign, verify_leaf
 from raftcluster.transport.ports import Identity, Peer
 from raftcluster.transport.subject import SubjectId
 
@@ -49,7 +54,7 @@ class Keystore:
 
     def __init__(self, directory: DataDirectory, cluster_id: str, node_id: str) -> None:
         self._directory = directory
-        self._cluster_id = cluster_id
+        self.cluster_id = cluster_id
         self.node_id = node_id
 
     # --- keys
@@ -61,6 +66,15 @@ class Keystore:
     def stored(self) -> set[int]:
         """Generations whose certificate and key are there."""
         return {number for number in self.on_disk() if self._file(number, "node.pem").exists()}
+
+    def rooted(self) -> set[int]:
+        """Generations whose root is there."""
+        return {number for number in self.on_disk() if self._file(number, "root.pem").exists()}
+
+    def keys(self) -> dict[int, bytes]:
+        """Every private key on the disk, by generation; a joiner's under `UNNUMBERED`."""
+        files = {number: self._file(number, "node.key") for number in self._directory.generations()}
+        return {number: file.read_bytes() for number, file in sorted(files.items()) if file.exists()}
 
     def requests(self) -> dict[int, bytes]:
         """Generations whose key waits for its certificate, with the request."""
@@ -78,27 +92,27 @@ class Keystore:
             self._write(number, "request.pem", make_request(key.read_bytes(), self.node_id))
         return file.read_bytes()
 
-    def store(self, number: int, root: bytes, certificate: bytes, *, key_of: int | None = None) -> None:
-        """Complete a generation; its key is the one of the request, or a copy of the one under `key_of`.
+    def store(self, number: int, root: bytes, certificate: bytes) -> None:
+        """Complete a generation. Its key is the one of the request, or whichever on the disk the certificate is for.
 
-        Raises `Rejected` when the certificate is not this node's, of this generation, by this root, for this key.
+        Raises `Rejected` when the certificate is not this node's, of this generation, by this root, for such a key.
         """
         subject = verify_leaf(certificate, root)
-        if subject != SubjectId(self._cluster_id, number, self.node_id):
+        if subject != SubjectId(self.cluster_id, number, self.node_id):
             raise rejected(
                 "wrong-certificate", f"the certificate is of {subject}, not of this node", subject=str(subject)
             )
-        file = self._file(number if key_of is None else key_of, "node.key")
-        key = file.read_bytes() if file.exists() else b""
-        if not key or not key_matches(key, certificate):
+        keys = self.keys()
+        matching = [each for each in keys if key_matches(keys[each], certificate)]
+        if not matching:
             raise rejected(
                 "key-lost",
                 f"the certificate of generation {number} is for another key than this node's",
                 subject=str(subject),
                 remedy="remove this node and let it join again",
             )
-        if key_of is not None:
-            self._write(number, "node.key", key)
+        if number not in matching:
+            self._write(number, "node.key", keys[matching[0]])
         self._write(number, "root.pem", root)
         self._write(number, "node.pem", certificate)
         self._file(number, "request.pem").unlink(missing_ok=True)
@@ -110,7 +124,7 @@ class Keystore:
     def identity(self, number: int) -> Identity:
         """What to present. Raises `StorageFailed` when the generation is not complete."""
         certificate, key = self._read(number, "node.pem"), self._read(number, "node.key")
-        return Identity(self._cluster_id, self.node_id, number, certificate, key)
+        return Identity(self.cluster_id, self.node_id, number, certificate, key)
 
     def roots(self, numbers: Iterable[int]) -> list[bytes]:
         """The roots of these generations (PEM)."""
@@ -129,9 +143,50 @@ class Keystore:
 
     def root_keys(self) -> list[Path]:
         """Files below the data directory that hold a root's private key: there must be none, ever."""
-        roots = self.roots(sorted(number for number in self.on_disk() if self._file(number, "root.pem").exists()))
+        roots = self.roots(sorted(self.rooted()))
+        with suppress(StorageFailed):  # a chain that cannot be read names no root
+            roots += [each.root for each in self.chain() if each.root]
         files = sorted(each for each in self._directory.path.rglob("*") if each.is_file() and not each.is_symlink())
         return [file for file in files if any(_is_key_of(key, root) for key in _keys_in(file) for root in roots)]
+
+    # --- the chain of manifests
+
+    def chain(self) -> list[Link]:
+        """What `keep_chain` has kept; empty before. Raises `StorageFailed` when it is damaged."""
+        file = self._directory.path / "certificates" / "chain"
+        try:
+            return [Link.check(values) for values in unpack(file.read_bytes())]
+        except FileNotFoundError:
+            return []
+        except (OSError, FrameError, TypeError) as error:
+            raise StorageFailed(f"{file} cannot be used: {error}", subject=str(file), remedy="join again") from error
+
+    def keep_chain(self, links: Sequence[Link]) -> None:
+        """Make `links` the chain that this node knows without its tables."""
+        self._directory.write("certificates/chain", pack([each.values() for each in links]))
+
+    def endorse(self, sequence: int, digest: bytes, signing: int) -> list[bytes]:
+        """[public key, signature] of the key of generation `signing` for this link of the chain; the same again when asked
+        again. It is on the disk before it is returned: this node never endorses two manifests for one number.
+
+        Raises `Rejected` when it has endorsed another one for that number, or one for a later number.
+        """
+        file = self._directory.path / "certificates" / "endorsed"
+        if file.exists():
+            cluster_id, before, other, public, signature = unpack(file.read_bytes())
+            if (cluster_id, before, other) == (self.cluster_id, sequence, digest):
+                return [public, signature]
+            if cluster_id == self.cluster_id and before >= sequence:  # a recovered cluster begins a chain of its own
+                raise rejected(
+                    "endorsed-another",
+                    f"this node has endorsed manifest number {before} already, another one than {digest.hex()[:16]}",
+                    subject=str(sequence),
+                    remedy="two leaders cannot have made this: verify the cluster before you go on",
+                )
+        key = self._read(signing, "node.key")
+        made = [public_key(key), sign(key, endorsed(digest))]
+        self._directory.write("certificates/endorsed", pack([self.cluster_id, sequence, digest, *made]))
+        return made
 
     # --- trust
 
@@ -181,11 +236,14 @@ class Keystore:
 
 
 def _keys_in(file: Path) -> list[bytes]:
-    """The private keys (PEM) anywhere in a file, however large it is."""
-    if file.stat().st_size == 0:
+    """The private keys (PEM) anywhere in a file, however large it is; none when it has gone meanwhile."""
+    try:
+        if file.stat().st_size == 0:
+            return []
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return [found[0] for found in _PRIVATE_KEY.finditer(content)]
+    except FileNotFoundError:
         return []
-    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return [found[0] for found in _PRIVATE_KEY.finditer(content)]
 
 
 def _is_key_of(key: bytes, certificate: bytes) -> bool:

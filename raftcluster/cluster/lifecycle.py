@@ -5,10 +5,11 @@ disk and links (`Local`) and does whatever of *its* part is missing; the leader,
 part. Every action is idempotent, so a crash anywhere costs a repetition: after it the same comparison finds what is left.
 
     phase    every node                                                leader
-    collect  make a key, send a request (a joiner has: with its token)  mint when all requests are in
-    trust    store key and certificate, trust both roots, say so        --
-    switch   present the new certificate, replace links, say so         (last:) the same; retire when all have
+    collect  make a key, send a request (a joiner has: with its token)  mint when all requests are in; late: exclude or abort
+    trust    check and store it, trust both roots, endorse, say so      switch when all have; late: with a majority
+    switch   present the new certificate, replace links, say so         (last:) the same; retire when all have; late: most
     active   trust its root alone, delete older keys                    promote caught-up learners; renew when it is due
+    asleep   follow the public chain, ask for a certificate, return     --
 
 Rules:
 
@@ -28,9 +29,13 @@ from raftcluster.cluster import dismantling, seating
 from raftcluster.cluster.actions import (
     Action,
     Alarm,
+    Amend,
+    CatchUp,
     Depart,
+    Endorse,
     Forget,
     Found,
+    HandOver,
     Local,
     Mint,
     Propose,
@@ -39,29 +44,46 @@ from raftcluster.cluster.actions import (
     Request,
     Store,
     Use,
+    Vouch,
 )
+from raftcluster.cluster.amendments import wanted_voters
+from raftcluster.cluster.generations import COLLECT_MS, RETIRE_MS, SWITCH_MS, TRUST_MS
+from raftcluster.cluster.manifests import is_endorsed
 from raftcluster.cluster.records import Generation, Member
 from raftcluster.cluster.view import View
 
 RENEW_MS: Final = 60 * 86_400_000
 """A generation is renewed at two thirds of its certificates' 90 days."""
+RETRY_MS: Final = 60_000
+"""What the cluster begins by itself and had to give up is tried again after this."""
+LONELY_SECONDS: Final = 3.0
+"""A node without any link for longer than dials pause may have slept through a generation, and asks."""
 
 
 def decide(view: View, local: Local) -> list[Action]:
     """What to do now, in this order. Empty: this node's part is done until the record or the node changes."""
     if view.facts is None or view.active is None:
-        return [Found()] if local.founder else []
+        return [Found()] if local.founder else _follow(local)
     if view.revision < local.revision:
-        return []
+        return _follow(local)
     if view.destruction is not None:
         return dismantling.decide(view, view.destruction, local)
     me = view.live().get(local.node_id)
     if me is None:
         return [Depart()] if local.node_id in view.members else []
-    actions = _certificates(view, view.active, me, local)
+    actions = _certificates(view, view.active, me, local) + _follow(local)
     if local.leader:
         actions += _duties(view, view.active, local)
     return actions
+
+
+def is_due(view: View) -> bool:
+    """Whether the generation in force has to be replaced: a removed member holds a certificate of it, or it is old."""
+    active = view.active
+    return active is not None and (
+        any(each.role == "removed" and each.generation >= active.number for each in view.members.values())
+        or view.time - active.minted >= RENEW_MS
+    )
 
 
 def peers(view: View, node_id: str) -> dict[str, Member]:
@@ -69,30 +91,50 @@ def peers(view: View, node_id: str) -> dict[str, Member]:
     return {each.node_id: each for each in view.live().values() if each.pins and each.node_id != node_id}
 
 
+def _follow(local: Local) -> list[Action]:
+    """What a node does that nobody links with."""
+    actions: list[Action] = []
+    if local.expired:
+        remedy = "if no majority has a valid one: raftcluster recover on one node, then join the others anew"
+        actions.append(Alarm("certificate-expired", f"this node's certificate has expired; {remedy}"))
+    return [*actions, CatchUp()] if local.lonely_s >= LONELY_SECONDS else actions
+
+
 def _certificates(view: View, active: Generation, me: Member, local: Local) -> list[Action]:
     coming = view.pending
     actions: list[Action] = []
     if coming is not None and coming.phase == "collect" and coming.number not in local.stored:
         request = local.requests.get(coming.number)
-        if me.node_id not in coming.joiners and (request is None or coming.requests.get(me.node_id) != request):
+        if me.node_id in coming.members and (request is None or coming.requests.get(me.node_id) != request):
             actions.append(Request(coming.number))
     for each in (active, coming):
-        if each is not None and me.node_id in each.certificates and each.number not in local.stored:
+        if each is None or not each.root:
+            continue
+        certificate = each.certificates.get(me.node_id)
+        if certificate is None and each is coming and each.number not in local.rooted:
+            actions.append(Store(each.number, each.root, None))
+        elif certificate is not None and each.number not in local.stored:
             if each.number in local.requests:
-                actions.append(Store(each.number, each.root, each.certificates[me.node_id]))
+                actions.append(Store(each.number, each.root, certificate))
             else:
                 actions.append(
                     Alarm("key-lost", f"the key of generation {each.number} is not on this node's disk: join again")
                 )
     use = _use(view, active, local)
     if use.present not in local.stored:
-        return actions
+        held = [each for each in (active, coming) if each is not None and me.node_id in each.certificates]
+        return actions if held else [*actions, CatchUp()]
     if (use.present, set(use.trust)) != (local.presented, set(local.trusted)):
         return [*actions, use]
     if coming is not None and coming.number in local.trusted:
         actions += _reports(coming, local)
-    newest = coming.number if coming else active.number
-    old = tuple(sorted(each for each in local.on_disk if each < newest and each != active.number))
+    elif me.asleep_since and coming is None:
+        actions.append(Propose(["awake", me.node_id]))
+    if view.amendment is not None and view.head is not None and me.node_id not in view.amendment.endorsements:
+        if me.node_id in view.head.content().voters:
+            actions.append(Endorse(view.amendment.sequence))
+    kept = {active.number, coming.number if coming else active.number}
+    old = tuple(sorted(each for each in local.on_disk if each <= view.newest and each not in kept))
     if old:
         actions.append(Forget(old))
     return actions
@@ -101,25 +143,31 @@ def _certificates(view: View, active: Generation, me: Member, local: Local) -> l
 def _use(view: View, active: Generation, local: Local) -> Use:
     """Both roots from the moment the new one is stored; the new certificate once every member trusts it."""
     coming = view.pending
-    if coming is None or coming.phase == "collect" or coming.number not in local.stored:
+    if coming is None or not coming.root or coming.number not in local.rooted:
         return Use(active.number, (active.number,))
     trust = (active.number, coming.number)
+    if local.node_id not in coming.certificates or coming.number not in local.stored:
+        return Use(active.number, trust)
     if local.node_id in coming.switched:
         return Use(coming.number, trust)
-    others = set(view.live()) - {local.node_id}
+    others = set(coming.members) - {local.node_id}
     # Followers first, leader last; who has begun does not go back when it is elected meanwhile.
-    turn = not local.leader or others <= set(coming.switched) or local.presented == coming.number
+    late = view.time - coming.switching >= SWITCH_MS
+    turn = not local.leader or others <= set(coming.switched) or local.presented == coming.number or late
     return Use(coming.number if coming.phase == "switch" and turn else active.number, trust)
 
 
 def _reports(coming: Generation, local: Local) -> list[Action]:
-    if coming.phase == "trust" and local.node_id not in coming.trusted:
-        return [Propose(["trusted", coming.number, local.node_id])]
+    me = local.node_id
+    if coming.phase == "trust" and me not in coming.trusted and me not in coming.endorsements:
+        return [Vouch(coming.number)] if me in coming.certificates or me in coming.leaving else []
+    if coming.phase == "switch" and me not in coming.trusted and me in coming.certificates:
+        return [Vouch(coming.number)]
     if local.presented == coming.number:
         if any(shown != coming.number for shown in local.links.values()):
             return [Relink()]
-        if coming.phase == "switch" and local.node_id not in coming.switched:
-            return [Propose(["switched", coming.number, local.node_id])]
+        if coming.phase == "switch" and me not in coming.switched:
+            return [Propose(["switched", coming.number, me])]
     return []
 
 
@@ -127,12 +175,36 @@ def _duties(view: View, active: Generation, local: Local) -> list[Action]:
     coming, live = view.pending, view.live()
     actions: list[Action] = []
     if coming is not None:
-        if coming.phase == "collect" and set(live) <= set(coming.requests):
-            actions.append(Mint(coming.number, {each: coming.requests[each] for each in sorted(live)}))
-        if coming.phase == "switch" and set(live) <= set(coming.switched):
-            actions.append(Propose(["retire", coming.number]))
-    else:
-        shut_out = any(each.role == "removed" and each.generation >= active.number for each in view.members.values())
-        if shut_out or view.time - active.minted >= RENEW_MS:
+        actions += _step(view, coming, local)
+    elif view.aborted == 0 or view.time - view.aborted >= RETRY_MS:
+        if is_due(view):
             actions.append(Renew())
+    if coming is None and view.amendment is None and view.head is not None:
+        known = view.head.content().voters
+        if wanted_voters(known, live.values()) != known:
+            actions.append(Amend())
     return [*actions, *seating.decide(view, local)]
+
+
+def _step(view: View, coming: Generation, local: Local) -> list[Action]:
+    """The leader's part of a generation: what follows from what all have reported, or from a deadline."""
+    if local.node_id in coming.leaving:
+        return [HandOver()]
+    holders = coming.holders()
+    if coming.phase == "collect":
+        if all(each in coming.requests for each in holders):
+            return [Mint(coming.number, {each: coming.requests[each] for each in holders})]
+        return [Propose(["overdue", coming.number])] if view.time - coming.begun >= COLLECT_MS else []
+    if coming.phase == "trust" and view.head is not None:
+        late = view.time - coming.minted >= TRUST_MS
+        voters = view.head.content().voters
+        if not is_endorsed(voters, list(coming.endorsements)):
+            missing = sorted(view.members[each].name for each in voters if each not in coming.endorsements)
+            text = f"generation {coming.number} waits for a majority of endorsements; missing: {', '.join(missing)}"
+            return [Alarm("endorsements", text)] if late else []
+        return [Propose(["switch", coming.number])] if late or set(coming.members) <= set(coming.trusted) else []
+    late = view.time - coming.switching >= RETIRE_MS
+    voters_now = [each.node_id for each in view.live().values() if each.role == "voter"]
+    if set(coming.members) <= set(coming.switched) or (late and is_endorsed(voters_now, coming.switched)):
+        return [Propose(["retire", coming.number])]
+    return []

@@ -3,17 +3,24 @@
 A generation walks through phases, and the record in the tables is all there is: any leader carries on from it.
 
     begin --> collect --csr...--> minted --> trust --trusted...--> switch --switched...--> retire --> active
+                 |--overdue, abort--> aborted
 
 Rules:
 
-1. one generation at a time; its number is greater than any before;
+1. one generation at a time; its number, and the number of its manifest, are greater than any before, also after an abort;
+   whoever asks to join while requests are collected is let into the same one;
 2. a token is consumed by `begin`, bound to the hash of one certificate request: the same request again is answered as
-   before, any other is a replay;
-3. `minted` is accepted once, and only for exactly the nodes and requests that were collected;
-4. a joiner counts as trusting and presenting the generation that lets it in, for it has no other: its death then
-   holds up nobody;
+   before, any other is a replay. A generation that is given up gives its tokens back;
+3. `minted` is accepted once, only for exactly the nodes and requests that were collected, and with the one manifest that
+   follows from the tables;
+4. a joiner, and a member that returns, count as trusting and presenting the generation that lets them in, for they have no
+   other: their death then holds up nobody;
 5. a report that was made already changes nothing; a report out of order is refused, saying why;
-6. what a removed member may show is empty from that entry on.
+6. what a removed member may show is empty from that entry on;
+7. who is down is waited for until a deadline of cluster time; what goes on without it needs a majority: of the voters, of
+   the endorsements. It is *asleep* then, no voter if it has no certificate, and may return;
+8. a removal that would leave too few to endorse the generation without that member happens when that generation, which it
+   still endorses, is switched to.
 
 Each noun has a file with its commands; this one finds the command, checks its arguments and counts revisions.
 """
@@ -22,11 +29,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from raftcluster.cluster import destruction, generations, genesis, marks, members, tokens
-from raftcluster.cluster.inspection import inspect_fact, inspect_generation, inspect_invitation, inspect_member
+from raftcluster.cluster import amendments, beginnings, destruction, generations, genesis, marks, members, tokens
+from raftcluster.cluster.inspection import (
+    inspect_fact,
+    inspect_generation,
+    inspect_invitation,
+    inspect_link,
+    inspect_member,
+)
 from raftcluster.cluster.records import SCHEMA, rejected
 from raftcluster.cluster.rows import Commands, of_kind
-from raftcluster.cluster.view import FACTS, GENERATION, MEMBERS, TOKENS, facts, revision
+from raftcluster.cluster.view import CHAIN, FACTS, GENERATION, MEMBERS, TOKENS, facts, revision
 from raftcluster.cluster.view import destruction as destroyed
 from raftcluster.codec import Value, pack
 from raftcluster.machine import Tables
@@ -35,7 +48,9 @@ COMMANDS: Final[Commands] = {
     **genesis.COMMANDS,
     **tokens.COMMANDS,
     **members.COMMANDS,
+    **beginnings.COMMANDS,
     **generations.COMMANDS,
+    **amendments.COMMANDS,
     **destruction.COMMANDS,
     **marks.COMMANDS,
 }
@@ -46,6 +61,7 @@ _INSPECTIONS: Final = {
     TOKENS: inspect_invitation,
     GENERATION: inspect_generation,
     FACTS: inspect_fact,
+    CHAIN: inspect_link,
 }
 
 
@@ -54,7 +70,7 @@ class ClusterMachine:
 
     name = "cluster"
     schema = SCHEMA
-    tables = (MEMBERS, TOKENS, GENERATION, FACTS)
+    tables = (MEMBERS, TOKENS, GENERATION, FACTS, CHAIN)
 
     def apply(self, command: Value, tables: Tables, time: int) -> Value:
         """Carry out one command. Raises `Rejected` with a stable code."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
+from raftcluster.cluster.beginnings import leave
+from raftcluster.cluster.generations import advance, without
 from raftcluster.cluster.records import Member, rejected
 from raftcluster.cluster.rows import (
     Commands,
-    advance,
     check_address,
     check_free,
     check_member,
     live_members,
     put_member,
+    remove_member,
 )
-from raftcluster.cluster.view import FACTS, MEMBERS, REMOVED, leaving, members, pending
+from raftcluster.cluster.view import FACTS, MEMBERS, leaving, pending
 from raftcluster.codec import Value, pack
 from raftcluster.machine import Tables
 
@@ -67,32 +68,24 @@ def _check_not_last(tables: Tables, member: Member) -> None:
 
 
 def _removed(tables: Tables, time: int, node_id: str) -> Value:
-    """Shut a member out, from this entry on. A generation follows, in which it has no part."""
+    """Shut a member out, from this entry on; a generation follows, in which it has no part. The result is None then.
+
+    When the chain of manifests needs its endorsement of that generation, the generation comes first, and the member is shut
+    out when it is switched to: the result is its number.
+    """
     row = tables.get(MEMBERS, node_id.encode())
     if row is not None and Member.unpack(row).role == "removed":
         return None
     member = check_member(tables, node_id)
     _check_not_last(tables, member)
-    gone = [each for each in members(tables).values() if each.role == "removed"]
-    if len(gone) >= REMOVED:
-        oldest = min(gone, key=lambda each: (each.joined_at, each.node_id))
-        tables.delete(MEMBERS, oldest.node_id.encode())
-    put_member(tables, replace(member, role="removed", pins=[]))
+    number = leave(tables, time, member)
+    if number is not None:
+        return number
+    remove_member(tables, member)
     current = pending(tables)
     if current is not None:
-        advance(
-            tables,
-            replace(
-                current,
-                joiners=[each for each in current.joiners if each != node_id],
-                requests=_without(current.requests, node_id),
-            ),
-        )
+        advance(tables, time, without(current, node_id))
     return None
-
-
-def _without(items: Mapping[str, bytes], key: str) -> dict[str, bytes]:
-    return {each: value for each, value in items.items() if each != key}
 
 
 COMMANDS: Commands = {

@@ -10,20 +10,24 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from raftcluster import failpoints
-from raftcluster.cluster import destroy
+from raftcluster.cluster import destroy, vouching
 from raftcluster.cluster.actions import (
     Action,
     Alarm,
+    Amend,
+    CatchUp,
     Depart,
+    Endorse,
     Expel,
     Forget,
     Found,
+    HandOver,
     Local,
     Mint,
     Promote,
@@ -34,17 +38,20 @@ from raftcluster.cluster.actions import (
     Request,
     Store,
     Use,
+    Vouch,
     Wipe,
 )
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.lifecycle import decide, peers
 from raftcluster.cluster.records import Member
-from raftcluster.cluster.view import View
+from raftcluster.cluster.returning import Return
+from raftcluster.cluster.view import View, links
 from raftcluster.codec import Value, unpack
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, Unavailable
 from raftcluster.host import Host
 from raftcluster.storage.directory import DataDirectory
-from raftcluster.transport.certificates import fingerprint, mint
+from raftcluster.transport.certificates import fingerprint, validity
+from raftcluster.transport.minting import mint
 from raftcluster.transport.ports import Address, Links, Peer
 
 log = logging.getLogger("raftcluster.cluster")
@@ -55,6 +62,8 @@ RELINKING_SECONDS: Final = 0.05
 AGAIN_SECONDS: Final = 0.005
 """After something was done; not 0, so that an action that changes nothing cannot spin."""
 PROPOSE_SECONDS: Final = 5.0
+ASK_SECONDS: Final = 4.0
+"""Between two attempts of a lonely node to find out what it has slept through."""
 GENESIS: Final = "genesis"
 """The file that `create.init` leaves in the founder's directory: the first command, packed."""
 
@@ -77,6 +86,9 @@ class Seats(Protocol):
     def expel(self, node_id: str) -> None:
         """Make it a voter no more. Idempotent. Raises `Unavailable`, `OutcomeUnknown`, `Rejected`."""
 
+    def hand_over(self) -> None:
+        """Have another voter lead, when this node does. Returns before that has come about."""
+
 
 class Reconciler:
     """One per node. `step` may also be called by a test, instead of `start`."""
@@ -91,12 +103,13 @@ class Reconciler:
         *,
         events: Path,
         on_destroyed: Callable[[], None],
+        hello: Mapping[str, Any],
         on_removed: Callable[[], None] = lambda: None,
         interval_s: float = INTERVAL_SECONDS,
     ) -> None:
         """Tells `links` at once whom it knows from the disk: do this before they start.
 
-        `events`: the file for the record of the cluster's destruction, outside the data directory. `on_destroyed` is
+        `hello`: what the links say of this node, for asking others without one. `events`: the file for the record of the cluster's destruction, outside the data directory. `on_destroyed` is
         called once, on the reconciler's thread, when that record is written by all and the directory is marked: close the
         node (from another thread), then call `destroy.wipe`.
         """
@@ -114,6 +127,11 @@ class Reconciler:
         self._finished = False
         self._moved: dict[str, tuple[Address, Address]] = {}
         """Member -> where the record had it when it said that it was elsewhere, and where that is."""
+        self._lonely_since: float | None = None
+        self._asked_at = -ASK_SECONDS
+        self._head = b""
+        self._expires = self._until(self._trust.presented)
+        self._return = Return(keystore, keystore.cluster_id, host.id, hello, stopping=self._closed.is_set)
         links.configure(self._trust.peers)
         host.on_apply("cluster", lambda index: self._wake.set())
 
@@ -147,6 +165,7 @@ class Reconciler:
             return self._interval_s
         view = self._host.query("cluster", View.read)
         self._configure(view)
+        self._follow(view)
         troubles: dict[str, str] = {}
         again = self._interval_s
         for action in decide(view, self._local(view)):
@@ -185,6 +204,11 @@ class Reconciler:
         if view.destruction is not None:
             self._destroying_since = self._destroying_since or time.monotonic()
             recorded = destroy.is_recorded(self._events, view.destruction.event_id)
+        linked = self._links.links()
+        if linked or not self._trust.peers:
+            self._lonely_since = None
+        elif self._lonely_since is None:
+            self._lonely_since = time.monotonic()
         return Local(
             node_id=self._host.id,
             leader=leader,
@@ -194,7 +218,10 @@ class Reconciler:
             on_disk=self._keystore.on_disk(),
             presented=self._trust.presented,
             trusted=self._trust.trusted,
-            links={peer: info.own_generation for peer, info in self._links.links().items()},
+            links={peer: info.own_generation for peer, info in linked.items()},
+            rooted=self._keystore.rooted(),
+            lonely_s=0.0 if self._lonely_since is None else time.monotonic() - self._lonely_since,
+            expired=time.time() > self._expires,
             founder=(self._directory.path / GENESIS).exists(),
             voters=self._seats.voters() if leader else (),
             caught_up=[each for each in learners if self._seats.caught_up(each)],
@@ -218,6 +245,13 @@ class Reconciler:
         before, now = self._moved.get(member.node_id, (None, recorded))
         return Peer(member.node_id, now if before == recorded else recorded, frozenset(member.pins))
 
+    def _follow(self, view: View) -> None:
+        """Keep the public chain where it is found without the tables: it is what this node would come back by."""
+        if view.head is None or view.revision < self._trust.revision or view.head.manifest == self._head:
+            return
+        self._keystore.keep_chain(self._host.query("cluster", lambda tables, now: links(tables)))
+        self._head = view.head.manifest
+
     def _perform(self, action: Action, view: View) -> None:
         match action:
             case Found():
@@ -226,8 +260,23 @@ class Reconciler:
                 self._propose(["csr", number, self._host.id, self._keystore.request(number)])
             case Mint(number, requests):
                 self._mint(number, dict(requests), view)
-            case Store(number, root, certificate):
+            case Store(number, root, None):
+                self._keystore.add_root(number, root)
+            case Store(number, root, bytes(certificate)):
                 self._keystore.store(number, root, certificate)
+            case Vouch(number):
+                self._propose(
+                    ["trusted", number, self._host.id, vouching.endorsement(view, self._host.id, self._keystore)]
+                )
+            case Amend(candidate):
+                self._propose(["amend", str(uuid.uuid4()), candidate])
+            case Endorse(sequence):
+                given = vouching.amendment(view, self._host.id, self._keystore)
+                self._propose(["amended", sequence, self._host.id, given])
+            case CatchUp():
+                self._catch_up()
+            case HandOver():
+                self._seats.hand_over()
             case Use(present, trust):
                 self._use(present, trust, view)
             case Relink():
@@ -237,7 +286,7 @@ class Reconciler:
             case Propose(command):
                 self._propose(command)
             case Renew():
-                self._propose(["begin", str(uuid.uuid4()), None])
+                self._propose(["rotate", str(uuid.uuid4()), [], False])
             case Forget(numbers):
                 self._keystore.forget(numbers)
                 log.info("keys of generation %s deleted", ", ".join(map(str, numbers)))
@@ -267,14 +316,40 @@ class Reconciler:
     def _mint(self, number: int, requests: dict[str, bytes], view: View) -> None:
         assert view.facts is not None
         failpoints.reach("mint.before")
-        minted = mint(view.facts.cluster_id, number, requests)
+        minted = mint(view.facts.cluster_id, number, requests, vouching.manifest(view, requests))
         failpoints.reach("mint.after")
         issued = {
             node_id: [request, minted.certificates[node_id], fingerprint(minted.certificates[node_id])]
             for node_id, request in requests.items()
         }
-        self._propose(["minted", number, minted.root_pem, issued])
+        self._propose(
+            ["minted", number, minted.root_pem, vouching.manifest(view, requests), minted.manifest_signature, issued]
+        )
         log.info("generation %d minted for %d nodes; its root key is gone with the child", number, len(requests))
+
+    def _catch_up(self) -> None:
+        """At most once in `ASK_SECONDS`: this node may just be cut off."""
+        if time.monotonic() - self._asked_at < ASK_SECONDS:
+            return
+        try:
+            trust = self._return.attempt(list(self._trust.peers.values()), self._trust.presented)
+        except Rejected as error:
+            if error.code != "removed":
+                raise
+            self._finished = True  # a member has said so that proves itself by the chain
+            self._on_removed()
+            return
+        finally:
+            self._asked_at = time.monotonic()
+        if trust is not None:
+            self._trust = trust
+            self._links.use(self._keystore.identity(trust.presented), self._keystore.roots(trust.trusted))
+            self._links.configure(trust.peers)
+            self._expires = self._until(trust.presented)
+
+    def _until(self, number: int) -> float:
+        """When this node's certificate of that generation expires, in seconds since the epoch."""
+        return validity(self._keystore.identity(number).certificate)[1].timestamp()
 
     def _use(self, present: int, trust: tuple[int, ...], view: View) -> None:
         """First on the disk, then in force: a restart never falls behind what others may rely on."""
@@ -282,6 +357,7 @@ class Reconciler:
         self._trust = replace(self._trust, revision=view.revision, presented=present, trusted=trust)
         self._keystore.keep(self._trust)
         self._links.use(identity, roots)
+        self._expires = self._until(present)
         log.info("generation %d is presented, %s trusted", present, " and ".join(map(str, trust)))
 
     def _propose(self, command: Value) -> None:
@@ -289,15 +365,17 @@ class Reconciler:
 
     def _failed(self, action: Action, error: Exception, troubles: dict[str, str]) -> None:
         """A refused report means that others were faster: look again. Anything else is for people."""
-        if isinstance(error, Rejected) and isinstance(action, Propose | Renew | Request | Mint):
-            if error.code in _OVERTAKEN:
+        if isinstance(error, Rejected) and isinstance(
+            action, Propose | Renew | Request | Mint | Vouch | Amend | Endorse
+        ):
+            if error.code in OVERTAKEN:
                 log.debug("%s: %s", type(action).__name__, error)
                 return
         code = error.code if isinstance(error, RaftclusterError) else "os-error"
         troubles[code] = f"{type(action).__name__}: {error}"
 
 
-_OVERTAKEN: Final = frozenset(
+OVERTAKEN: Final = frozenset(
     [
         "minted-already",
         "not-under-way",
@@ -306,5 +384,8 @@ _OVERTAKEN: Final = frozenset(
         "incomplete",
         "not-switched",
         "generation-under-way",
+        "no-part",
+        "no-voter",
     ]
 )
+"""How a report is refused whose node did not know what others had done meanwhile."""

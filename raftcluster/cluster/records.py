@@ -6,16 +6,16 @@ Everything here is replicated and therefore public to every member: there is no 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Final, Literal, Self
 
 from raftcluster.codec import Value, pack, unpack
 from raftcluster.errors import FrameError, Rejected
 
 Role = Literal["learner", "voter", "removed"]
-Phase = Literal["collect", "trust", "switch", "active", "retired"]
+Phase = Literal["collect", "trust", "switch", "active", "retired", "aborted"]
 """collect: certificate requests come in; trust: minted, everyone learns to trust it; switch: everyone presents it;
-active: the one in force; retired: superseded, only its root is kept."""
+active: the one in force; retired: superseded, only its root is kept; aborted: given up before it was minted."""
 
 SCHEMA: Final = 1
 """Version of all built-in tables together; nodes with another one do not form one cluster."""
@@ -30,7 +30,7 @@ class Record:
 
     def values(self) -> list[Value]:
         """The fields, as a message carries them."""
-        return [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
+        return [getattr(self, each.name) for each in fields(self)]  # type: ignore[arg-type]
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
@@ -63,6 +63,9 @@ class Member(Record):
     product: str
     joined_at: int
     """Cluster time, milliseconds."""
+    asleep_since: int = 0
+    """Cluster time, milliseconds, at which a generation came into force without it; 0 when it is in the active one. It may
+    return by the key that it is known by, for a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +92,52 @@ class Generation(Record):
     number: int
     phase: Phase
     txid: str
-    joiners: Sequence[str]
-    requests: Mapping[str, bytes]
-    """node id -> certificate request (PEM); only while it is collected and until it retires."""
-    root: bytes
-    """PEM; empty until minted."""
-    certificates: Mapping[str, bytes]
-    trusted: Sequence[str]
-    switched: Sequence[str]
+    sequence: int
+    """Of its manifest in the chain."""
+    members: Sequence[str]
+    """Who takes part: those that hold a certificate of the generation before, without who is excluded or leaves."""
     begun: int
-    minted: int
-    retired: int
-    """Cluster time in milliseconds of each step, 0 when it is still to come. `retired`: when its predecessor was."""
+    """Cluster time in milliseconds, like all times here; 0 while a step is still to come."""
+    patient: bool = True
+    """When a request is missing at the deadline: give the generation up; otherwise exclude who has not sent one."""
+    joiners: Mapping[str, str] = field(default_factory=dict)
+    """node id -> the token that lets it in; "" for a member that returns."""
+    leaving: Sequence[str] = field(default_factory=list)
+    """Members whose endorsement is needed for a generation without them: they are removed when it is switched to."""
+    excluded: Sequence[str] = field(default_factory=list)
+    """Members that have not sent a request in time, or were named from the beginning."""
+    requests: Mapping[str, bytes] = field(default_factory=dict)
+    """node id -> certificate request (PEM); until it retires."""
+    root: bytes = b""
+    """PEM; empty until minted."""
+    manifest: bytes = b""
+    signature: bytes = b""
+    """The root's, of the manifest."""
+    certificates: Mapping[str, bytes] = field(default_factory=dict)
+    trusted: Sequence[str] = field(default_factory=list)
+    endorsements: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
+    """node id -> [public key, signature]: see `manifests`."""
+    switched: Sequence[str] = field(default_factory=list)
+    minted: int = 0
+    switching: int = 0
+    retired: int = 0
+    """When its predecessor was."""
+    reason: str = ""
+    """Why it was given up."""
+
+    def holders(self) -> list[str]:
+        """Who is to hold a certificate of it, in the order of the ids."""
+        return sorted([*self.members, *self.joiners])
+
+
+@dataclass(frozen=True, slots=True)
+class Amendment(Record):
+    """A change of the chain's voters without a new hierarchy, until a majority of the voters before has endorsed it."""
+
+    sequence: int
+    manifest: bytes
+    voters: Sequence[str]
+    endorsements: Mapping[str, Sequence[bytes]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from hashlib import sha256
 from typing import Final
 
 from raftcluster import limits
+from raftcluster.cluster.manifests import Link
 from raftcluster.cluster.records import Generation, Invitation, Member, rejected
-from raftcluster.cluster.view import GENERATION, MEMBERS, TOKENS, members, pending
-from raftcluster.codec import Value
+from raftcluster.cluster.view import CHAIN, FACTS, GENERATION, LINKS, MEMBERS, REMOVED, TOKENS, head, members, pending
+from raftcluster.codec import Value, pack
 from raftcluster.machine import ReadTables, Tables
 
 TEXT_BYTES: Final = 1_024
@@ -81,11 +83,41 @@ def live_members(tables: ReadTables) -> list[Member]:
     return [member for member in members(tables).values() if member.role != "removed"]
 
 
-def advance(tables: Tables, current: Generation) -> None:
-    """Store the record; from trust to switch when nobody is missing any more."""
-    if current.phase == "trust" and all(member.node_id in current.trusted for member in live_members(tables)):
-        current = replace(current, phase="switch")
-    put_generation(tables, current)
+def chain_voters(tables: ReadTables) -> dict[str, bytes]:
+    """Who may endorse the next link of the chain: node id -> fingerprint of its key. Empty before genesis."""
+    newest = head(tables)
+    return {} if newest is None else dict(newest.content().voters)
+
+
+def put_link(tables: Tables, sequence: int, link: Link) -> None:
+    """Make `link` the newest of the chain, and forget the oldest beyond `LINKS`."""
+    tables.put(CHAIN, sequence.to_bytes(8, "big"), link.pack())
+    tables.put(FACTS, b"head", pack(sequence))
+    rows = tables.scan(CHAIN, limit=LINKS + 1)
+    if len(rows) > LINKS:
+        tables.delete(CHAIN, rows[0][0])
+
+
+def check_endorsement(voters: Mapping[str, bytes], node_id: str, endorsement: Value) -> None:
+    """Refuse what is not [public key, signature] of one of the voters (id -> fingerprint); nobody else says anything. Whether
+    the signature is good is judged by who follows the chain, as nothing is signed or verified in `apply`."""
+    if node_id not in voters:
+        if endorsement:
+            raise rejected("no-voter", f"{node_id} is no voter of the manifest before", subject=node_id)
+        return
+    key, _ = expect(endorsement, (bytes, bytes))
+    if sha256(key).digest() != voters[node_id]:
+        raise rejected("pin", f"{node_id} endorses with a key that it is not known by", subject=node_id)
+
+
+def remove_member(tables: Tables, member: Member) -> None:
+    """Shut a member out: what it may show is empty from this entry on. The oldest removed one beyond `REMOVED` is forgotten."""
+    gone = [each for each in members(tables).values() if each.role == "removed"]
+    if len(gone) >= REMOVED:
+        oldest = min(gone, key=lambda each: (each.joined_at, each.node_id))
+        tables.delete(MEMBERS, oldest.node_id.encode())
+    put_member(tables, replace(member, role="removed", pins=[]))
+    tables.delete(FACTS, b"amendment")  # it may name this one: then nobody could endorse what comes after it
 
 
 def put_member(tables: Tables, member: Member) -> None:

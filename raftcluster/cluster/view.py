@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from raftcluster import limits
-from raftcluster.cluster.records import Destruction, Facts, Generation, Invitation, Member
+from raftcluster.cluster.manifests import Link
+from raftcluster.cluster.records import Amendment, Destruction, Facts, Generation, Invitation, Member
 from raftcluster.codec import unpack
 from raftcluster.machine import ReadTables
 
@@ -14,9 +15,15 @@ MEMBERS: Final = "members"
 TOKENS: Final = "tokens"
 GENERATION: Final = "generation"
 FACTS: Final = "facts"
+CHAIN: Final = "chain"
 
 INVITATIONS: Final = 256
 """Kept at once, used and expired ones included: bounds the scan that an invitation makes."""
+GENERATIONS: Final = 16
+"""Records of generations that are kept, for people; what a node needs of an older one is in the chain."""
+LINKS: Final = 512
+"""Links of the chain that are kept: years of renewals, and what a cluster of nine grows and shrinks by meanwhile. A token
+or a node that knows only an older one cannot follow."""
 REMOVED: Final = 1_000
 """Removed members that are remembered, so that a member list is one scan."""
 
@@ -82,6 +89,39 @@ def pending(tables: ReadTables) -> Generation | None:
     return None if row is None else generation(tables, int(unpack(row)))
 
 
+def generations(tables: ReadTables) -> list[Generation]:
+    """The generations that are remembered, the oldest first."""
+    return [Generation.unpack(value) for _, value in tables.scan(GENERATION, limit=2 * GENERATIONS)]
+
+
+def last(tables: ReadTables, what: str) -> int:
+    """A counter of `FACTS`: 0 before it was first set."""
+    row = tables.get(FACTS, what.encode())
+    return 0 if row is None else int(unpack(row))
+
+
+def link(tables: ReadTables, sequence: int) -> Link | None:
+    """One link of the chain."""
+    row = tables.get(CHAIN, sequence.to_bytes(8, "big"))
+    return None if row is None else Link.unpack(row)
+
+
+def head(tables: ReadTables) -> Link | None:
+    """The newest link of the chain; None before genesis."""
+    return link(tables, last(tables, "head"))
+
+
+def links(tables: ReadTables) -> list[Link]:
+    """The chain, the oldest link first."""
+    return [Link.unpack(value) for _, value in tables.scan(CHAIN, limit=LINKS + 1)]
+
+
+def amendment(tables: ReadTables) -> Amendment | None:
+    """The change of the chain's voters that is being endorsed."""
+    row = tables.get(FACTS, b"amendment")
+    return None if row is None else Amendment.unpack(row)
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """The tables at one moment, without the invitations. `View.read` is what `Host.query` is given."""
@@ -96,6 +136,13 @@ class View:
     """Cluster time, milliseconds."""
     leaving: str = ""
     """Node id of the member that is being taken out; "" when there is none."""
+    head: Link | None = None
+    """The newest link of the chain of manifests."""
+    amendment: Amendment | None = None
+    aborted: int = 0
+    """Cluster time at which a generation was last given up; 0 for never."""
+    newest: int = 0
+    """The greatest number that a generation has had."""
 
     @classmethod
     def read(cls, tables: ReadTables, time: int) -> Self:
@@ -109,6 +156,10 @@ class View:
             destruction(tables),
             time,
             leaving(tables),
+            head(tables),
+            amendment(tables),
+            last(tables, "aborted"),
+            last(tables, "last"),
         )
 
     def live(self) -> dict[str, Member]:

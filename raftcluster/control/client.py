@@ -215,9 +215,25 @@ class Certs:
         """The certificate hierarchy in force, and what is on its way."""
         return self._client.call("certs.show")  # type: ignore[no-any-return]
 
-    def rotate(self) -> int:
-        """Begin a new hierarchy; its number. Returns at once."""
-        return self._client.call("certs.rotate")  # type: ignore[no-any-return]
+    def rotate(self, *, exclude: Sequence[str] = ()) -> int:
+        """Begin a new hierarchy, without these members; its number. Returns at once."""
+        return self._client.call("certs.rotate", exclude=list(exclude))  # type: ignore[no-any-return]
+
+    def abort(self) -> int:
+        """Give up the one under way, as long as it is not minted; its number."""
+        return self._client.call("certs.abort")  # type: ignore[no-any-return]
+
+    def wait(self, number: int, *, seconds: float = 60.0) -> None:
+        """Return when this generation is in force; raise when it was given up, saying why."""
+        self._client.call("certs.wait", number=number, seconds=seconds)
+
+    def verify(self) -> dict[str, Value]:
+        """What is wrong with the node's files, in `problems`."""
+        return self._client.call("certs.verify")  # type: ignore[no-any-return]
+
+    def export(self, request: bytes) -> dict[str, Value]:
+        """Let in the host that made this request file; what to carry back to it."""
+        return self._client.call("certs.export", request=request)  # type: ignore[no-any-return]
 
 
 class _Exchange:

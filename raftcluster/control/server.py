@@ -52,7 +52,7 @@ CALLS: Final = frozenset(
     config.get config.entry config.set config.delete config.history config.keys config.revision
     members.facts members.list members.get members.remove members.move members.destroy
     tokens.list tokens.revoke
-    certs.show certs.rotate
+    certs.show certs.rotate certs.abort certs.wait certs.verify certs.export
     """.split()
 )
 Stream = Callable[..., Iterator[Value]]

@@ -177,7 +177,7 @@ def test_members_of_the_old_cluster_are_refused(tmp_path: Path) -> None:
             (former,) = (each.node_id for each in cluster.nodes[1].members.list() if each.name == "mx0")
             with pytest.raises(LinkRefused) as refused:
                 cluster.nodes[1].mesh.open_stream(former, "snapshot")
-            assert refused.value.reason == "untrusted"  # type: ignore[attr-defined]
+            assert refused.value.reason == "cluster"  # type: ignore[attr-defined]
             assert node.mesh.links() == {} and [each.name for each in node.members.list()] == ["mx0"]
             assert cluster.nodes[1].mesh.links() == {}
             with pytest.raises(Rejected) as caught:

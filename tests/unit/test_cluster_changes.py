@@ -12,6 +12,7 @@ import pytest
 from raftcluster.audit import REFUSED, Auditor
 from raftcluster.cluster.changes import Change, Look, changes
 from raftcluster.cluster.create import init
+from raftcluster.cluster.generations import expected_manifest
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.cluster.view import View, invitations
 from raftcluster.codec import unpack
@@ -21,7 +22,7 @@ from raftcluster.events.log import EventLog
 from raftcluster.events.outlet import Outlet
 from raftcluster.events.recorder import Recorder
 from raftcluster.storage.directory import DataDirectory
-from raftcluster.transport.certificates import certificate_hash
+from raftcluster.transport.certificates import certificate_hash, public_key
 from tests.helpers import eventually
 from tests.hierarchy import Hierarchy
 from tests.local_host import LocalHost
@@ -36,6 +37,9 @@ class Told:
         self.host.propose("cluster", unpack((folder / "mx1" / "genesis").read_bytes()))
         self.me = self.look().members.copy().popitem()[0]
         self.seen = self.look()
+        founder = (folder / "mx1" / "certificates" / "1" / "node.key").read_bytes()
+        self.keys = [{self.me: public_key(founder)}]
+        """Of each generation: node id -> its public key."""
 
     def look(self) -> Look:
         return self.host.query("cluster", lambda rows, time: Look.at(View.read(rows, time), invitations(rows)))
@@ -59,13 +63,22 @@ class Told:
             if node not in self.view().pending.joiners:  # type: ignore[union-attr]
                 self.apply("csr", number, node, b"csr")
         issued = {node: [b"csr", made.minted.certificates[node], made.pin(node)] for node in nodes}
-        self.apply("minted", number, made.root, issued)
+        view = self.view()
+        assert view.facts is not None and view.head is not None and view.pending is not None
+        pins = {node: made.pin(node) for node in nodes}
+        manifest = expected_manifest(view.facts, view.head, view.live().values(), view.pending, pins)
+        self.apply("minted", number, made.root, manifest.pack(), b"signature", issued)
+        self.keys.append({node: public_key(made.keys[node]) for node in nodes})
         return made.root
 
     def finish(self, number: int, nodes: list[str]) -> None:
-        for verb in ("trusted", "switched"):
-            for node in nodes:
-                self.apply(verb, number, node)
+        head = self.view().head
+        assert head is not None
+        for node in nodes:
+            voter = node in head.content().voters
+            self.apply("trusted", number, node, [self.keys[-2][node], b"signature"] if voter else [])
+        for node in nodes:
+            self.apply("switched", number, node)
         self.apply("retire", number)
 
     def view(self) -> View:

@@ -93,7 +93,7 @@ def test_a_joiners_key_is_kept_until_it_is_a_node(directory: DataDirectory) -> N
     request = keys.request(UNNUMBERED)
     assert keys.on_disk() == set(), "not of a generation yet"
     minted = issue("c1", 5, {"n1": request})
-    keys.store(5, minted.root_pem, minted.certificates["n1"], key_of=UNNUMBERED)
+    keys.store(5, minted.root_pem, minted.certificates["n1"])
     assert keys.stored() == {5} and keys.request(UNNUMBERED) == request
     keys.forget([UNNUMBERED])
     assert keys.stored() == {5}
@@ -146,6 +146,7 @@ def test_init_makes_a_complete_node(tmp_path: Path) -> None:
         assert (subject.cluster_id, subject.generation, subject.node_id) == (cluster_id, 1, node["node_id"])
         verb, facts, founder, first = unpack((path / GENESIS).read_bytes())
         assert verb == "genesis" and Facts.of(facts).realm == "dns:example.org" and founder[1] == "mx1.example.org"
+        assert [link.content().generation for link in keys.chain()] == [1]
         assert b"PRIVATE" not in (path / GENESIS).read_bytes() and first[0] == 1
         assert keys.root_keys() == []
     with pytest.raises(StorageRefusal):

@@ -9,7 +9,9 @@ from typing import Any, cast
 import pytest
 
 from raftcluster.cluster import join
+from raftcluster.cluster.conversation import await_bundle
 from raftcluster.cluster.keystore import UNNUMBERED, Keystore
+from raftcluster.cluster.manifests import MANIFEST, Manifest
 from raftcluster.errors import Rejected
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport import certificates
@@ -17,6 +19,8 @@ from raftcluster.transport.stream import Stream
 from tests.hierarchy import Hierarchy
 
 OLD = Hierarchy(["id-1"], cluster_id="c1")
+MANIFEST_1 = Manifest(MANIFEST, "c1", 1, 1, "genesis", b"", {"id-1": OLD.pin("id-1")}).pack()
+FIRST = certificates.issue("c1", 1, {"id-1": certificates.make_request(OLD.keys["id-1"], "id-1")}, MANIFEST_1)
 NODE = "id-2"
 
 
@@ -38,12 +42,13 @@ def sound(request: bytes) -> dict[str, Any]:
         "facts": ["c1", "mail", True, "mta/1", 1, "standalone", "id-1"],
         "generation": 2,
         "certificate": minted.certificates[NODE],
-        "roots": {1: OLD.root, 2: minted.root_pem},
+        "roots": {1: FIRST.root_pem, 2: minted.root_pem},
         "members": [
-            ["id-1", "mx1.example.org", "192.0.2.1", 9777, "voter", [OLD.pin("id-1")], 1, "mta/1", 0],
-            [NODE, "mx2.example.org", "192.0.2.2", 9777, "learner", [], 2, "mta/1", 0],
+            ["id-1", "mx1.example.org", "192.0.2.1", 9777, "voter", [OLD.pin("id-1")], 1, "mta/1", 0, 0],
+            [NODE, "mx2.example.org", "192.0.2.2", 9777, "learner", [], 2, "mta/1", 0, 0],
         ],
         "revision": 7,
+        "chain": [[MANIFEST_1, FIRST.root_pem, FIRST.manifest_signature, {}]],
     }
 
 
@@ -69,13 +74,17 @@ SPOILT = {
     "a flag that is a list": put([], "facts", 2),
     "a generation that is true": lambda bundle: bundle["roots"].update({True: bundle["roots"].pop(1)}),
     "a root of text": put("root", "roots", 1),
+    "a chain that is text": put("chain", "chain"),
+    "a chain of another root": put(OLD.root, "chain", 0, 1),
+    "no chain": put([], "chain"),
     "a revision that is text": put("7", "revision"),
 }
 
 
 def receive(directory: DataDirectory, bundle: Any, keystore: Keystore) -> join.Joined:
     node = {"name": "mx2.example.org", "listen": ["192.0.2.2", 9777], "product": "mta/1"}
-    return join._receive(cast("Stream", Answer({"bundle": bundle})), directory, keystore, node, lambda text: None)
+    taken = await_bundle(cast("Stream", Answer({"bundle": bundle})), lambda text: None)
+    return join.settle(taken, directory, keystore, NODE, node, list)
 
 
 @pytest.mark.parametrize("name", SPOILT)

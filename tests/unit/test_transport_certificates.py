@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from raftcluster import codec
 from raftcluster.errors import Refusal, Rejected
-from raftcluster.transport import certificates
+from raftcluster.transport import certificates, minting
 from raftcluster.transport.certificates import SubjectId, Token
 from tests.hierarchy import Hierarchy
 
@@ -210,7 +210,7 @@ def test_generations_have_one_spelling(number: str) -> None:
 def test_the_child_mints_and_gives_away_public_data_only() -> None:
     keys = {node: certificates.new_key() for node in ("a", "b")}
     requests = {node: certificates.make_request(pem, "somebody-else") for node, pem in keys.items()}
-    minted = certificates.mint("mail", 4, requests, b"the manifest")
+    minted = minting.mint("mail", 4, requests, b"the manifest")
     assert certificates.verify_root(minted.root_pem) == ("mail", 4)
     for node, key in keys.items():
         assert certificates.verify_leaf(minted.certificates[node], minted.root_pem) == SubjectId("mail", 4, node)
@@ -220,7 +220,7 @@ def test_the_child_mints_and_gives_away_public_data_only() -> None:
     with pytest.raises(Rejected):
         certificates.verify_manifest(minted.root_pem, b"another", minted.manifest_signature)
     assert b"PRIVATE" not in codec.pack([minted.root_pem, minted.certificates, minted.manifest_signature])
-    assert certificates.mint("mail", 4, requests).root_pem != minted.root_pem, "each run makes a root of its own"
+    assert minting.mint("mail", 4, requests).root_pem != minted.root_pem, "each run makes a root of its own"
 
 
 def test_what_the_child_writes_is_known_field_by_field(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_a_request_that_its_own_key_has_not_signed_is_rejected() -> None:
     der[-1] ^= 1
     forged = x509.load_der_x509_csr(bytes(der)).public_bytes(serialization.Encoding.PEM)
     with pytest.raises(Rejected, match="not signed by its own key"):
-        certificates.mint("mail", 1, {"a": forged})
+        minting.mint("mail", 1, {"a": forged})
     with pytest.raises(Rejected):
         certificates.request_hash(forged)
 
@@ -284,13 +284,13 @@ def test_a_request_for_another_kind_of_key_is_rejected() -> None:
     key = rsa.generate_private_key(65537, 2048)
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     with pytest.raises(Rejected, match="P-256"):
-        certificates.mint("mail", 1, {"a": request.public_bytes(serialization.Encoding.PEM)})
+        minting.mint("mail", 1, {"a": request.public_bytes(serialization.Encoding.PEM)})
 
 
 def test_two_nodes_with_one_key_are_rejected() -> None:
     request = certificates.make_request(certificates.new_key(), "a")
     with pytest.raises(Rejected, match="same key"):
-        certificates.mint("mail", 1, {"a": request, "b": request})
+        minting.mint("mail", 1, {"a": request, "b": request})
 
 
 def test_a_child_that_cannot_run_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +298,7 @@ def test_a_child_that_cannot_run_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -
     for executable in ("", "/nonexistent/python", "/bin/false"):
         monkeypatch.setattr(sys, "executable", executable)
         with pytest.raises(Refusal, match="minting process"):
-            certificates.mint("mail", 1, {"a": request})
+            minting.mint("mail", 1, {"a": request})
 
 
 def test_a_request_hash_is_of_the_request_not_of_its_wrapping() -> None:

@@ -1,0 +1,121 @@
+"""Strangers' checks at every node, each counted, timed and compared with what the tables say in the end."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.policy_client import PolicyClient
+from tests.served import Served
+
+DECIDED = "DEFER_IF_PERMIT 4.2.0 Greylisted"
+"""What the cluster tells a stranger; without the cluster it would be something else (`on_unavailable`)."""
+CLIENT, RECIPIENT = "192.0.2.7", "box@example.org"
+TRIPLETS = 40
+
+
+def sender_of(triplet: int) -> str:
+    return f"t{triplet}x@sender.example"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One check."""
+
+    at: float
+    """Monotonic, when it was asked."""
+    seconds: float
+    triplet: int
+    action: str
+
+
+class Asker(threading.Thread):
+    """One connection to one node: a check, its answer, the next one, at most `per_second`."""
+
+    def __init__(self, node: Served, name: str, per_second: float) -> None:
+        super().__init__(name=name, daemon=True)
+        self.answers: list[Answer] = []
+        self.errors: list[str] = []
+        self._node, self._pause = node, 1.0 / per_second
+        self._ending = threading.Event()
+
+    def run(self) -> None:
+        number, due = 0, time.monotonic()
+        try:
+            with PolicyClient(self._node.policy) as client:
+                while not self._ending.is_set():
+                    number, triplet = number + 1, number % TRIPLETS
+                    begun = time.monotonic()
+                    action = client.ask(
+                        client_address=CLIENT,
+                        sender=sender_of(triplet),
+                        recipient=RECIPIENT,
+                        instance=f"{self.name}.{number}",
+                    )
+                    self.answers.append(Answer(begun, time.monotonic() - begun, triplet, action))
+                    due = max(due + self._pause, begun)
+                    self._ending.wait(max(0.0, due - time.monotonic()))
+        except (OSError, EOFError) as error:
+            self.errors.append(f"{self.name}: {type(error).__name__}: {error}")
+
+    def end(self) -> None:
+        """After the check under way."""
+        self._ending.set()
+        self.join()
+
+
+class Load:
+    """Askers at all these nodes. Use as a context manager."""
+
+    def __init__(self, nodes: Sequence[Served], per_second: float, connections: int = 4) -> None:
+        each = per_second / (len(nodes) * connections)
+        self.askers = [Asker(node, f"{node.name}.{n}", each) for node in nodes for n in range(connections)]
+
+    def __enter__(self) -> Load:
+        for asker in self.askers:
+            asker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Stop asking. Idempotent."""
+        for asker in self.askers:
+            asker.end()
+
+    def answers(self, since: float = 0.0, until: float = math.inf) -> list[Answer]:
+        """What was asked in that time (monotonic)."""
+        return [each for asker in self.askers for each in list(asker.answers) if since <= each.at < until]
+
+    def errors(self) -> list[str]:
+        """Connections that ended."""
+        return [error for asker in self.askers for error in asker.errors]
+
+    def degraded(self) -> list[str]:
+        """Answers that are not the cluster's."""
+        return [each.action for each in self.answers() if not each.action.startswith(DECIDED)]
+
+    def wrong(self, nodes: Sequence[Served]) -> dict[str, int]:
+        """After `end`: per node, how many checks its table has counted too many or too few."""
+        asked = Counter(each.triplet for each in self.answers())
+        found = {}
+        for node in nodes:
+            counted = Counter({triplet: _counted(node, triplet) for triplet in range(TRIPLETS)})
+            found[node.name] = sum(abs(asked[triplet] - counted[triplet]) for triplet in range(TRIPLETS))
+        return found
+
+
+def percentile(answers: Sequence[Answer], share: float) -> float:
+    """In seconds; nearest rank. 0 without any answer."""
+    ordered = sorted(each.seconds for each in answers)
+    return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
+
+
+def _counted(node: Served, triplet: int) -> int:
+    explained = node.client.greylist.explain(CLIENT, sender_of(triplet), RECIPIENT)
+    return sum(int(row["deferred"]) + int(row["passed"]) for row in explained["seen_by"])

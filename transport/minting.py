@@ -1,0 +1,53 @@
+"""Starts the minting child and takes what it hands out. The child's side is `mint`: it imports nothing of this file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+from raftcluster import codec, failpoints
+from raftcluster.errors import Refusal, Rejected
+from raftcluster.transport.certificates import Minted
+
+MINT_SECONDS: Final = 30.0
+"""Interpreter start, imports and a few signatures take less than a second; a starved machine gets this."""
+
+
+def mint(cluster_id: str, generation: int, requests: Mapping[str, bytes], manifest: bytes = b"") -> Minted:
+    """A new hierarchy from a short-lived child process: root, a certificate per request (node id -> PEM), and the
+    root's signature of `manifest`. Public data only; nothing is written, so failing leaves nothing behind.
+
+    The child is a new interpreter, never a fork of this process (whose memory and descriptors it would share), in
+    isolated mode, so that neither PYTHONPATH nor the working directory choose what it imports. `mint.py` is its side.
+
+    Thread: any but the tick thread; it waits for the child. Raises `Rejected` when a request or an id is not
+    acceptable, `Refusal` when the child cannot be run.
+    """
+    command = [sys.executable, "-I", "-m", "raftcluster.transport.mint"]
+    job = codec.pack([cluster_id, generation, dict(requests), manifest])
+    try:
+        child = subprocess.run(
+            command,
+            input=job,
+            capture_output=True,
+            close_fds=True,
+            env=failpoints.environment(),
+            cwd="/",
+            timeout=MINT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Refusal(f"the minting process did not run: {error}", subject=sys.executable) from error
+    if child.returncode != 0:
+        lines = child.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise Refusal(
+            f"the minting process ended with status {child.returncode}: {lines[-1]}",
+            subject=sys.executable,
+            remedy=f"install raftcluster where `{' '.join(command)}` finds it",
+        )
+    answer = codec.unpack(child.stdout)
+    if "rejected" in answer:
+        raise Rejected(answer["rejected"], subject=answer["subject"])
+    return Minted(answer["root"], answer["certificates"], answer["signature"])
