@@ -39,7 +39,7 @@ from raftcluster.cluster.view import View
 from raftcluster.codec import Value
 from raftcluster.config.api import Config
 from raftcluster.engine import seam
-from raftcluster.engine.ports import Observer, Ports, Timing
+from raftcluster.engine.ports import Bounds, Observer, Ports, Timing
 from raftcluster.engine.replica import Replica
 from raftcluster.errors import RaftclusterError, Refusal, Rejected, Unavailable
 from raftcluster.events.log import EventLog
@@ -91,6 +91,7 @@ class Node(Verifying):
         product: str = PRODUCT,
         machines: Sequence[StateMachine] = (),
         timing: Timing | None = None,
+        bounds: Bounds | None = None,
         allow_other_engine: bool = False,
         events: str | os.PathLike[str] | None = None,
         outlet: Outlet | None = None,
@@ -112,7 +113,7 @@ class Node(Verifying):
         """How to end what was begun, in reverse; each step is taken whatever another one raises."""
         self._alarms: dict[str, str] = {}
         try:
-            self._build(Path(path), product, machines, timing, allow_other_engine, events, outlet, nft)
+            self._build(Path(path), product, machines, timing, bounds, allow_other_engine, events, outlet, nft)
         except BaseException:
             self._undo.close()
             raise
@@ -123,6 +124,7 @@ class Node(Verifying):
         product: str,
         machines: Sequence[StateMachine],
         timing: Timing | None,
+        bounds: Bounds | None,
         allow_other_engine: bool,
         events: str | os.PathLike[str] | None,
         outlet: Outlet | None,
@@ -171,6 +173,7 @@ class Node(Verifying):
                 flush=mesh.flush,
             ),
             timing=timing,
+            bounds=bounds,
             observer=Observer(self._runtime.applied, self._runtime.role, self._health_changed),
             has_run=started.exists(),
         )
