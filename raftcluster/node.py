@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from random import Random
-from types import TracebackType
 from typing import Any, TypeVar
 
 from raftcluster import lab, limits, protection, snapshots
@@ -314,9 +313,7 @@ class Node(Verifying):
     def __enter__(self) -> Node:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # ---- Host: what the APIs are written against

@@ -72,7 +72,7 @@ class DataDirectory:
                 for folder in _FOLDERS:
                     (root / folder).mkdir(mode=0o700, exist_ok=True)
                 directory.write("VERSION", f"{VERSION}\n".encode())
-                _sync_directory(root.parent)
+                sync_directory(root.parent)
             except BaseException:
                 directory.close()
                 raise
@@ -178,7 +178,7 @@ class DataDirectory:
                 with contextlib.suppress(OSError):
                     temporary.unlink()
                 raise
-            _sync_directory(target.parent)
+            sync_directory(target.parent)
 
     def read_node(self) -> dict[str, Any]:
         """The content of node.json. Raises `StorageRefusal` when there is none, `StorageFailed` when it is no object."""
@@ -204,7 +204,7 @@ class DataDirectory:
         if not folder.is_dir():
             self._make_folder(folder.parent)
             folder.mkdir(mode=0o700, exist_ok=True)
-            _sync_directory(folder.parent)
+            sync_directory(folder.parent)
 
 
 def archive(path: str | os.PathLike[str]) -> Path:
@@ -238,8 +238,8 @@ def _locked(root: Path) -> int:
     return descriptor
 
 
-def _sync_directory(folder: Path) -> None:
-    """Make what was created or renamed in `folder` durable."""
+def sync_directory(folder: Path) -> None:
+    """Make what was created, renamed or removed in `folder` durable. Raises `OSError`."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -25,6 +25,7 @@ import lmdb
 
 from raftcluster import limits
 from raftcluster.errors import MissingPrivilege, RaftclusterError, Rejected, StorageFailed, StorageFull, StorageRefusal
+from raftcluster.storage.directory import sync_directory
 
 if TYPE_CHECKING:
     from lmdb import _Database
@@ -59,6 +60,11 @@ class Environment:
         except OSError as error:
             raise StorageRefusal(f"cannot create {path}: {error.strerror}", subject=str(path)) from error
         self._env = self._opened(map_bytes)
+        try:
+            sync_directory(path)  # LMDB syncs its files and not their names, which POSIX wants apart
+        except OSError as error:
+            self._env.close()
+            raise StorageFailed(f"{path} cannot be synced: {error.strerror}", subject=str(path)) from error
 
     @contextmanager
     def write(self, *, reserve: bool = True) -> Iterator[Transaction]:

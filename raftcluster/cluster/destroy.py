@@ -1,6 +1,7 @@
 """The end of a cluster on one node: first the record, then the wiping.
 
 The record of the destruction goes to a file **outside** the data directory and is on the disk before anything is removed.
+Before both, the decision itself is noted: a node that comes back when all others are gone learns it from nobody.
 The marker in the data directory then makes the wiping certain: a node that crashes in between finishes it at its next
 start. Removed is what raftcluster made: keys, certificates, tables (and in them tokens), log, the directory itself.
 """
@@ -16,8 +17,10 @@ from typing import Final
 
 from raftcluster import failpoints
 from raftcluster.cluster.records import Destruction, Facts
-from raftcluster.storage.directory import DataDirectory
+from raftcluster.storage.directory import DataDirectory, sync_directory
 
+NOTE: Final = "DESTROYING"
+"""The decision, as this node has applied it."""
 MARKER: Final = "DESTROYED"
 _FIRST: Final = ("certificates", "genesis", "join.json", "node.json", "tables", "log", "local")
 """Removed in this order: what gives access goes first."""
@@ -51,7 +54,23 @@ def record(events: Path, facts: Facts, node_id: str, decided: Destruction) -> No
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    _sync(events.parent)
+    sync_directory(events.parent)
+
+
+def note(directory: DataDirectory, decided: Destruction) -> None:
+    """Keep the decision where a restart finds it: the tables on the disk may be older, and nobody left to ask. Raises
+    `StorageFull`, `StorageFailed`."""
+    kept = {"event_id": decided.event_id, "reason": decided.reason, "at": decided.at}
+    directory.write(NOTE, (json.dumps(kept) + "\n").encode())
+
+
+def noted(directory: DataDirectory) -> Destruction | None:
+    """The decision that this node has noted."""
+    try:
+        kept = json.loads((directory.path / NOTE).read_bytes())
+    except FileNotFoundError:
+        return None
+    return Destruction(kept["event_id"], kept["reason"], kept["at"], ())
 
 
 def mark(directory: DataDirectory, event_id: str) -> None:
@@ -79,18 +98,10 @@ def wipe(path: str | os.PathLike[str]) -> None:
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
-    _sync(root)
+    sync_directory(root)
     failpoints.reach("destroy.wipe.marker")
     (root / MARKER).unlink()
     failpoints.reach("destroy.wipe.directory")
     root.rmdir()
     failpoints.reach("destroy.wipe.after")
-    _sync(root.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(root.parent)

@@ -64,10 +64,10 @@ def decide(view: View, local: Local) -> list[Action]:
     """What to do now, in this order. Empty: this node's part is done until the record or the node changes."""
     if view.facts is None or view.active is None:
         return [Found()] if local.founder else _follow(local)
+    if view.destruction is not None:  # whatever else has happened since: it stays decided
+        return dismantling.decide(view, view.destruction, local)
     if view.revision < local.revision:
         return _follow(local)
-    if view.destruction is not None:
-        return dismantling.decide(view, view.destruction, local)
     me = view.live().get(local.node_id)
     if me is None:
         return [Depart()] if local.node_id in view.members else []

@@ -132,6 +132,8 @@ class Reconciler:
         self._head = b""
         self._expires = self._until(self._trust.presented)
         self._return = Return(keystore, keystore.cluster_id, host.id, hello, stopping=self._closed.is_set)
+        self._noted = destroy.noted(directory)
+        """The end of the cluster, as a process before this one has heard of it."""
         links.configure(self._trust.peers)
         host.on_apply("cluster", lambda index: self._wake.set())
 
@@ -164,6 +166,8 @@ class Reconciler:
         if self._finished:
             return self._interval_s
         view = self._host.query("cluster", View.read)
+        if view.destruction is None:
+            view = replace(view, destruction=self._noted)
         self._configure(view)
         self._follow(view)
         troubles: dict[str, str] = {}
@@ -299,6 +303,7 @@ class Reconciler:
                 self._on_removed()
             case Record(decided):
                 assert view.facts is not None
+                destroy.note(self._directory, decided)
                 failpoints.reach("destroy.record.before")
                 destroy.record(self._events, view.facts, self._host.id, decided)
                 failpoints.reach("destroy.record.after")

@@ -2,6 +2,7 @@
 
     ./run chaos [--seconds S] [--long] [--nodes 3|4|5] [--seed N] [--only FAULT ...]
     ./run chaos --failover N [--nodes 3|4|5] [--seed N]     kill -9 of the leader, N times: how long nobody is answered
+    ./run chaos --power [--long] [--seconds S] [--seed N]   loss of power at every moment, on disks that forget
 
 A short run (60 s at least) injects every kind of fault once; a member joins and leaves again, a node is away until only a
 snapshot can help it. `--long` takes ten minutes at least and two hundred faults, some of which last for up to half a
@@ -26,6 +27,7 @@ from pathlib import Path
 from tests.chaos.campaign import Plan, campaign
 from tests.chaos.failover import failover
 from tests.chaos.faults import KINDS
+from tests.chaos.power import power
 
 SECONDS = 60.0
 LONG_SECONDS = 600.0
@@ -53,6 +55,7 @@ def main() -> int:
         "--only", action="append", default=[], metavar="FAULT", choices=names, help=", ".join(names).replace("%", "%%")
     )
     parser.add_argument("--failover", type=int, metavar="N", help="only kill leaders, N times; see `failover`")
+    parser.add_argument("--power", action="store_true", help="only loss of power; see `power`")
     wanted = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("namespaces, mounts and file systems need root")
@@ -67,6 +70,8 @@ def main() -> int:
     try:
         if wanted.failover:
             good = failover(directory, wanted.seed, wanted.nodes, wanted.failover)
+        elif wanted.power:
+            good = power(directory, wanted.seed, seconds)
         else:
             good = campaign(directory, plan)
     finally:

@@ -25,8 +25,9 @@ class Volume:
         self.path = root
         root.mkdir()
 
-    def lose_power(self) -> int:
-        """What was not synced is lost, as far as the disk can; how many writes were. Nobody may use it."""
+    def lose_power(self, power: str | int = "loss") -> int:
+        """What was not synced is lost, as far as the disk can, in the manner of `power` (see `disk`); how many writes were.
+        Nobody may use it."""
         return 0
 
     def close(self) -> None:
@@ -64,9 +65,9 @@ class FaultyVolume(Volume):
         """Give it back."""
         (self._backing / BALLAST).unlink(missing_ok=True)
 
-    def lose_power(self) -> int:
+    def lose_power(self, power: str | int = "loss") -> int:
         before = self.command().get("writes lost", 0)
-        return self.command(power="loss").get("writes lost", 0) - before
+        return self.command(power=power).get("writes lost", 0) - before
 
     def close(self) -> None:
         umount(self.path)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from tests.crashes.writer import IN_FLIGHT, TRIPLETS, triplet_of
 
+LOST = "an acknowledged one is lost"
+TWICE = "one was applied twice"
+
 
 class Account:
     """Rounds of writing, one at a time: `begin`, then `acknowledge`, then `compare` as often as wanted, then `settle`."""
@@ -61,7 +64,7 @@ class Account:
         assert len(counts) == TRIPLETS
         return [
             f"round {self.round}, triplet {triplet}: {count} checks counted, "
-            + ("an acknowledged one is lost" if count < least[triplet] else "one was applied twice")
+            + (LOST if count < least[triplet] else TWICE)
             + f" ({least[triplet]} to {most[triplet]} would be right)"
             for triplet, count in enumerate(counts)
             if not least[triplet] <= count <= most[triplet]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -14,6 +16,7 @@ from typing import Any
 
 import raftcluster
 from raftcluster import failpoints
+from raftcluster.errors import RaftclusterError
 from tests.checkout import ROOT
 from tests.children import Child
 from tests.crashes import writer
@@ -42,7 +45,8 @@ class Refused(Exception):
 class Cluster:
     """Nodes 0, 1, ... by number. Use as a context manager: leaving ends all processes. Not thread-safe.
 
-    `places` are directories that exist, for a node's data and its event file each. `histories`: whether votes are noted.
+    `places` are directories that exist, for a node's data and its event file each; `addresses` are any free ones, unless the
+    places hold nodes already. `histories`: whether votes are noted.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Cluster:
         *,
         places: Sequence[Path],
         options: Mapping[str, Any] | None = None,
+        addresses: Sequence[tuple[str, int]] | None = None,
         histories: bool = False,
     ) -> None:
         self.size = len(places)
@@ -60,10 +65,14 @@ class Cluster:
         self.nodes: dict[int, Child] = {}
         """The processes that run, as far as it is known."""
         self.ids: dict[int, str] = {}
+        self._replaced: set[int] = set()
+        """Who is another node than when this round was written: the same instances would be other checks there."""
+        self.writing: set[int] = set()
+        """Who writes in this round, of those that run."""
         self._directory, self._places = directory, list(places)
-        self._options, self._histories = dict(options or {}), histories
+        self.options, self._histories = dict(options or {}), histories
         self._names = [f"node{number}" for number in range(self.size)]
-        self._addresses = [("127.0.0.1", port) for port in free_ports(self.size)]
+        self.addresses = list(addresses or [("127.0.0.1", port) for port in free_ports(self.size)])
 
     def __enter__(self) -> Cluster:
         return self
@@ -79,23 +88,43 @@ class Cluster:
 
     def found(self) -> None:
         """A new cluster of all nodes."""
-        raftcluster.init(self.path(0), cluster="crashes", node=self._names[0], listen=self._addresses[0])
+        raftcluster.init(self.path(0), cluster="crashes", node=self._names[0], listen=self.addresses[0])
         self.start([0])
         for number in range(1, self.size):
             self.admit(number)
-        eventually(self.settled, ANSWER_SECONDS, "the cluster is complete")
+        eventually(lambda: self.settled() and self.voters() == self.size, ANSWER_SECONDS, "the cluster is complete")
 
     def admit(self, number: int) -> None:
         """Have it join, in an empty place, and start it."""
-        token = self.insist(0, "invite", self._names[number])
-        raftcluster.join(
-            self.path(number),
-            address=self._addresses[0],
-            token=token,
-            node=self._names[number],
-            listen=self._addresses[number],
-        )
+        self.ask_to_join(number, next(each for each in sorted(self.nodes) if each != number))()
         self.start([number])
+
+    def ask_to_join(self, number: int, member: int) -> Callable[[], None]:
+        """Have it ask a member, on a thread of its own; what is returned waits until its directory is complete."""
+        self._replaced.add(number)
+        token = self.insist(member, "invite", self._names[number])
+        failures: list[RaftclusterError] = []
+
+        def join() -> None:
+            try:
+                raftcluster.join(
+                    self.path(number),
+                    address=self.addresses[member],
+                    token=token,
+                    node=self._names[number],
+                    listen=self.addresses[number],
+                )
+            except RaftclusterError as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=join, name=f"join of node{number}")
+        thread.start()
+
+        def joined() -> None:
+            thread.join()
+            assert failures == []
+
+        return joined
 
     def path(self, number: int) -> Path:
         """The node's data directory."""
@@ -107,7 +136,7 @@ class Cluster:
     def launch(self, number: int, failpoint: str | None = None) -> Child:
         """Start its process, with a failpoint in its environment; it will say "open" """
         history = self._directory / f"node{number}.votes"
-        options = {**self._options, **({"history": str(history)} if self._histories else {})}
+        options = {**self.options, **({"history": str(history)} if self._histories else {})}
         command = [sys.executable, "-m", writer.__name__, str(self.path(number)), json.dumps(options)]
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         if failpoint is not None:
@@ -122,7 +151,11 @@ class Cluster:
             self.launch(number)
         for number in numbers:
             assert self.hear(number) == "open"
-            self.ids[number] = self.ask(number, "status")["id"]
+            self.know(number)
+
+    def know(self, number: int) -> None:
+        """Ask for its id: it is open."""
+        self.ids[number] = self.ask(number, "status")["id"]
 
     def crash(self, numbers: Iterable[int]) -> None:
         """SIGKILL, one right after the other, in a random order. A killed process acknowledges nothing more."""
@@ -136,6 +169,7 @@ class Cluster:
     def bury(self, number: int) -> int:
         """A process that has been killed or kills itself: count what it still said. Its exit status."""
         child = self.nodes[number]
+        self.writing.discard(number)
         child.process.wait(CRASH_SECONDS)
         status = child.kill()
         del self.nodes[number]
@@ -148,10 +182,12 @@ class Cluster:
     # ---- questions
 
     def hear(self, number: int) -> Any:
-        """What it says next that is no acknowledgement."""
+        """Its next answer. Raises `Refused`."""
         while type(said := json.loads(self.nodes[number].line(ANSWER_SECONDS))) is int:
             self.account.acknowledge(number, said)
-        return said
+        if "error" in said:
+            raise Refused(said["error"], said["text"])
+        return said["answer"]
 
     def tell(self, number: int, *request: object) -> None:
         self.nodes[number].tell(json.dumps(request))
@@ -159,10 +195,12 @@ class Cluster:
     def ask(self, number: int, *request: object) -> Any:
         """The answer to a command. Raises `Refused`."""
         self.tell(number, *request)
-        answer = self.hear(number)
-        if isinstance(answer, dict) and "error" in answer:
-            raise Refused(answer["error"], answer["text"])
-        return answer
+        return self.hear(number)
+
+    def forgive(self, number: int) -> None:
+        """It owes an answer, and may say whatever it wants."""
+        with suppress(Refused):
+            self.hear(number)
 
     def insist(self, number: int, *request: object, seconds: float = ANSWER_SECONDS) -> Any:
         """What an administrator does: when it cannot be done now, ask again."""
@@ -188,6 +226,11 @@ class Cluster:
         leader, last, applied, stable = states[0]
         return leader is not None and last == applied and stable and all(state == states[0] for state in states)
 
+    def voters(self) -> int:
+        """How many there are, once all that run agree; else 0."""
+        found = {tuple(self.ask(number, "status")["voters"]) for number in self.nodes}
+        return len(found.pop()) if len(found) == 1 else 0
+
     def leader(self) -> int:
         """Who leads, once all that run agree."""
 
@@ -202,11 +245,13 @@ class Cluster:
     def write(self, numbers: Iterable[int] | None = None) -> None:
         """A new round: these nodes (all that run) write."""
         round_ = self.account.begin()
+        self._replaced.clear()
         numbers = list(self.nodes if numbers is None else numbers)
         for number in set(range(self.size)) - set(numbers):
             self.account.stopped(number)
         for number in numbers:
             assert self.ask(number, "write", self.account.seed, round_, number) == "writing"
+        self.writing = set(numbers)
 
     def acknowledged(self, number: int, count: int) -> None:
         """Wait until this node has so many more acknowledgements."""
@@ -219,11 +264,12 @@ class Cluster:
 
     def stop(self) -> None:
         """Those that run stop writing, and have answers to all that they asked."""
-        for number in self.nodes:
+        for number in self.writing:
             self.tell(number, "stop")
-        for number in self.nodes:
+        for number in self.writing:
             assert self.hear(number) == "stopped"
             self.account.stopped(number)
+        self.writing = set()
 
     def read(self, number: int) -> list[int]:
         """Per triplet the number of checks that were counted, as this node has it, all that was acknowledged included."""
@@ -239,7 +285,7 @@ class Cluster:
         reader = self.random.choice(sorted(self.nodes)) if reader is None else reader
         problems = account.compare(self.read(reader))
         for number in self.nodes:
-            kept = account.acknowledged(number)
+            kept = [] if number in self._replaced else account.acknowledged(number)
             again = self.random.sample(kept, min(REPEATED, len(kept)))
             self.tell(number, "repeat", account.seed, account.round, number, [*account.unknown(number), *again])
         for number in self.nodes:

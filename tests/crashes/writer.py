@@ -1,6 +1,7 @@
 """`python -m tests.crashes.writer DIRECTORY OPTIONS`: a node and its callers, driven by JSON lines; it expects to be killed.
 
-A line that is a number says that the cluster has acknowledged this check; every other line answers a command.
+A line that is a number says that the cluster has acknowledged this check; every other line answers a command, with
+{"answer": ...} or with what the library says when it refuses, {"error": code, "text": ...}. The first one is "open".
 
     ["status"] ["settled"]        -> the node's status; leader, last and applied entry, whether certificates will stay
     ["invite", name]              -> a token
@@ -10,10 +11,11 @@ A line that is a number says that the cluster has acknowledged this check; every
     ["read", [triplet, ...]]      -> per triplet the number of checks that its record has counted, on this node
     ["hashes"]                    -> [index, {table: hash}] of the newest checkpoint, or null
     ["arm", failpoint, count]     -> "armed"
+    ["generation"] ["root_keys"]  -> the certificate generation in force; files that hold a root's private key
     ["rotate"] ["remove", name] ["transfer", node or null] ["destroy", cluster]  -> what the node says to it
 
-What the library refuses is answered with {"error": code, "text": ...}. OPTIONS is a JSON object: `bounds` and `timing` of
-the node, `history`: a file for the votes and leaders that it hears of.
+OPTIONS is a JSON object: `bounds`, `timing`
+and `ready_seconds` of the node, `history`: a file for the votes and leaders that it hears of.
 
 A check is known by (seed, round, node, number): from these follow its triplet and its instance, so the test can compute
 what every record must have counted.
@@ -32,12 +34,14 @@ from pathlib import Path
 from typing import Any
 
 from raftcluster import Node, failpoints
+from raftcluster.cluster.keystore import Keystore
 from raftcluster.engine.guards import Message
 from raftcluster.engine.ports import Bounds, Timing
 from raftcluster.engine.replica import Replica
-from raftcluster.errors import RaftclusterError
+from raftcluster.errors import RaftclusterError, StorageFailed
 from raftcluster.greylist.api import Verdict
 from raftcluster.host import Consistency
+from raftcluster.node import READY_SECONDS
 from raftcluster.storage.digest import digest
 
 IN_FLIGHT = 32
@@ -161,6 +165,10 @@ class Driver:
             case ["arm", failpoint, count]:
                 failpoints.arm(failpoint, count)
                 return "armed"
+            case ["generation"]:
+                return node.certs.show().generation
+            case ["root_keys"]:
+                return self._root_keys()
             case ["rotate"]:
                 return node.certs.rotate()
             case ["remove", name]:
@@ -171,6 +179,14 @@ class Driver:
                 return node.members.destroy(cluster, every_node=True, reason="test")
             case other:
                 raise SystemExit(f"what is {other!r}?")
+
+    def _root_keys(self) -> list[Path]:
+        keystore = Keystore(self._node.directory, self._node.facts["cluster_id"], self._node.id)
+        while True:
+            try:
+                return keystore.root_keys()
+            except (FileNotFoundError, StorageFailed):
+                continue  # files of an old generation were deleted meanwhile
 
     def _count(self, triplet: int, consistency: Consistency) -> int:
         """How many checks the record of the triplet has counted; 0 without a record."""
@@ -209,15 +225,15 @@ def main() -> None:
     if "history" in options:
         note_votes(Path(options["history"]))
     bounds, timing = Bounds(**options.get("bounds", {})), Timing(**options.get("timing", {}))
-    with Node.open(sys.argv[1], bounds=bounds, timing=timing) as node:
-        say("open")
+    ready_seconds = options.get("ready_seconds", READY_SECONDS)
+    with Node.open(sys.argv[1], bounds=bounds, timing=timing, ready_seconds=ready_seconds) as node:
+        say({"answer": "open"})
         driver = Driver(node)
         for line in sys.stdin:
             try:
-                answer = driver.carry_out(json.loads(line))
+                say({"answer": driver.carry_out(json.loads(line))})
             except RaftclusterError as error:
-                answer = {"error": error.code, "text": str(error)}
-            say(answer)
+                say({"error": error.code, "text": str(error)})
 
 
 if __name__ == "__main__":
