@@ -53,6 +53,8 @@ class Options:
     """How much longer faults, patience and idle steps last than in the other runs: for time-outs that are so much longer."""
     sweep: float = 0.5
     """Seconds between two looks at what is too dear to look at after every step."""
+    compare: float = 0.0
+    """Seconds between two comparisons of all that a disk holds with the history, at a checkpoint; 0: at each."""
     keys: int = 6
     """How many triplets there are."""
     waits: tuple[int, int, int] = (1, 4, 6)

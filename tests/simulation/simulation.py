@@ -53,7 +53,8 @@ class Simulation:
         founders = [f"n{i}" for i in range(1, self.options.voters + 1)]
         names = founders + [f"s{i}" for i in range(1, self.options.spares + 1)]
         self.processes: dict[str, Process] = {}
-        self.checker = Checker(self.world, self.processes, founders, machines(), self.options.bounds.ring)
+        ring, compare = self.options.bounds.ring, self.options.compare
+        self.checker = Checker(self.world, self.processes, founders, machines(), ring, compare)
         for name in names:
             self.processes[name] = Process(name, founders, self.world, self.options, self.checker, disabled)
         self.network = Network(self.world, self.options, self.processes)

@@ -32,6 +32,7 @@ OPTIONS: Final = Options(
     disks=("mixed",),
     stretch=STRETCH,
     sweep=600.0,
+    compare=600.0,
     keys=1 << 64,
     waits=(60, 600, 3600),
     timing=Timing(heartbeat=1.0, election_min=6.0, election_max=12.0, check_quorum=12.0, checkpoint=10.0, resend=10.0),

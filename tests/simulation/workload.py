@@ -110,9 +110,10 @@ class Workload:
         return ["set", name, len(self.clients), "admin", "because", "n1", expected]
 
     def burst(self, process: Process) -> None:
-        """Some operations at `process`, which may be a leader that nobody hears any more."""
+        """Some operations and reads at `process`, which may be a leader that nobody hears any more."""
         for _ in range(self._world.random.randint(2, 8)):
             self._world.after(self._world.random.uniform(0, 0.8), partial(self._add_at, process))
+            self._world.after(self._world.random.uniform(0, 2.0), partial(self.read, process))
 
     def _add_at(self, process: Process) -> None:
         self._lines += 1
@@ -237,9 +238,9 @@ class Workload:
         process.run(lambda: replica.queries.ask(look, lambda error: None, within=within))
         process.wake()
 
-    def read(self) -> None:
+    def read(self, process: Process | None = None) -> None:
         """A linearizable read of the ledger's length."""
-        process = self._pick()
+        process = process or self._pick()
         if process is None or process.replica is None:
             return
         replica, least, world = process.replica, self._highest, self._world
