@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from raftcluster.cluster.api import Members, Tokens
+from raftcluster.cluster.certs import Certs
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.codec import Value
 from raftcluster.config.api import Config
@@ -25,6 +26,7 @@ class LocalNode:
         self.greylist = Greylist(self.host)
         self.members = Members(self.host)
         self.tokens = Tokens(self.host)
+        self.certs = Certs(self.host)
         self.held = threading.Event()
         self.broken = False
 
