@@ -47,6 +47,7 @@ MANIFEST_CONTEXT: Final = b"raftcluster-manifest-v1\0"
 _ROOT_NAME: Final = (NameOID.ORGANIZATION_NAME, NameOID.COMMON_NAME, NameOID.SERIAL_NUMBER)
 _PEM: Final = serialization.Encoding.PEM
 _DER: Final = serialization.Encoding.DER
+_EXTENSIONS: Final = (x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 _TOKEN_ID: Final = re.compile(r"[0-9a-f]{16}\Z")
 _TOKEN_INFO: Final = b"raftcluster-token-v1"
 
@@ -386,10 +387,15 @@ def _request(pem: bytes) -> x509.CertificateSigningRequest:
 
 
 def _certificate(pem: bytes) -> x509.Certificate:
+    """All of it that is used is looked at here: `cryptography` parses a part when it is asked for."""
     try:
-        return x509.load_pem_x509_certificate(pem)
-    except (ValueError, TypeError) as error:
+        certificate = x509.load_pem_x509_certificate(pem)
+        certificate.public_key()
+        _ = certificate.subject, certificate.extensions
+        _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except (ValueError, TypeError, UnsupportedAlgorithm, *_EXTENSIONS) as error:
         raise Rejected("not a certificate", subject="certificate") from error
+    return certificate
 
 
 def _certificate_builder(

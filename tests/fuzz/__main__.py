@@ -56,7 +56,8 @@ def fuzz(surface: str, seconds: int, seed: int, folder: Path) -> Outcome:
     if done.returncode and finding is None:
         raise SystemExit(f"{surface}: the fuzzer itself failed\n{text[-4000:]}")
     executions, coverage, features, kept = (int(number) for number in last[0][:4])
-    return Outcome(surface, executions, coverage, features, kept, finding, text)
+    told = done.stdout[done.stdout.find("=== Uncaught") :] if "=== Uncaught" in done.stdout else text[-3_000:]
+    return Outcome(surface, executions, coverage, features, kept, finding, told)
 
 
 def report(outcome: Outcome) -> None:
@@ -70,7 +71,7 @@ def report(outcome: Outcome) -> None:
         kept = Path("fuzz-finding") / f"{outcome.surface}-{outcome.finding.name}"
         kept.parent.mkdir(exist_ok=True)
         kept.write_bytes(outcome.finding.read_bytes())
-        print(outcome.text[outcome.text.find("=== Uncaught") :][:6_000])
+        print(outcome.text[:6_000])
         print(f"repeat it with: ./run fuzz --replay {kept} --target {outcome.surface}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from raftcluster.codec import pack, unpack
@@ -11,13 +12,15 @@ from raftcluster.engine import operations
 from raftcluster.engine.applier import Applier
 from raftcluster.engine.operations import Operation, Result
 from raftcluster.engine.recovery import Anchor
-from raftcluster.machine import StateMachine
+from raftcluster.machine import ReadTables, StateMachine
 from raftcluster.storage.digest import digest
 from raftcluster.storage.memory import MemoryDisk, MemoryTables
 from raftcluster.storage.ports import Entry
 from tests.fuzz.source import EDGES, Source
 
 Make = Callable[[], Sequence[StateMachine]]
+Command = Callable[[Source, ReadTables], Any]
+"""Makes a command of the bytes, given the tables that it will meet."""
 RING = 8
 ENTRIES = 16
 
@@ -52,7 +55,7 @@ class Node:
         return digest(snapshot)
 
 
-def entry(source: Source, index: int, machine: str, command: Callable[[Source], Any], stamp: int) -> tuple[Entry, int]:
+def entry(source: Source, index: int, machine: str, command: Callable[[], Any], stamp: int) -> tuple[Entry, int]:
     """A log entry of some operations, well-formed or not; and its stamp."""
     how = source.byte()
     stamp = max(0, min(source.choice(EDGES), 2**64 - 1)) if how > 250 else stamp + (source.byte() << (how % 24))
@@ -63,7 +66,7 @@ def entry(source: Source, index: int, machine: str, command: Callable[[Source], 
             source.spoilt(machine, 64),
             ident,
             source.spoilt(max(0, index - source.below(4)), 64),
-            [command(source) for _ in range(1 + source.below(3))],
+            [command() for _ in range(1 + source.below(3))],
         ]
         try:
             packed.append(source.take(source.byte()) if source.flag(64) else pack(made))
@@ -72,7 +75,7 @@ def entry(source: Source, index: int, machine: str, command: Callable[[Source], 
     return (operations.REGULAR + operations.encode_entry(min(stamp, 2**64 - 1), packed), index, 1), stamp
 
 
-def agree(data: bytes, make: Make, machine: str, first: Sequence[Any], command: Callable[[Source], Any]) -> str:
+def agree(data: bytes, make: Make, machine: str, first: Sequence[Any], command: Command) -> str:
     """One node runs on, one is restarted after every entry: equal results, equal tables; and nothing ever fails.
 
     Returns what it came to: the same in every process.
@@ -88,7 +91,7 @@ def agree(data: bytes, make: Make, machine: str, first: Sequence[Any], command: 
         elif not source.more:
             break
         else:
-            made, stamp = entry(source, index, machine, command, stamp)
+            made, stamp = entry(source, index, machine, partial(command, source, steady.applier.tables(machine)), stamp)
         results, touched = steady.applier.apply(made)
         again, touched_again = restarted.applier.apply(made)
         assert pack(results) == pack(again) and touched == touched_again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import os
 import subprocess
@@ -374,3 +375,16 @@ def test_each_token_has_one_spelling(secret: bytes, root_hash: bytes) -> None:
             assert str(Token.parse(flipped)) == flipped
         except Rejected:
             pass
+
+
+def test_a_certificate_whose_key_is_no_point_of_the_curve_is_none() -> None:
+    """`cryptography` looks at the key only when it is asked for; that raised an error of its own."""
+    pem = Hierarchy(["n1"]).identity("n1").certificate
+    der = base64.b64decode(b"".join(pem.splitlines()[1:-1]))
+    place = der.index(b"\x03\x42\x00\x04") + 60
+    spoilt = der[:place] + bytes([der[place] ^ 1]) + der[place + 1 :]
+    again = b"-----BEGIN CERTIFICATE-----\n" + base64.b64encode(spoilt) + b"\n-----END CERTIFICATE-----\n"
+    for read in (certificates.fingerprint, certificates.certificate_hash, certificates.subject_of):
+        assert read(pem)
+        with pytest.raises(Rejected, match="not a certificate"):
+            read(again)

@@ -1,4 +1,5 @@
-"""Commands of the cluster's own machine -- members, tokens, generations --, well-formed and not, through the applier."""
+"""Commands of the cluster's own machine -- members, tokens, generations, amendments --, well-formed and not, through the
+applier."""
 
 from __future__ import annotations
 
@@ -6,6 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from raftcluster.cluster.machine import ClusterMachine
+from raftcluster.cluster.view import View
+from raftcluster.machine import ReadTables
+from tests.cluster_log import genesis, key, minting, vouch
 from tests.fuzz.commands import agree
 from tests.fuzz.source import Source
 
@@ -14,7 +18,7 @@ NAMES = ("mx1.example.org", "mx2.example.org", "mx3.example.org", "MX", "", "-")
 HASH = b"h" * 32
 FACTS = ["c1", "mail", True, "mta/1", 1, "standalone", "id-1"]
 FOUNDER = ["id-1", "mx1.example.org", "192.0.2.1", 9777, "mta/1"]
-MINTED = [1, b"root", b"certificate", HASH]
+GENESIS = genesis(FACTS, FOUNDER)
 
 
 def seeds() -> Iterable[bytes]:
@@ -25,13 +29,27 @@ def seeds() -> Iterable[bytes]:
 
 def run(data: bytes) -> str:
     founded = data[:1] != b"\xff"
-    first = [["genesis", FACTS, FOUNDER, MINTED]] if founded else []
-    return agree(data, lambda: [ClusterMachine()], "cluster", first, command)
+    return agree(data, lambda: [ClusterMachine()], "cluster", [GENESIS] if founded else [], command)
 
 
-def command(source: Source) -> Any:
+def command(source: Source, tables: ReadTables) -> Any:
     """One of its commands with arguments that may fit, or not, or no command at all."""
+    commands = _next(source, View.read(tables, 0))
+    made = source.choice(commands)
+    spoil = source.below(48)
+    if spoil < len(made):
+        inner = made[spoil]
+        if isinstance(inner, list) and inner and source.flag():
+            inner[source.below(len(inner))] = source.choice((*IDS, *NAMES, source.value()))
+        else:
+            made[spoil] = source.choice((*IDS, source.value()))
+    return source.value() if source.flag(64) else made
+
+
+def _next(source: Source, view: View) -> list[list[Any]]:
     node, name, number = source.choice(IDS[:4]), source.choice(NAMES[:4]), 1 + source.below(4)
+    if view.pending is not None and source.byte() < 200:
+        number = view.pending.number
     token, request = f"t{source.below(3)}", bytes([source.below(3)]) * 8
     joiner = [
         node,
@@ -45,9 +63,9 @@ def command(source: Source) -> Any:
         request[:1] * 32,
         request,
     ]
-    issued = {each: [request, b"certificate", HASH] for each in IDS[: source.below(4)]}
+    signed = [key(view.head.content().generation, node) if view.head else b"key", b"signature"]
     commands: list[list[Any]] = [
-        ["genesis", list(FACTS), list(FOUNDER), list(MINTED)],
+        ["genesis", *(list(each) for each in GENESIS[1:])],
         [
             "invite",
             token,
@@ -57,12 +75,18 @@ def command(source: Source) -> Any:
             [source.choice(("192.0.2.2", "::1", "x", 5))][: source.below(2)],
         ],
         ["begin", "tx", joiner],
-        ["begin", "tx", None],
+        ["return", "tx", node, HASH, request],
+        ["rotate", "tx", [source.choice(IDS)][: source.below(2)], source.flag()],
+        ["abort", number, "reason"],
         ["csr", number, node, request],
-        ["minted", number, b"root", issued],
-        ["trusted", number, node],
+        ["overdue", number],
+        ["trusted", number, node, signed],
+        ["switch", number],
         ["switched", number, node],
         ["retire", number],
+        ["awake", node],
+        ["amend", "tx", source.choice(("", node))],
+        ["amended", number, node, signed],
         ["address", node, "192.0.2.3", 9777 + source.below(3)],
         ["promoted", node],
         ["leaving", node],
@@ -70,13 +94,9 @@ def command(source: Source) -> Any:
         ["revoke", token],
         ["destroy", "event", source.choice(("mail", "other")), source.flag(), "reason"],
         ["recorded", node],
+        ["mark"],
     ]
-    made = source.choice(commands)
-    spoil = source.below(48)
-    if spoil < len(made):
-        inner = made[spoil]
-        if isinstance(inner, list) and inner and source.flag():
-            inner[source.below(len(inner))] = source.choice((*IDS, *NAMES, source.value()))
-        else:
-            made[spoil] = source.choice((*IDS, source.value()))
-    return source.value() if source.flag(64) else made
+    if view.pending is not None and view.facts is not None and view.head is not None and view.active is not None:
+        coming = [minting(view), vouch(view, node), ["csr", number, node, request]]
+        return coming if source.flag() else commands + coming
+    return commands

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from raftcluster.config.machine import NAME, ConfigMachine
+from raftcluster.machine import ReadTables
 from tests.fuzz.commands import agree
 from tests.fuzz.source import Source
 
@@ -21,7 +22,7 @@ def run(data: bytes) -> str:
     return agree(data, lambda: [ConfigMachine()], NAME, [["set", "a", 1, "", "", "mx1", None]], command)
 
 
-def command(source: Source) -> Any:
+def command(source: Source, tables: ReadTables) -> Any:
     """A value set or deleted, or neither."""
     kind = source.byte()
     expected = source.choice((None, None, 0, 1, 2, 3))

@@ -8,6 +8,7 @@ from typing import Any
 from raftcluster.greylist import check
 from raftcluster.greylist.machine import NAME, GreylistMachine
 from raftcluster.greylist.settings import NAMES
+from raftcluster.machine import ReadTables
 from tests.fuzz.commands import agree
 from tests.fuzz.source import Source
 
@@ -41,7 +42,7 @@ def run(data: bytes) -> str:
     return agree(data, lambda: [GreylistMachine()], NAME, [["settings", {"lab": True, "delay": 1}, "", "", 0]], command)
 
 
-def command(source: Source) -> Any:
+def command(source: Source, tables: ReadTables) -> Any:
     """A check, a change of settings, or neither."""
     kind = source.byte()
     if kind < 170:
