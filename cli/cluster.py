@@ -16,7 +16,6 @@ from raftcluster.cli.context import (
     Context,
     addresses_option,
     json_option,
-    reason_option,
     secret,
     ttl_option,
     until_interrupted,
@@ -157,20 +156,6 @@ def transfer(obj: Context, node: str | None, as_json: bool) -> None:
     leader = obj.client.transfer(node)
     name = next((each["name"] for each in obj.client.members.list() if each["node_id"] == leader), leader)
     output.as_json({"leader": leader, "name": name}) if as_json else click.echo(f"{name} leads")
-
-
-@click.command()
-@click.option("--confirm", metavar="NAME", help="The cluster's name, to show that you mean it; asked for otherwise.")
-@click.option("--every-node", is_flag=True, help="Needed when the cluster has other members: their data goes too.")
-@reason_option
-@json_option
-@click.pass_obj
-def destroy(obj: Context, confirm: str | None, every_node: bool, reason: str, as_json: bool) -> None:
-    """Dismantle the cluster: each node records it in its event log, then wipes its data directory and stops."""
-    if confirm is None:
-        confirm = click.prompt("This cannot be undone. The cluster's name", err=True)
-    event = obj.client.members.destroy(confirm, every_node=every_node, reason=reason)
-    output.as_json({"event_id": event}) if as_json else click.echo(f"destroyed; event {event} is recorded on each node")
 
 
 def _for_people(status: Mapping[str, Any]) -> dict[str, Any]:

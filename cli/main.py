@@ -11,9 +11,10 @@ import click
 from raftcluster.cli import output
 from raftcluster.cli.backup import backup, recover, restore
 from raftcluster.cli.certs import certs
-from raftcluster.cli.cluster import destroy, init, invite, join, status, transfer
+from raftcluster.cli.cluster import init, invite, join, status, transfer
 from raftcluster.cli.config import config
 from raftcluster.cli.context import DIRECTORY, Commands, Context, json_option
+from raftcluster.cli.destroy import destroy
 from raftcluster.cli.events import events
 from raftcluster.cli.greylist import greylist
 from raftcluster.cli.members import members

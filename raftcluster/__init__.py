@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from raftcluster import backup
     from raftcluster.cluster.moving import readdress
     from raftcluster.config.api import Config
+    from raftcluster.ending import bury
     from raftcluster.entry import (
         import_bundle,
         init,
@@ -85,6 +86,7 @@ __all__ = [
     "Unavailable",
     "Verdict",
     "backup",
+    "bury",
     "import_bundle",
     "init",
     "join",
@@ -106,6 +108,8 @@ def __getattr__(name: str) -> Any:
             import raftcluster.backup as home
 
             return home
+        case "bury":
+            from raftcluster import ending as home
         case "Config":
             from raftcluster.config import api as home
         case (

@@ -13,13 +13,13 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-from raftcluster import lab, limits, protection, snapshots
+from raftcluster import ending, lab, limits, protection, snapshots
 from raftcluster.audit import Auditor
 from raftcluster.backup import take
 from raftcluster.backup.file import save
@@ -29,14 +29,17 @@ from raftcluster.builtin import PRODUCT, all_machines, schemas
 from raftcluster.cluster import departure, destroy, moving
 from raftcluster.cluster.admission import Admission
 from raftcluster.cluster.api import Members, Tokens
+from raftcluster.cluster.archive import Archive
 from raftcluster.cluster.certs import Certs
 from raftcluster.cluster.inquiry import Inquiry
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.reconcile import Reconciler
 from raftcluster.cluster.statement import statement
+from raftcluster.cluster.teardown import Teardown
 from raftcluster.cluster.view import View
 from raftcluster.codec import Value
 from raftcluster.config.api import Config
+from raftcluster.ending import Ending
 from raftcluster.engine import seam
 from raftcluster.engine.ports import Bounds, Observer, Ports, Timing
 from raftcluster.engine.replica import Replica
@@ -46,12 +49,14 @@ from raftcluster.events.outlet import Outlet
 from raftcluster.events.recorder import Recorder
 from raftcluster.firewall.nft import Nft
 from raftcluster.greylist.api import Greylist
-from raftcluster.host import Completion, Consistency
-from raftcluster.machine import ReadTables, StateMachine
+from raftcluster.host import Consistency
+from raftcluster.hosting import Hosting
+from raftcluster.machine import StateMachine
 from raftcluster.runtime import Runtime
 from raftcluster.seats import Seats
+from raftcluster.seeking import Seeker
 from raftcluster.status import clock_alarms, member_rows, node_status
-from raftcluster.storage.directory import DataDirectory
+from raftcluster.storage.directory import DataDirectory, archive
 from raftcluster.storage.log import LogStore
 from raftcluster.storage.tables import TableStore
 from raftcluster.transport import sockets
@@ -67,11 +72,9 @@ READY_SECONDS = 30.0
 SPOOL = "snapshot.part"
 STARTED = "STARTED"
 """Says that this node has run: from then on it must have a log."""
-EVENTS = "-events.log"
-"""Beside the data directory, which the end of a cluster removes: DIR-events.log."""
 
 
-class Node(Verifying):
+class Node(Hosting, Verifying):
     """See the module. Use :meth:`open`. Every method is thread-safe.
 
     Errors of calls: `Unavailable` (not applied), `OutcomeUnknown` (may be), `Rejected` (never).
@@ -92,13 +95,12 @@ class Node(Verifying):
         timing: Timing | None = None,
         bounds: Bounds | None = None,
         allow_other_engine: bool = False,
-        events: str | os.PathLike[str] | None = None,
         outlet: Outlet | None = None,
         nft: Nft | None = None,
     ) -> None:
         """Open the directory and start; does not wait for a leader. See `open` for the arguments and errors."""
         if destroy.is_marked(path):
-            destroy.wipe(path)
+            ending.finish(path, outlet=outlet, nft=nft)
             raise Refusal(
                 f"the cluster of {path} was destroyed; what was left of it here has been removed",
                 subject=str(path),
@@ -112,7 +114,7 @@ class Node(Verifying):
         """How to end what was begun, in reverse; each step is taken whatever another one raises."""
         self._alarms: dict[str, str] = {}
         try:
-            self._build(Path(path), product, machines, timing, bounds, allow_other_engine, events, outlet, nft)
+            self._build(Path(path), product, machines, timing, bounds, allow_other_engine, outlet, nft)
         except BaseException:
             self._undo.close()
             raise
@@ -125,7 +127,6 @@ class Node(Verifying):
         timing: Timing | None,
         bounds: Bounds | None,
         allow_other_engine: bool,
-        events: str | os.PathLike[str] | None,
         outlet: Outlet | None,
         nft: Nft | None,
     ) -> None:
@@ -138,7 +139,8 @@ class Node(Verifying):
         """node.json: who this node is, where it listens, of which cluster it is."""
         departure.check_not_removed(directory, facts)
         me = facts["node_id"]
-        self._recorder = Recorder(EventLog(directory.events), facts, outlet)
+        self._outlet, self._nft = outlet or Outlet(), nft
+        self._recorder = Recorder(EventLog(directory.events), facts, self._outlet)
         self._undo.callback(self._recorder.close)
         self._log = LogStore(directory.log)
         self._undo.callback(self._log.close)
@@ -184,7 +186,9 @@ class Node(Verifying):
         self.greylist, self.config = Greylist(self), Config(self)
         self._auditor = Auditor(self, directory, self._recorder, self._leadership)
         self._runtime.on_role(self._auditor.wake)
-        self._admission = Admission(self, on_refused=self._auditor.refused)
+        self.teardown = Ending(self, self._outlet)
+        self._teardown = Teardown(directory, keystore, me, self._recorder, self._outlet.sync)
+        self._admission = Admission(self, on_refused=self._auditor.refused, answer=self.teardown.answer)
         seats = Seats(self._runtime)
         self.certs = Certs(self, directory.path, self._admission)
         self._reconciler = Reconciler(
@@ -193,7 +197,7 @@ class Node(Verifying):
             keystore,
             mesh,
             seats,
-            events=Path(events) if events is not None else path.absolute().with_name(path.name + EVENTS),
+            teardown=self._teardown,
             on_destroyed=self._destroyed,
             on_removed=self._removed,
             hello=hello,
@@ -215,7 +219,15 @@ class Node(Verifying):
         self._reconciler.start()
         self._undo.callback(self._reconciler.close)
         self._inquiry = Inquiry(self, mesh)
-        for each in (self._inquiry, moving.Move(self, directory, facts, mesh.open_stream)):
+        seeker = Seeker(
+            facts["cluster_id"],
+            hello,
+            lambda: keystore.trust().peers.values(),
+            lambda: self._leadership()[0] is None,
+            self._reconciler.bury,
+            lambda: Archive(archive(path)).find(facts["cluster_id"]),
+        )
+        for each in (self._inquiry, moving.Move(self, directory, facts, mesh.open_stream), seeker):
             each.start()
             self._undo.callback(each.close)
         self._undo.callback(self.config.close)
@@ -316,65 +328,6 @@ class Node(Verifying):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # ---- Host: what the APIs are written against
-
-    @property
-    def id(self) -> str:
-        """This node's id: a UUID that never changes."""
-        return str(self.facts["node_id"])
-
-    @property
-    def name(self) -> str:
-        """This node's name, for people."""
-        return str(self.facts["name"])
-
-    @property
-    def cluster_id(self) -> str:
-        return str(self.facts["cluster_id"])
-
-    def propose(
-        self, machine: str, command: Value, *, id: bytes | None = None, deadline: float = limits.CALL_SECONDS
-    ) -> Value:
-        """Have `command` applied by `machine` on every node; the result of its `apply`. Waits at most `deadline` seconds."""
-        return self._runtime.propose(machine, command, id=id, deadline=deadline)
-
-    async def apropose(
-        self, machine: str, command: Value, *, id: bytes | None = None, deadline: float = limits.CALL_SECONDS
-    ) -> Value:
-        """The same from asyncio."""
-        return await self._runtime.apropose(machine, command, id=id, deadline=deadline)
-
-    def submit(
-        self,
-        machine: str,
-        command: Value,
-        callback: Completion,
-        *,
-        id: bytes | None = None,
-        deadline: float = limits.CALL_SECONDS,
-    ) -> None:
-        """The same without waiting: `callback(value, error)` on the tick thread; it must not block."""
-        self._runtime.submit(machine, command, callback, id=id, deadline=deadline)
-
-    def query(
-        self,
-        machine: str,
-        read: Callable[[ReadTables, int], T],
-        *,
-        consistency: Consistency = "local",
-        deadline: float = limits.CALL_SECONDS,
-    ) -> T:
-        """`read(tables, cluster_time_ms)`, run between two log entries.
-
-        `consistency`: `local` (what this node has applied), `linearizable` (all that was acknowledged anywhere before), or a
-        number of seconds that the state may be old.
-        """
-        return self._runtime.query(machine, read, consistency=consistency, deadline=deadline)
-
-    def on_apply(self, machine: str, callback: Callable[[int], None]) -> None:
-        """Call `callback(index)` on the tick thread after each entry with a command for `machine`; it must only signal."""
-        self._runtime.on_apply(machine, callback)
-
     # ---- leadership, status
 
     def transfer(self, node: str | None = None, *, deadline: float = 5.0) -> str:
@@ -465,10 +418,16 @@ class Node(Verifying):
         snapshots.serve(self._store, peer, stream)
 
     def join(self, stream: Stream) -> None:
-        """Somebody wants the public chain, or to join; a member has moved. Called on a stream thread."""
+        """Somebody wants the public chain, a tombstone, or to join; a member has moved, or asks what a destruction would do
+        here. Called on a stream thread."""
         if self._admission is None:
             raise Unavailable("the node is starting", subject=self.name, remedy="try again")
-        moving.told(self, stream, self._reconciler.moved) if stream.peer else self._admission.join(stream)
+        if not stream.peer:
+            self._admission.join(stream)
+        elif (asked := stream.receive()) == {"plan": True}:
+            stream.send({"answer": self.teardown.steps()})
+        else:
+            moving.told(self, stream, asked, self._reconciler.moved)
 
     def _fetch(self, peer: str) -> None:
         """Tick thread: bring the peer's snapshot on a thread of its own."""
@@ -486,10 +445,24 @@ class Node(Verifying):
         self._recorder.note("node-removed")
         self._runtime.post(stop)
 
+    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "") -> str:
+        """Dismantle the cluster named `confirm`; see `Ending.destroy`, and `teardown` for the plan and how far it is."""
+        return self.teardown.destroy(confirm, every_node=every_node, reason=reason)
+
+    def bury(self, tombstone: bytes) -> str:
+        """Tear this node down: the tombstone proves that its cluster was destroyed while it was away. Returns at once, with the
+        event's id. Raises `Rejected` when it proves no such thing."""
+        said = self._teardown.verify(tombstone)
+        self._reconciler.bury(tombstone, "a file")
+        return said.event_id
+
     def _destroyed(self) -> None:
         """Reconciler's thread: the record is written, the directory is marked."""
-        threading.Thread(target=self._wipe, name="raftcluster-wipe").start()
+        threading.Thread(target=self._finish, name="raftcluster-wipe", daemon=False).start()  # the process stays for it
 
-    def _wipe(self) -> None:
+    def _finish(self) -> None:
         self.close()
-        destroy.wipe(self.directory.path)
+        try:
+            ending.finish(self.directory.path, outlet=self._outlet, nft=self._nft)
+        except RaftclusterError as error:
+            log.error("the teardown is not finished, start the node again to go on: %s", error)

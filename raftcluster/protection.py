@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from raftcluster.cluster.archive import Archive
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.view import View, invitations
 from raftcluster.errors import Unavailable
@@ -13,11 +14,11 @@ from raftcluster.firewall.nft import Nft
 from raftcluster.firewall.sources import Names
 from raftcluster.firewall.table import table_name
 from raftcluster.host import Host
-from raftcluster.storage.directory import DataDirectory
+from raftcluster.storage.directory import DataDirectory, archive
 from raftcluster.transport import sockets
 from raftcluster.transport.ports import Links
 
-FORMER_DAYS = 90
+FORMER_DAYS: Final = 90
 """For how long members of a destroyed cluster may come for its tombstone: no certificate of theirs lives longer."""
 
 
@@ -41,6 +42,8 @@ def keeper(
     if not facts.get("firewall"):
         return None
 
+    kept = Archive(archive(directory.path))
+
     def look() -> Wanted:
         view, tokens = node.query("cluster", lambda rows, now: (View.read(rows, now), invitations(rows)))
         if view.facts is None or view.revision < keystore.trust().revision or node.id not in view.live():
@@ -55,6 +58,9 @@ def keeper(
             {each.node_id: each.host for each in view.live().values() if each.node_id != node.id},
             {peer: info.address.rpartition(":")[0].strip("[]") for peer, info in node.mesh.links().items()},
             invited,
+            frozenset(
+                str(about[1]) for each in kept.statements(FORMER_DAYS * 86_400) for about in each.members.values()
+            ),
         )
 
     found = Keeper(

@@ -5,6 +5,7 @@
     node.json      who this node is
     log/ tables/ local/                     LMDB environments
     certificates/<generation>/{root.pem,node.pem,node.key}
+    before.json    what was there before, for the end of the cluster
     events.log     what has happened; see docs/events.md
     control.sock
 
@@ -29,11 +30,20 @@ VERSION: Final = "raftcluster-data 1"
 
 EVENTS: Final = "events.log"
 """The node's own record of events."""
+BEFORE: Final = "before.json"
+"""What was there before the directory became a node's."""
 DESTROYED: Final = "destroyed"
 """What is kept of destroyed clusters; see `archive`."""
 
 _FOLDERS: Final = ("log", "tables", "local", "certificates")
-_UNFINISHED: Final = {*_FOLDERS, "LOCK", "node.json", DESTROYED}  # what an interrupted `create` may leave
+_UNFINISHED: Final = {
+    *_FOLDERS,
+    "LOCK",
+    "node.json",
+    BEFORE,
+    f".{BEFORE}.new",
+    DESTROYED,
+}  # what an interrupted `create` may leave
 
 
 class DataDirectory:
@@ -55,6 +65,7 @@ class DataDirectory:
         """
         root = Path(path)
         with _refusals(root):
+            before = _before(root)
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             present = {entry.name for entry in root.iterdir()}
             if "VERSION" in present:
@@ -71,6 +82,8 @@ class DataDirectory:
             try:
                 for folder in _FOLDERS:
                     (root / folder).mkdir(mode=0o700, exist_ok=True)
+                if not (root / BEFORE).exists():
+                    directory.write(BEFORE, json.dumps(before).encode())
                 directory.write("VERSION", f"{VERSION}\n".encode())
                 sync_directory(root.parent)
             except BaseException:
@@ -196,6 +209,18 @@ class DataDirectory:
             raise StorageFailed(f"{file} is no JSON object", subject=str(file), remedy="restore it")
         return node
 
+    def read_before(self) -> dict[str, Any]:
+        """What was there before: "existed" (the directory itself) and "made" (folders above it, the deepest first). Raises `StorageFailed` when the file is damaged."""
+        file = self.path / BEFORE
+        with _refusals(file):
+            try:
+                before = json.loads(file.read_bytes())
+            except FileNotFoundError:
+                return {"existed": True}
+            except ValueError as error:
+                raise StorageFailed(f"{file} is not JSON: {error}", subject=str(file), remedy="restore it") from error
+        return dict(before)
+
     def write_node(self, node: Mapping[str, Any]) -> None:
         """Write node.json."""
         self.write("node.json", (json.dumps(node, indent=2, sort_keys=True) + "\n").encode())
@@ -205,6 +230,12 @@ class DataDirectory:
             self._make_folder(folder.parent)
             folder.mkdir(mode=0o700, exist_ok=True)
             sync_directory(folder.parent)
+
+
+def _before(root: Path) -> dict[str, Any]:
+    """See `DataDirectory.read_before`."""
+    made = [str(each.absolute()) for each in root.parents if not each.exists()]
+    return {"existed": root.exists(), "made": made}
 
 
 def archive(path: str | os.PathLike[str]) -> Path:

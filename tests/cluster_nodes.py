@@ -20,7 +20,11 @@ from raftcluster.cluster.create import init
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.cluster.reconcile import Reconciler
+from raftcluster.cluster.teardown import Teardown
 from raftcluster.cluster.view import View
+from raftcluster.events.log import EventLog
+from raftcluster.events.outlet import Outlet
+from raftcluster.events.recorder import Recorder
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport.mesh import Mesh
 from raftcluster.transport.ports import Address, Down, Up
@@ -115,7 +119,8 @@ class Running:
         self.mesh = Mesh(identity, roots, tuple(node["listen"]), about, Services(admission))
         self.destroyed = threading.Event()
         self.removed = threading.Event()
-        self.events = path.parent / f"{path.name}.events"
+        self.recorder = Recorder(EventLog(self.directory.events), node, Outlet(None, None))
+        self.teardown = Teardown(self.directory, self.keystore, self.id, self.recorder)
         self.reconciler = self._reconciler()
         self.ups: list[str] = []
         self.gaps: list[float] = []
@@ -145,7 +150,7 @@ class Running:
 
     def _reconciler(self) -> Reconciler:
         return Reconciler(
-            self.host, self.directory, self.keystore, self.mesh, self.host, events=self.events,
+            self.host, self.directory, self.keystore, self.mesh, self.host, teardown=self.teardown,
             on_destroyed=self.destroyed.set, on_removed=self.removed.set, hello=self.about, interval_s=0.1,
         )  # fmt: skip
 

@@ -16,7 +16,8 @@ catalogue by `python -m tests.docs_events --write`; a test compares the two.
 `raftcluster events` prints them, `--json` one a line. They are kept in `events.log` in the data directory, each line with a
 checksum and on the disk before anything goes on; beside it up to four older files. They also go to the operating system's
 log, once each: to the journal where it runs (`journalctl MESSAGE_ID=<id without dashes>`, fields `RAFTCLUSTER_...`), else to
-syslog (facility daemon, identifier `raftcluster`). A daemon that does not listen loses an event; the file has it.
+syslog (facility daemon, identifier `raftcluster`). A daemon that does not listen loses an event; the file has it. When a
+cluster is destroyed, the file is kept outside the data directory: see [operations.md](operations.md#the-end-of-a-cluster).
 
 * `id` never changes and is never used again: build filters on it, not on texts.
 * `sequence` counts one node's events: a gap shows that some are missing.

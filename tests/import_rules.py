@@ -30,6 +30,8 @@ ROOMS = {
     "raftcluster.config": ("raftcluster.host",),
     "raftcluster.cluster": (
         "raftcluster.host",
+        "raftcluster.events.log",
+        "raftcluster.events.recorder",
         "raftcluster.storage.directory",
         "raftcluster.transport.certificates",
         "raftcluster.transport.connect",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from raftcluster.cluster.api import Members, Tokens
+from raftcluster.cluster.asking import propose
 from raftcluster.cluster.certs import Certs
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.codec import Value
@@ -29,6 +30,9 @@ class LocalNode:
         self.certs = Certs(self.host)
         self.held = threading.Event()
         self.broken = False
+
+    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "") -> str:
+        return str(propose(self.host, ["destroy", "event-1", confirm, every_node, reason]))
 
     def status(self) -> dict[str, Value]:
         if self.broken:

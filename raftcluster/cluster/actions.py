@@ -39,8 +39,12 @@ class Local:
     """Of the engine. Leader only."""
     caught_up: Collection[str] = ()
     """Learners that have all but the newest entries. Leader only."""
+    signed: bool = False
+    """Whether this node's signature of the tombstone is committed."""
+    entombed: bool = False
+    """Whether a majority of the voters has signed it."""
     recorded: bool = False
-    """Whether the event record of the cluster's destruction is on the disk."""
+    """Whether tombstone and event record of the cluster's destruction are on the disk."""
     destroying_s: float = 0.0
     """Since this node heard that the cluster is being destroyed."""
 
@@ -161,8 +165,13 @@ class Depart(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class Sign(Action):
+    """Propose this node's signature of the tombstone."""
+
+
+@dataclass(frozen=True, slots=True)
 class Record(Action):
-    """Write the event record of the cluster's destruction, durably and outside the data directory."""
+    """Write the event record of the cluster's destruction and keep the tombstone, durably and outside the data directory."""
 
     destruction: Destruction
 

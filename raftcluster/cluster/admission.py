@@ -55,11 +55,14 @@ class Admission:
         *,
         clock: Callable[[], float] = time.time,
         on_refused: Callable[[str, str, str], None] = lambda code, address, reason: None,
+        answer: Callable[[Stream, dict[Any, Value]], Value] | None = None,
     ) -> None:
-        """`on_refused(code, address, reason)` is told of everybody who is not let in."""
+        """`on_refused(code, address, reason)` is told of everybody who is refused; `answer(stream, question)` answers
+        questions about a cluster's end."""
         self._host = host
         self._clock = clock
         self._on_refused = on_refused
+        self._answer = answer
         self._changed = threading.Condition()
         self._index = 0
         host.on_apply("cluster", self._applied)
@@ -72,6 +75,8 @@ class Admission:
             message = stream.receive()
             if isinstance(message, dict) and set(message) == {"chain"}:
                 self._chain(message["chain"], stream)
+            elif isinstance(message, dict) and len(message) == 1 and self._answer is not None:
+                stream.send({"answer": self._answer(stream, message)})
             elif isinstance(message, dict) and "returning" in message:
                 self._return(parse(message, RETURN), nonce, stream)
             else:

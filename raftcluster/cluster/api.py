@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
@@ -156,14 +155,6 @@ class Members:
     def move(self, name: str, host: str, port: int) -> None:
         """Tell all members that `name` is at another address now. Its identity stays."""
         propose(self._host, ["address", self.get(name).node_id, host, port])
-
-    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "") -> str:
-        """Dismantle the cluster named `confirm`; the result is the event id that every node records before it wipes.
-
-        Raises `Rejected` when the name differs, or when there are other members and not `every_node`.
-        """
-        event_id = str(uuid.uuid4())
-        return str(propose(self._host, ["destroy", event_id, confirm, every_node, reason]))
 
 
 def _is_renewing(view: View) -> bool:

@@ -4,6 +4,7 @@ The member speaks first: {"nonce"}. Then one of
 
     {"chain": hash of a root}      --> {"chain": links}, from the one with that root on; anybody may ask, all of it is public
     {"chain": number}              --> the same, from the link with that number on
+    {"tombstone": cluster id}      --> {"answer": tombstone or None}: see `tombstone`; public as well
     JOIN                           --> {"progress"} ..., {"bundle"}; the proof is a token's
     RETURN                         --> the same; the proof is by the key that the member is known by
 

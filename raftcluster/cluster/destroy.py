@@ -1,9 +1,14 @@
-"""The end of a cluster on one node: first the record, then the wiping.
+"""The end of a cluster on one node: first the record, then the removal.
 
-The record of the destruction goes to a file **outside** the data directory and is on the disk before anything is removed.
-Before both, the decision itself is noted: a node that comes back when all others are gone learns it from nobody.
-The marker in the data directory then makes the wiping certain: a node that crashes in between finishes it at its next
-start. Removed is what raftcluster made: keys, certificates, tables (and in them tokens), log, the directory itself.
+    1 record   the tombstone into the archive, outside the data directory: a node that comes back when all others are gone
+               learns of the end from nobody else; the event `cluster-destroyed` into the node's event file and the system's
+               log, and that file into the archive; all of it durable before anything is removed
+    2 mark     the data directory says from now on that it is to be removed, and all that is needed for it
+    3 stop     the node
+    4 remove   the firewall's table; keys and certificates, genesis, tables (in them tokens), log, the rest; the marker
+    5 restore  the directory itself goes unless it was there before the node, and the folders that were made for it
+
+A crash anywhere is finished by the next start, or the next `finish`: every step looks for what is left of it.
 """
 
 from __future__ import annotations
@@ -11,97 +16,116 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from raftcluster import failpoints
-from raftcluster.cluster.records import Destruction, Facts
-from raftcluster.storage.directory import DataDirectory, sync_directory
+from raftcluster.cluster.archive import Archive
+from raftcluster.cluster.tombstone import Tombstone
+from raftcluster.events.recorder import Recorder
+from raftcluster.storage.directory import DESTROYED, DataDirectory, archive, sync_directory
 
-NOTE: Final = "DESTROYING"
-"""The decision, as this node has applied it."""
 MARKER: Final = "DESTROYED"
 _FIRST: Final = ("certificates", "genesis", "join.json", "node.json", "tables", "log", "local")
 """Removed in this order: what gives access goes first."""
 
 
-def is_recorded(events: Path, event_id: str) -> bool:
-    """Whether the event record of this destruction is in the file."""
-    try:
-        lines = events.read_bytes().splitlines()
-    except FileNotFoundError:
-        return False
-    return any(event_id.encode() in line for line in lines)
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """What the marker says: enough to finish without anything else of the directory."""
+
+    event_id: str
+    node: Mapping[str, Any]
+    """node.json."""
+    before: Mapping[str, Any]
+    """What `DataDirectory.create` has found."""
 
 
-def record(events: Path, facts: Facts, node_id: str, decided: Destruction) -> None:
-    """Append the event record, one line of JSON, durably. Raises `OSError`."""
-    line = {
-        "event": "cluster-destroyed",
-        "event_id": decided.event_id,
-        "cluster_id": facts.cluster_id,
-        "cluster": facts.name,
-        "node_id": node_id,
-        "reason": decided.reason,
-        "decided_at_cluster_time_ms": decided.at,
-        "written_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    events.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(events, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        os.write(descriptor, (json.dumps(line, sort_keys=True) + "\n").encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    sync_directory(events.parent)
+def record(
+    directory: DataDirectory, tombstone: Tombstone, signed_by: list[str], recorder: Recorder, sync: Callable[[], object]
+) -> None:
+    """Step 1. `sync` has the system's log write what it was sent. Raises `OSError`."""
+    said, kept = tombstone.content(), Archive(archive(directory.path))
+    kept.keep(said.cluster_id, tombstone.pack())
+    failpoints.reach("destroy.record.before")
+    decided = datetime.fromtimestamp(said.decided / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    recorder.write(
+        "cluster-destroyed", event_id=said.event_id, reason=said.reason, decided=decided, signed_by=signed_by
+    )
+    sync()
+    kept.follow(said.cluster_id, directory.path)
+    failpoints.reach("destroy.record.after")
 
 
-def note(directory: DataDirectory, decided: Destruction) -> None:
-    """Keep the decision where a restart finds it: the tables on the disk may be older, and nobody left to ask. Raises
-    `StorageFull`, `StorageFailed`."""
-    kept = {"event_id": decided.event_id, "reason": decided.reason, "at": decided.at}
-    directory.write(NOTE, (json.dumps(kept) + "\n").encode())
-
-
-def noted(directory: DataDirectory) -> Destruction | None:
-    """The decision that this node has noted."""
-    try:
-        kept = json.loads((directory.path / NOTE).read_bytes())
-    except FileNotFoundError:
-        return None
-    return Destruction(kept["event_id"], kept["reason"], kept["at"], ())
+def is_recorded(directory: DataDirectory, cluster_id: str, event_id: str) -> bool:
+    """Whether step 1 is done."""
+    return Archive(archive(directory.path)).holds(cluster_id, event_id)
 
 
 def mark(directory: DataDirectory, event_id: str) -> None:
-    """From now on this directory is one to be wiped, also after a crash."""
-    directory.write(MARKER, event_id.encode() + b"\n")
+    """Step 2: from now on this directory is one to be removed, also after a crash."""
+    marked = {"event_id": event_id, "node": directory.read_node(), "before": directory.read_before()}
+    directory.write(MARKER, json.dumps(marked, indent=2, sort_keys=True).encode())
 
 
 def is_marked(path: str | os.PathLike[str]) -> bool:
-    """Whether the directory belongs to a destroyed cluster: do not start from it, `wipe` it."""
+    """Whether the directory belongs to a destroyed cluster: do not start from it, `finish` it."""
     return (Path(path) / MARKER).exists()
 
 
-def wipe(path: str | os.PathLike[str]) -> None:
-    """Remove a marked directory and all that is in it. Nothing may use it any more. Raises `OSError`; can be repeated.
+def marked(path: str | os.PathLike[str]) -> Marked:
+    """What the marker says."""
+    return Marked(**json.loads((Path(path) / MARKER).read_bytes()))
 
-    The marker goes last, so that what is left by a crash is still marked.
+
+def wipe(
+    path: str | os.PathLike[str],
+    note: Callable[[str], None] = lambda step: None,
+    finished: Callable[[], None] = lambda: None,
+    *,
+    stay_marked: bool = False,
+) -> None:
+    """Steps 4 and 5, without the firewall: remove what is in a marked directory, and itself if it was not there before.
+
+    Nothing may use it any more. `note` is told of each thing that is gone, `finished` when nothing is left but the marker,
+    which goes last: what a crash leaves is still marked. With `stay_marked` it stays. Raises `OSError`; can be repeated.
     """
     root = Path(path)
     if not is_marked(root):
         return
-    for name in (*_FIRST, *sorted(each.name for each in root.iterdir() if each.name not in (*_FIRST, MARKER))):
+    before = marked(root).before
+    kept = (*_FIRST, MARKER, DESTROYED)
+    for name in (*_FIRST, *sorted(each.name for each in root.iterdir() if each.name not in kept)):
         failpoints.reach("destroy.wipe")
         target = root / name
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
+        elif target.exists() or target.is_symlink():
+            target.unlink()
         else:
-            target.unlink(missing_ok=True)
-    sync_directory(root)
+            continue
+        sync_directory(root)
+        note(f"{target} removed")
+    if stay_marked:
+        return
+    finished()
     failpoints.reach("destroy.wipe.marker")
     (root / MARKER).unlink()
+    sync_directory(root)
     failpoints.reach("destroy.wipe.directory")
-    root.rmdir()
+    restore(root, before)
     failpoints.reach("destroy.wipe.after")
-    sync_directory(root.parent)
+
+
+def restore(root: Path, before: Mapping[str, Any]) -> None:
+    """Step 5: an empty directory goes unless it was there before, and the folders that were made for it."""
+    made = [] if before.get("existed") else [root, *map(Path, before.get("made", []))]
+    for folder in made:
+        try:
+            folder.rmdir()
+        except OSError:  # somebody uses it, or it holds the archive, or is not this user's to remove
+            return
+        sync_directory(folder.parent)

@@ -91,7 +91,7 @@ class ClusterMachine:
         if verb != "genesis":
             if facts(tables) is None:
                 raise rejected("no-cluster", "the cluster has no genesis yet")
-            if verb != "recorded" and destroyed(tables) is not None:
+            if verb not in destruction.AFTER and destroyed(tables) is not None:
                 raise rejected("destroyed", "the cluster is being destroyed: nothing changes any more")
         result = handler(tables, time, *arguments)
         tables.put(FACTS, b"revision", pack(revision(tables) + 1))

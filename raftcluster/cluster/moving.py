@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from raftcluster.cluster.rows import check_address
 from raftcluster.cluster.view import View
+from raftcluster.codec import Value
 from raftcluster.errors import FrameError, RaftclusterError, Rejected
 from raftcluster.host import Host
 from raftcluster.storage.directory import DataDirectory
@@ -110,11 +111,10 @@ class Move:
                 stream.close()
 
 
-def told(host: Host, stream: Stream, moved: Callable[[str, Address], None]) -> None:
-    """The other end: a member, who has proved to be one, says where it is. `moved` is told at once, then the cluster: without
+def told(host: Host, stream: Stream, asked: Value, moved: Callable[[str, Address], None]) -> None:
+    """The other end: a member, who has proved to be one, says where it is: `asked`. `moved` is told at once, then the cluster: without
     the member there may be no quorum. Called on a stream thread."""
     try:
-        asked = stream.receive()
         address = asked.get("address") if isinstance(asked, dict) else None
         if not isinstance(address, list) or [type(each) for each in address] != [str, int]:
             raise FrameError("that is no address", subject=stream.address)

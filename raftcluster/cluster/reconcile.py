@@ -12,11 +12,10 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 from raftcluster import failpoints
-from raftcluster.cluster import destroy, vouching
+from raftcluster.cluster import vouching
 from raftcluster.cluster.actions import (
     Action,
     Alarm,
@@ -36,6 +35,7 @@ from raftcluster.cluster.actions import (
     Relink,
     Renew,
     Request,
+    Sign,
     Store,
     Use,
     Vouch,
@@ -45,6 +45,7 @@ from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.lifecycle import decide, peers
 from raftcluster.cluster.records import Member
 from raftcluster.cluster.returning import Return
+from raftcluster.cluster.teardown import Teardown
 from raftcluster.cluster.view import View, links
 from raftcluster.codec import Value, unpack
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, Unavailable
@@ -101,7 +102,7 @@ class Reconciler:
         links: Links,
         seats: Seats,
         *,
-        events: Path,
+        teardown: Teardown,
         on_destroyed: Callable[[], None],
         hello: Mapping[str, Any],
         on_removed: Callable[[], None] = lambda: None,
@@ -109,12 +110,13 @@ class Reconciler:
     ) -> None:
         """Tells `links` at once whom it knows from the disk: do this before they start.
 
-        `hello`: what the links say of this node, for asking others without one. `events`: the file for the record of the cluster's destruction, outside the data directory. `on_destroyed` is
-        called once, on the reconciler's thread, when that record is written by all and the directory is marked: close the
-        node (from another thread), then call `destroy.wipe`.
+        `hello`: what the links say of this node, for asking others without one. `teardown` does this node's part of the
+        cluster's end; `on_destroyed` is called once, on the reconciler's thread, when the directory is marked: close the node
+        (from another thread), then `ending.finish`.
         """
         self._host, self._directory, self._keystore, self._links, self._seats = host, directory, keystore, links, seats
-        self._events = events
+        self._teardown = teardown
+        self._tombstone: tuple[bytes, str] | None = None
         self._on_destroyed, self._on_removed = on_destroyed, on_removed
         self._interval_s = interval_s
         self._trust = keystore.trust()
@@ -132,8 +134,6 @@ class Reconciler:
         self._head = b""
         self._expires = self._until(self._trust.presented)
         self._return = Return(keystore, keystore.cluster_id, host.id, hello, stopping=self._closed.is_set)
-        self._noted = destroy.noted(directory)
-        """The end of the cluster, as a process before this one has heard of it."""
         links.configure(self._trust.peers)
         host.on_apply("cluster", lambda index: self._wake.set())
 
@@ -165,9 +165,10 @@ class Reconciler:
         """Compare and act once; the result is in how many seconds to look again at the latest."""
         if self._finished:
             return self._interval_s
+        if self._tombstone is not None:
+            self._bury(*self._tombstone)
+            return self._interval_s
         view = self._host.query("cluster", View.read)
-        if view.destruction is None:
-            view = replace(view, destruction=self._noted)
         self._configure(view)
         self._follow(view)
         troubles: dict[str, str] = {}
@@ -204,10 +205,8 @@ class Reconciler:
     def _local(self, view: View) -> Local:
         leader = self._seats.leader()
         learners = [each.node_id for each in view.live().values() if each.role == "learner"] if leader else []
-        recorded = False
         if view.destruction is not None:
             self._destroying_since = self._destroying_since or time.monotonic()
-            recorded = destroy.is_recorded(self._events, view.destruction.event_id)
         linked = self._links.links()
         if linked or not self._trust.peers:
             self._lonely_since = None
@@ -229,8 +228,8 @@ class Reconciler:
             founder=(self._directory.path / GENESIS).exists(),
             voters=self._seats.voters() if leader else (),
             caught_up=[each for each in learners if self._seats.caught_up(each)],
-            recorded=recorded,
             destroying_s=time.monotonic() - self._destroying_since if self._destroying_since is not None else 0.0,
+            **self._teardown.local(view),
         )
 
     def _configure(self, view: View) -> None:
@@ -301,20 +300,13 @@ class Reconciler:
             case Depart():
                 self._finished = True
                 self._on_removed()
-            case Record(decided):
-                assert view.facts is not None
-                destroy.note(self._directory, decided)
-                failpoints.reach("destroy.record.before")
-                destroy.record(self._events, view.facts, self._host.id, decided)
-                failpoints.reach("destroy.record.after")
+            case Sign():
+                self._propose(self._teardown.signing(view))
+            case Record():
+                self._teardown.record(view, self._host.query("cluster", lambda tables, now: links(tables)))
             case Wipe():
                 assert view.destruction is not None
-                failpoints.reach("destroy.mark.before")
-                destroy.mark(self._directory, view.destruction.event_id)
-                failpoints.reach("destroy.mark.after")
-                log.warning("cluster destroyed: this node stops and wipes its data")
-                self._finished = True
-                self._on_destroyed()
+                self._leave(view.destruction.event_id)
             case _:
                 raise AssertionError(action)
 
@@ -364,6 +356,26 @@ class Reconciler:
         self._links.use(identity, roots)
         self._expires = self._until(present)
         log.info("generation %d is presented, %s trusted", present, " and ".join(map(str, trust)))
+
+    def bury(self, tombstone: bytes, source: str) -> None:
+        """Any thread: tear this node down, if the tombstone proves that the cluster was destroyed while it was away."""
+        self._tombstone = (tombstone, source)
+        self._wake.set()
+
+    def _bury(self, tombstone: bytes, source: str) -> None:
+        try:
+            said = self._teardown.believe(tombstone, source)
+        except RaftclusterError as error:
+            log.warning("no tombstone of this cluster from %s: %s", source, error)
+            self._tombstone = None
+            return
+        self._leave(said.event_id)
+
+    def _leave(self, event_id: str) -> None:
+        self._teardown.mark(event_id)
+        log.warning("cluster destroyed: this node stops and removes its data")
+        self._finished = True
+        self._on_destroyed()
 
     def _propose(self, command: Value) -> None:
         self._host.propose("cluster", command, deadline=PROPOSE_SECONDS)

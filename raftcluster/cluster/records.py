@@ -163,7 +163,9 @@ class Destruction(Record):
     at: int
     """Cluster time, milliseconds."""
     recorded: Sequence[str]
-    """Nodes whose event record is on their disk."""
+    """Nodes that have tombstone and event record on their disk."""
+    signatures: Mapping[str, Sequence[bytes]]
+    """node id -> [public key (DER), signature of the tombstone's statement], as they came: judged by who acts on them."""
 
 
 def product_name(product: str) -> str:

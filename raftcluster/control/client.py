@@ -38,6 +38,7 @@ class Client:
         self.members = Members(self)
         self.tokens = Tokens(self)
         self.certs = Certs(self)
+        self.teardown = Teardown(self)
 
     def status(self) -> dict[str, Value]:
         """What the node knows of itself and of the others. Answers without a quorum too."""
@@ -77,6 +78,14 @@ class Client:
         if report is None:
             raise FrameError("the node's answer has no report", subject=self.path)
         return report  # type: ignore[no-any-return]
+
+    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "") -> str:
+        """Decide to dismantle the cluster named `confirm`; the id of the event that every node records."""
+        return self.call("destroy", confirm=confirm, every_node=every_node, reason=reason)  # type: ignore[no-any-return]
+
+    def bury(self, tombstone: bytes) -> str:
+        """Tear the node down, as the tombstone proves that its cluster was destroyed; the event's id."""
+        return self.call("bury", tombstone=tombstone)  # type: ignore[no-any-return]
 
     def call(self, method: str, **arguments: Value) -> Value:
         """One call. Raises what the node raises; `NotRunning`, `MissingPrivilege`; `OutcomeUnknown` when it hung up."""
@@ -185,10 +194,6 @@ class Members:
         """Tell all members that `name` is at another address now."""
         self._client.call("members.move", name=name, host=host, port=port)
 
-    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "") -> str:
-        """Dismantle the cluster named `confirm`; the id of the event that every node records before it wipes."""
-        return self._client.call("members.destroy", confirm=confirm, every_node=every_node, reason=reason)  # type: ignore[no-any-return]
-
 
 class Tokens:
     """The twin of `Node.tokens`."""
@@ -234,6 +239,21 @@ class Certs:
     def export(self, request: bytes) -> dict[str, Value]:
         """Let in the host that made this request file; what to carry back to it."""
         return self._client.call("certs.export", request=request)  # type: ignore[no-any-return]
+
+
+class Teardown:
+    """The twin of `Node.teardown`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def plan(self) -> Sequence[dict[str, Value]]:
+        """What would be done on every node."""
+        return self._client.call("teardown.plan")  # type: ignore[no-any-return]
+
+    def progress(self) -> dict[str, Value]:
+        """How far it is."""
+        return self._client.call("teardown.progress")  # type: ignore[no-any-return]
 
 
 class _Exchange:

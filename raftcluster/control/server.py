@@ -47,10 +47,10 @@ ANSWER_SECONDS: Final = 30.0  # and reads its answer
 
 CALLS: Final = frozenset(
     """
-    transfer
+    transfer destroy bury teardown.plan teardown.progress
     greylist.explain greylist.stats greylist.settings greylist.configure greylist.settings_history
     config.get config.entry config.set config.delete config.history config.keys config.revision
-    members.facts members.list members.get members.remove members.move members.destroy
+    members.facts members.list members.get members.remove members.move
     tokens.list tokens.revoke
     certs.show certs.rotate certs.abort certs.wait certs.verify certs.export
     """.split()

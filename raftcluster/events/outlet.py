@@ -33,6 +33,12 @@ class Outlet:
     journal: str | None = JOURNAL
     syslog: str | None = SYSLOG
 
+    def system(self) -> str:
+        """Who would take an event now: "the journal", "syslog", or ""."""
+        if self.journal is not None and os.path.exists(self.journal):
+            return "the journal"
+        return "syslog" if self.syslog is not None and os.path.exists(self.syslog) else ""
+
     def send(self, event: Event) -> str:
         """Hand the event over: "journal", "syslog", or "" when nobody took it."""
         if self.journal is not None and _sent(self.journal, journald.datagram(event)):

@@ -44,7 +44,7 @@ class Wanted:
     invited: Mapping[str, int] = field(default_factory=dict)
     """Name or address -> for how many seconds it is invited yet."""
     former: frozenset[str] = frozenset()
-    """Addresses of members of a destroyed cluster that may come for its tombstone."""
+    """Names or addresses of members of a destroyed cluster, who may come for its tombstone."""
 
 
 class Keeper:
@@ -116,6 +116,8 @@ class Keeper:
             if self._memory.learn(wanted.members, wanted.links, self._resolve):
                 self._directory.write(FILE, json.dumps(asdict(self._memory)).encode())
             table = self._desired(wanted)
+            if self._closed.is_set():  # names take their time: the table may have been removed meanwhile, for good
+                return
             try:
                 found = self._reconcile(table)
                 foreign = obstacles(self._nft.ruleset(), self.port, self.table)
@@ -159,7 +161,8 @@ class Keeper:
         self._note("firewall-created", table=table.name, port=table.port, sources=sorted(table.sources))
 
     def _desired(self, wanted: Wanted) -> Table:
-        members = self._memory.addresses() | wanted.former
+        former = {each for host in wanted.former for each in addresses_of(host, self._resolve)}
+        members = self._memory.addresses() | former
         invited: dict[str, int] = {}
         for host, seconds in wanted.invited.items():
             for address in addresses_of(host, self._resolve):

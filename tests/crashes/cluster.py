@@ -45,7 +45,7 @@ class Refused(Exception):
 class Cluster:
     """Nodes 0, 1, ... by number. Use as a context manager: leaving ends all processes. Not thread-safe.
 
-    `places` are directories that exist, for a node's data and its event file each; `addresses` are any free ones, unless the
+    `places` are directories that exist, for a node's data each; `addresses` are any free ones, unless the
     places hold nodes already. `histories`: whether votes are noted.
     """
 

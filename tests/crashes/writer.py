@@ -176,7 +176,7 @@ class Driver:
             case ["transfer", target]:
                 return node.transfer(target)
             case ["destroy", cluster]:
-                return node.members.destroy(cluster, every_node=True, reason="test")
+                return node.destroy(cluster, every_node=True, reason="test")
             case other:
                 raise SystemExit(f"what is {other!r}?")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.children import Child
-from tests.e2e.hosts import Hosts
+from tests.e2e.hosts import COMMAND_SECONDS, Hosts
 from tests.helpers import eventually
 
 PORT = 9777
@@ -30,9 +30,11 @@ class RaftNode:
         self.name = f"mx{number}"
         self.address = f"{hosts.address(number)}:{PORT}"
 
-    def command(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    def command(
+        self, *arguments: str, stdin: str | None = None, timeout: float = COMMAND_SECONDS
+    ) -> subprocess.CompletedProcess[str]:
         """`raftcluster -C DIRECTORY ...`; the exit status is the caller's to judge."""
-        return self._hosts.run(self._number, *self.words(*arguments), stdin=stdin)
+        return self._hosts.run(self._number, *self.words(*arguments), stdin=stdin, timeout=timeout)
 
     def words(self, *arguments: str) -> list[str]:
         """The command line of `raftcluster -C DIRECTORY ...`."""
@@ -58,10 +60,14 @@ class RaftNode:
         place = ("--node", self.name, "--listen", self.address, "--advertise", self.address)
         self.said("join", member.address, *place, stdin=token)
 
-    def serve(self) -> str:
-        """Start it; returns when it has a leader, with the line that it prints for Postfix's main.cf."""
+    def launch(self) -> None:
+        """Start it; waits for nothing."""
         command = [COMMAND, "-C", str(self.directory), "serve"]
         self._child = self._hosts.start(self._number, f"raftcluster {self.name}", command, self._log)
+
+    def serve(self) -> str:
+        """Start it; returns when it has a leader, with the line that it prints for Postfix's main.cf."""
+        self.launch()
         eventually(self._ready, READY_SECONDS, f"{self.name} has a leader")
         return eventually(self._postfix_line, READY_SECONDS, f"{self.name} prints the line for Postfix")
 
@@ -93,6 +99,12 @@ class RaftNode:
         """End it as a crash would."""
         assert self._child is not None
         self._child.kill()
+        self._child = None
+
+    def forget(self) -> None:
+        """Its process has ended by itself."""
+        assert self._child is not None and self._child.process.poll() is not None
+        self._child.stop()
         self._child = None
 
     def stop(self) -> None:

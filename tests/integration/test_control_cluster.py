@@ -158,11 +158,15 @@ def test_certificates_are_renewed_from_a_follower(cluster: Cluster) -> None:
 def test_destroying_at_a_follower_ends_every_node(cluster: Cluster) -> None:
     refused = CliRunner().invoke(main, ["-C", str(cluster.follower()), "destroy", "--confirm", "mail"])
     assert refused.exit_code == 4  # there are others, and nobody said that they are meant
+    plan = cli_json(cluster.follower(), "destroy", "--dry-run")
+    assert [row["node"] for row in plan] == list(NAMES) and all(row["reached"] for row in plan)
+    shown = cli(cluster.leader(), "destroy", "--dry-run").stdout
+    assert shown.count("cluster-destroyed") == 3 and shown.count("stop the node") == 3
     event = cli_json(cluster.follower(), "destroy", "--confirm", "mail", "--every-node", "--reason", "test over")
     with ThreadPoolExecutor() as pool:
         for waiting in [pool.submit(service.wait) for service in cluster.services]:
             waiting.result(60)
     cluster.close()
     for directory in cluster.directories:
-        eventually(lambda: not directory.exists() or not any(directory.iterdir()))  # noqa: B023 - called at once
-        assert event["event_id"] in directory.with_name(f"{directory.name}-events.log").read_text()
+        eventually(lambda: not directory.exists(), 30)  # noqa: B023 - called at once
+        assert event["event_id"] in cli(directory, "events", "--event", "cluster-destroyed").stdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import raftcluster
 from raftcluster import failpoints
 from raftcluster.cluster.destroy import MARKER
 from tests.crashes import deaths
@@ -64,9 +64,8 @@ def destroy(cluster: Cluster, victim: int, failpoint: str) -> None:
 
 def recorded(cluster: Cluster, number: int) -> list[str]:
     """The ids of the destructions that the node has recorded."""
-    lines = cluster.path(number).with_name("data-events.log").read_text().splitlines()
-    events = [json.loads(line) for line in lines if "cluster-destroyed" in line]
-    return [str(event.get("event_id")) for event in events]
+    events = [each for each in raftcluster.read_events(cluster.path(number)) if each["event"] == "cluster-destroyed"]
+    return [str(event["fields"]["event_id"]) for event in events]
 
 
 @pytest.mark.timeout(240)

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from raftcluster import limits
-from raftcluster.cluster import destroy
 from raftcluster.cluster.join import Joined, join
 from raftcluster.codec import pack
 from raftcluster.errors import LinkRefused, Rejected, StorageFull, StorageRefusal, Unavailable
@@ -265,34 +264,6 @@ def test_a_removed_member_is_shut_out_and_a_generation_without_it_follows(cluste
     eventually(lambda: cluster.certs.show().generation == 3, 20.0, "generation 3")
     assert list(cluster.view().live()) == [founder.id] and cluster.engine.seats == {founder.id}
     assert second.removed.wait(10), "it knows"
-
-
-def test_destroy_records_on_every_node_then_wipes(cluster: Cluster) -> None:
-    ask(cluster, cluster.members.invite("mx2.example.org"))
-    cluster.add(cluster.folder / "mx2").start()
-    eventually(lambda: cluster.settled(2), 20.0, "generation 2")
-    with pytest.raises(Rejected, match="2 members"):
-        cluster.members.destroy("mail")
-    event_id = cluster.members.destroy("mail", every_node=True, reason="moved")
-    follower = cluster.nodes[1]
-    assert follower.destroyed.wait(10)
-    assert set(cluster.view().destruction.recorded) == {node.id for node in cluster.nodes}  # type: ignore[union-attr]
-    follower.stop()
-    assert cluster.nodes[0].destroyed.wait(10)
-    cluster.nodes[0].stop()
-    nodes, cluster.nodes = cluster.nodes, []
-    for node in nodes:
-        assert event_id in node.events.read_text()
-        assert destroy.is_marked(node.path)
-        destroy.wipe(node.path)
-        assert not node.path.exists()
-    again = Cluster(cluster.folder)
-    try:
-        assert ask(again, again.members.invite("mx2.example.org")).cluster_id != nodes[0].cluster_id, (
-            "used again elsewhere"
-        )
-    finally:
-        again.close()
 
 
 def test_members_that_stop_in_the_middle_of_a_generation_go_on_where_they_were(cluster: Cluster) -> None:

@@ -44,12 +44,28 @@ def test_before_genesis_everything_says_so() -> None:
         certs.show,
         certs.rotate,
         partial(members.invite, "mx2"),
-        partial(members.destroy, "mail"),
     ]
     for call in calls:
         with pytest.raises(Unavailable, match="no genesis yet"):
             call()
     assert Members(empty).list() == [] and Tokens(empty).list() == []
+
+
+def test_an_invitation_names_from_where_its_host_will_come(host: LocalHost) -> None:
+    names = {"mx2.example.org": ["192.0.2.2", "2001:db8::2"]}
+    members = Members(host, lambda name: names.get(name, []))
+    members.invite("MX2.example.org")
+    members.invite("mx3.example.org", addresses=["192.0.2.3"])
+    for name, addresses, refusal in (
+        ("mx4.example.org", [], "no-address"),
+        ("mx4.example.org", ["mx4"], "bad-address"),
+    ):
+        with pytest.raises(Rejected) as caught:
+            members.invite(name, addresses=addresses)
+        assert code(caught) == refusal
+    Members(host).invite("mx5.example.org")
+    found = {each.name: list(each.addresses) for each in Tokens(host).list()}
+    assert found == {**names, "mx3.example.org": ["192.0.2.3"], "mx5.example.org": []}
 
 
 def test_the_founder_is_a_voter(host: LocalHost) -> None:
@@ -109,17 +125,6 @@ def test_moving_and_removing(host: LocalHost) -> None:
     with pytest.raises(Rejected) as caught:
         members.remove("mx9.example.org")
     assert code(caught) == "no-member"
-
-
-def test_destroy_wants_the_clusters_name(host: LocalHost) -> None:
-    with pytest.raises(Rejected) as caught:
-        Members(host).destroy("mx1.example.org")
-    assert code(caught) == "not-confirmed"
-    event_id = Members(host).destroy("mail", reason="moved")
-    assert len(event_id) == 36
-    with pytest.raises(Rejected) as caught:
-        Members(host).invite("mx2.example.org")
-    assert code(caught) == "destroyed"
 
 
 def test_without_a_quorum_nothing_is_promised(host: LocalHost) -> None:

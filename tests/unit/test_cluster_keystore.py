@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from raftcluster.cluster import create, destroy
 from raftcluster.cluster.keystore import UNNUMBERED, Keystore, Trust
 from raftcluster.cluster.reconcile import GENESIS
-from raftcluster.cluster.records import SCHEMA, Destruction, Facts
+from raftcluster.cluster.records import Facts
 from raftcluster.codec import unpack
 from raftcluster.errors import Refusal, Rejected, StorageFailed, StorageFull, StorageRefusal
 from raftcluster.storage.directory import DataDirectory
@@ -179,25 +178,6 @@ def test_init_again_after_it_was_interrupted(tmp_path: Path, monkeypatch: pytest
         keys = Keystore(directory, cluster_id, node["node_id"])
         Credentials(keys.identity(1), keys.roots([1]))
         assert unpack((path / GENESIS).read_bytes())[1][0] == cluster_id
-
-
-FACTS = Facts("c1", "mail", False, "mta/1", SCHEMA, "standalone", "n1")
-DECIDED = Destruction("event-1", "moved", 1_000, [])
-
-
-def test_the_record_is_outside_and_written_once_asked_for(tmp_path: Path) -> None:
-    events = tmp_path / "log" / "events"
-    assert not destroy.is_recorded(events, "event-1")
-    destroy.record(events, FACTS, "n1", DECIDED)
-    assert destroy.is_recorded(events, "event-1") and not destroy.is_recorded(events, "event-2")
-    (line,) = events.read_text().splitlines()
-    record = json.loads(line)
-    assert (record["event"], record["cluster"], record["node_id"], record["reason"]) == (
-        "cluster-destroyed",
-        "mail",
-        "n1",
-        "moved",
-    )
 
 
 def test_wiping_is_finished_however_often_it_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

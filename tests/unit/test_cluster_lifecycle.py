@@ -19,16 +19,13 @@ from raftcluster.cluster.actions import (
     Mint,
     Promote,
     Propose,
-    Record,
     Relink,
     Renew,
     Request,
     Store,
     Use,
     Vouch,
-    Wipe,
 )
-from raftcluster.cluster.dismantling import DESTROY_SECONDS, FAREWELL_SECONDS
 from raftcluster.cluster.generations import COLLECT_MS, RETIRE_MS, SWITCH_MS, TRUST_MS
 from raftcluster.cluster.lifecycle import LONELY_SECONDS, RENEW_MS, RETRY_MS, decide, peers
 from raftcluster.cluster.view import View
@@ -336,22 +333,3 @@ def test_renewal_at_two_thirds_of_the_certificates_life() -> None:
     assert decide(log.view, ALONE) == [], "not at once again"
     log.time += RETRY_MS
     assert decide(log.view, ALONE) == [Renew()]
-
-
-def test_destruction_is_recorded_by_all_before_any_wipes() -> None:
-    log = minted()
-    log.apply("destroy", "e1", "mail", True, "")
-    leader = replace(ALONE, links={"n2": 1})
-    (first,) = decide(log.view, leader)
-    assert isinstance(first, Record) and first.destruction.event_id == "e1"
-    leader = replace(leader, recorded=True)
-    assert decide(log.view, leader) == [Propose(["recorded", "n1"])]
-    log.apply("recorded", "n1")
-    assert decide(log.view, leader) == [], "n2 has not recorded it"
-    assert decide(log.view, replace(leader, destroying_s=DESTROY_SECONDS)) == [Wipe()], "the decision stands without n2"
-    log.apply("recorded", "n2")
-    assert decide(log.view, leader) == [], "n2 may not have heard yet"
-    assert decide(log.view, replace(leader, links={})) == [Wipe()]
-    assert decide(log.view, replace(leader, destroying_s=FAREWELL_SECONDS)) == [Wipe()]
-    follower = replace(leader, node_id="n2", leader=False, links={"n1": 2})
-    assert decide(log.view, follower) == [Wipe()]

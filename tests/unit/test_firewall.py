@@ -307,6 +307,12 @@ def test_what_others_have_done_to_the_table_is_mended(kept: Kept) -> None:
         assert kept.news() == ["firewall-created"] and found(kept.kernel).members == {"192.0.2.2"}
 
 
+def test_a_keeper_that_was_closed_makes_no_table_any_more(kept: Kept) -> None:
+    kept.keeper.close()
+    kept.keeper.step()
+    assert kept.kernel.applied == 0 and kept.news() == []
+
+
 def test_foreign_tables_are_told_and_left_alone(kept: Kept) -> None:
     foreign = {"chain": {"family": "ip", "table": "filter", "name": "INPUT", "hook": "input", "policy": "drop"}}
     kept.kernel.objects.append(foreign)

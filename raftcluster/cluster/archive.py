@@ -1,0 +1,91 @@
+"""What a host keeps of a destroyed cluster, outside the data directory: its tombstone and this node's event record.
+
+    <archive>/<cluster id>.tombstone     `tombstone.Tombstone`, public
+    <archive>/<cluster id>.events.log    the node's events up to the last step of its teardown
+
+Both are durable before anything is removed. Where the archive is: `storage.directory.archive`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from raftcluster.cluster.tombstone import Statement, Tombstone
+from raftcluster.errors import FrameError
+from raftcluster.events.log import read
+from raftcluster.storage.directory import EVENTS, sync_directory
+
+TOMBSTONE: Final = "tombstone"
+DESTROYED: Final = "cluster-destroyed"
+"""The event."""
+_CLUSTER_ID: Final = re.compile(r"[0-9a-f-]{36}")
+
+
+class Archive:
+    """The archive at `folder`. Thread: any; one writer. Raises `OSError` when the disk does not take it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def events(self, cluster_id: str) -> Path:
+        """The event record's file."""
+        return self.folder / f"{cluster_id}.{EVENTS}"
+
+    def tombstone(self, cluster_id: str) -> Path:
+        """The tombstone's file."""
+        return self.folder / f"{cluster_id}.{TOMBSTONE}"
+
+    def keep(self, cluster_id: str, tombstone: bytes) -> None:
+        """Keep a tombstone. Can be repeated."""
+        self._write(self.tombstone(cluster_id), tombstone)
+
+    def follow(self, cluster_id: str, directory: Path) -> None:
+        """Keep what the data directory's event files hold, as long as they are there: a node records until it has stopped."""
+        files = [
+            *sorted(directory.glob(f"{EVENTS}.*"), reverse=True),
+            directory / EVENTS,
+        ]  # put aside first: the oldest
+        if files[-1].exists():
+            self._write(self.events(cluster_id), b"".join(file.read_bytes() for file in files))
+
+    def holds(self, cluster_id: str, event_id: str) -> bool:
+        """Whether tombstone and event record of this destruction are here."""
+        records = read(self.events(cluster_id)) if self.find(cluster_id) is not None else ()
+        return any(each["event"] == DESTROYED and each["fields"]["event_id"] == event_id for each in records)
+
+    def find(self, cluster_id: str) -> bytes | None:
+        """The tombstone of a cluster; None when there is none."""
+        if not _CLUSTER_ID.fullmatch(cluster_id):  # it comes from strangers, and is a file's name here
+            return None
+        try:
+            return self.tombstone(cluster_id).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def statements(self, younger_than_s: float) -> Iterator[Statement]:
+        """Of all tombstones that are not older."""
+        oldest = time.time() - younger_than_s
+        for file in sorted(self.folder.glob(f"*.{TOMBSTONE}")) if self.folder.is_dir() else ():
+            if file.stat().st_mtime >= oldest:
+                try:
+                    yield Tombstone.unpack(file.read_bytes()).content()
+                except FrameError:
+                    continue
+
+    def _write(self, target: Path, data: bytes) -> None:
+        if not self.folder.is_dir():
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync_directory(self.folder.parent)
+        temporary = target.with_name(f".{target.name}.new")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+        sync_directory(self.folder)

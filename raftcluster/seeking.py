@@ -1,0 +1,97 @@
+"""A node that was away when its cluster was destroyed looks for the tombstone: at the addresses where its peers were.
+
+While there is no leader it asks whoever answers there, believing nothing: the tombstone proves itself. Another cluster's node
+on such a host answers as well, for the archive is the host's.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from raftcluster.errors import RaftclusterError
+from raftcluster.transport.connect import dial_untrusted
+from raftcluster.transport.ports import Address, Peer
+
+log = logging.getLogger("raftcluster.cluster")
+
+INTERVAL_SECONDS: Final = 5.0
+"""Between two rounds; a cluster that lives has elected a leader by then."""
+
+
+def ask(address: Address, cluster_id: str, hello: Mapping[str, Any]) -> bytes | None:
+    """The tombstone of the cluster as the host at `address` has it, not verified; None when it has none.
+
+    Raises `Unavailable`, `LinkRefused`, `FrameError`.
+    """
+    stream = dial_untrusted(address, hello)
+    try:
+        stream.receive()
+        stream.send({"tombstone": cluster_id})
+        answer = stream.receive()
+    finally:
+        stream.close()
+    found = answer.get("answer") if isinstance(answer, dict) else None
+    return found if isinstance(found, bytes) else None
+
+
+class Seeker:
+    """Of one node, on a thread of its own. Thread: any."""
+
+    def __init__(
+        self,
+        cluster_id: str,
+        hello: Mapping[str, Any],
+        peers: Callable[[], Iterable[Peer]],
+        leaderless: Callable[[], bool],
+        found: Callable[[bytes, str], None],
+        own: Callable[[], bytes | None],
+        *,
+        interval_s: float = INTERVAL_SECONDS,
+    ) -> None:
+        """`leaderless` may raise `RaftclusterError` when the node has stopped; `found(tombstone, source)` judges. `own` is the
+        tombstone on this host: kept before a crash, when the others may be gone since."""
+        self._own = own
+        self._cluster_id, self._hello, self._peers = cluster_id, hello, peers
+        self._leaderless, self._found, self._interval_s = leaderless, found, interval_s
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="raftcluster-seek", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End; a dial that is under way ends by itself. Idempotent."""
+        self._closed.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(self._interval_s)
+
+    def look(self) -> None:
+        """One round."""
+        if (data := self._own()) is not None:
+            self._found(data, "this host's archive")
+            return
+        for peer in self._peers():
+            if self._closed.is_set():
+                return
+            try:
+                data = ask(peer.address, self._cluster_id, self._hello)
+            except RaftclusterError as error:
+                log.debug("no tombstone from %s: %s", peer.node_id, error)
+                continue
+            if data is not None:
+                self._found(data, "{}:{}".format(*peer.address))
+
+    def _run(self) -> None:
+        missed = False
+        while not self._closed.wait(self._interval_s):
+            try:
+                before, missed = missed, self._leaderless()
+            except RaftclusterError as error:
+                log.debug("nobody is looked for: %s", error)
+                continue
+            if before and missed:
+                self.look()
