@@ -112,11 +112,11 @@ class Faults:
         for name in sorted(set(self._names) - set(well)):
             how = random.choice(("gone", "cut off", "deaf", "dumb"))
             if how == "gone":
-                self._processes[name].crash()
+                self._processes[name].crash()  # and cut off: it may be about to start again
             for other in self._names:
-                if other != name and how in ("cut off", "deaf"):
+                if other != name and how in ("gone", "cut off", "deaf"):
                     network.block(other, name)
-                if other != name and how in ("cut off", "dumb"):
+                if other != name and how in ("gone", "cut off", "dumb"):
                     network.block(name, other)
         return well
 

@@ -193,7 +193,7 @@ def _slow_disks(random: Random) -> Options:
     faults = ("crash", "crash the leader", "reset", "transfer")
     bounds = replace(options.bounds, entry_operations=100, entry_bytes=2_000, append_bytes=4_000)
     options = replace(options, disks=("second",), disks_heal=False, strikes=False, bounds=bounds)
-    return replace(options, faults=faults, operations_per_second=4.0)
+    return replace(options, faults=faults, operations_per_second=4.0, seconds=16.0)
 
 
 PROFILES: Final[dict[str, Callable[[Random], Options]]] = {
