@@ -8,6 +8,7 @@ from raftcluster.cluster.api import Members, Tokens
 from raftcluster.cluster.asking import propose
 from raftcluster.cluster.certs import Certs
 from raftcluster.cluster.machine import ClusterMachine
+from raftcluster.cluster.tombstone import Tombstone
 from raftcluster.codec import Value
 from raftcluster.config.api import Config
 from raftcluster.config.machine import ConfigMachine
@@ -15,6 +16,19 @@ from raftcluster.errors import Rejected
 from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.machine import GreylistMachine
 from tests.local_host import LocalHost
+
+
+class LocalTeardown:
+    """Of a node that destroys nothing."""
+
+    def __init__(self, node_id: str) -> None:
+        self._node_id = node_id
+
+    def plan(self) -> list[dict[str, Value]]:
+        return [{"node": "mx1", "node_id": self._node_id, "reached": True, "steps": ["record the event", "stop"]}]
+
+    def progress(self) -> dict[str, Value]:
+        return {"event_id": None}
 
 
 class LocalNode:
@@ -28,8 +42,12 @@ class LocalNode:
         self.members = Members(self.host)
         self.tokens = Tokens(self.host)
         self.certs = Certs(self.host)
+        self.teardown = LocalTeardown(self.id)
         self.held = threading.Event()
         self.broken = False
+
+    def bury(self, tombstone: bytes) -> str:
+        return Tombstone.unpack(tombstone).content().event_id
 
     def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "") -> str:
         return str(propose(self.host, ["destroy", "event-1", confirm, every_node, reason]))

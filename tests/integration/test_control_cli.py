@@ -140,6 +140,8 @@ def test_destroying_is_confirmed_by_the_clusters_name(run: Run, founded: LocalNo
     wrong = run("destroy", given="other\n")
     assert wrong.exit_code == 4 and "cannot be undone" in wrong.stderr
     assert run("destroy", given="").exit_code == 1
+    assert run("destroy", "--dry-run").stdout == "mx1:\n  1. record the event\n  2. stop\n"
+    assert value(run("destroy", "--dry-run", "--json"))[0]["reached"] is True
     assert founded.host.query("cluster", View.read).destruction is None
 
 
