@@ -33,6 +33,9 @@ def _promoted(tables: Tables, time: int, node_id: str) -> Value:
     member = check_member(tables, node_id)
     if member.generation == 0:
         raise rejected("no-certificate", f"{member.name} has no certificate yet", subject=member.name)
+    coming = pending(tables)
+    if member.role != "voter" and coming is not None and coming.phase == "trust":  # its manifest names the voters
+        raise rejected("generation-under-way", f"generation {coming.number} is being endorsed", subject=member.name)
     put_member(tables, replace(member, role="voter"))
     return None
 

@@ -16,8 +16,8 @@ def decide(view: View, local: Local) -> list[Action]:
         if each.role == "learner" and left_out:  # it cannot link: its vote would only count as missing
             actions += [Expel(each.node_id)] if each.node_id in local.voters else []
         elif each.role == "learner" and each.generation and not (coming and each.node_id in coming.joiners):
-            if each.node_id in local.voters:
-                actions.append(Propose(["promoted", each.node_id]))
+            if each.node_id in local.voters:  # while a manifest is being endorsed, the voters stay those that it names
+                actions += [] if coming and coming.phase == "trust" else [Propose(["promoted", each.node_id])]
             elif each.node_id in local.caught_up:
                 actions += _promotion(view, each.node_id)
     if view.leaving in local.voters:

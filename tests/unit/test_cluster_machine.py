@@ -8,7 +8,7 @@ import pytest
 
 from raftcluster.cluster import view as tables
 from raftcluster.cluster.beginnings import ASLEEP_MS
-from raftcluster.cluster.generations import COLLECT_MS, RETIRE_MS
+from raftcluster.cluster.generations import COLLECT_MS, RETIRE_MS, expected_manifest
 from raftcluster.cluster.records import SCHEMA
 from raftcluster.cluster.tokens import INVITATION_SECONDS, KEPT_MS
 from raftcluster.cluster.view import GENERATIONS, INVITATIONS
@@ -530,6 +530,25 @@ def test_a_joiner_that_is_removed_before_it_got_its_certificate() -> None:
     log.apply("csr", 2, "n1", b"a")
     log.mint("n1")
     assert not log.pending().joiners and log.pending().switched == []
+
+
+def test_a_promotion_waits_while_a_manifest_that_does_not_name_it_is_endorsed() -> None:
+    """Else whoever has not endorsed it yet finds another manifest than follows from the members, and never does."""
+    log = grown()
+    log.apply("invite", "t3", b"k" * 32, "mx3.example.org", 60, [])
+    log.apply("begin", "x", joiner("n3", "t3", csr=b"csr-n3"))
+    for node in ("n1", "n2"):
+        log.apply("csr", 3, node, f"csr-3-{node}".encode())
+    log.mint()
+    pins = {each: pin(3, each) for each in ("n1", "n2", "n3")}
+    known, coming, head = log.view.facts, log.pending(), log.view.head
+    assert coming.phase == "trust" and known is not None and head is not None
+    assert log.refused("promoted", "n2") == "generation-under-way"
+    assert expected_manifest(known, head, log.view.live().values(), coming, pins).pack() == coming.manifest
+    log.trust("n1", "n2")
+    assert log.pending().phase == "switch"
+    log.apply("promoted", "n2")
+    assert log.view.members["n2"].role == "voter"
 
 
 def test_an_address_is_data() -> None:
