@@ -33,6 +33,7 @@ PENDING_BYTES: Final = 256 * MIB  # of a node's callers: the same bound for larg
 LEADER_QUEUE_BYTES: Final = 256 * MIB  # at the leader; what does not fit is sent again
 LINK_QUEUE_BYTES: Final = 16 * MIB  # unsent bytes per peer; beyond it messages are dropped, as a slow network would
 HANDSHAKES: Final = 32  # handshakes under way at once
+HANDSHAKES_PER_HOST: Final = 16  # of them from one address: a flood from there keeps others waiting for nobody
 HANDSHAKE_SECONDS: Final = 5.0  # a handshake that takes longer is closed
 FRAME_SECONDS: Final = 30.0  # a frame once begun must end within this
 

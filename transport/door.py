@@ -1,7 +1,9 @@
 """Accepts connections and gives each a thread, at most `HANDSHAKES` in their handshake at once.
 
 A peer that stalls cannot keep others out: when all places are taken, the connection that has been in its handshake for
-longest gives way, once it has had `PRESSED_SECONDS`; those that come meanwhile wait in the kernel's backlog.
+longest gives way, once it has had `PRESSED_SECONDS`; those that come meanwhile wait in the kernel's backlog. One address has
+at most `HANDSHAKES_PER_HOST` of the places: its own oldest gives way at once, so that a flood from there keeps nobody else
+waiting.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class Door:
         self._stop = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
         self._condition = threading.Condition()
-        self._under_way: dict[Socket, float] = {}  # socket -> since, oldest first
+        self._under_way: dict[Socket, tuple[float, str]] = {}  # socket -> since and from where, oldest first
         self._threads: set[threading.Thread] = set()
         self._accepting = threading.Thread(target=self._accept, name="raftcluster-accept", daemon=True)
 
@@ -81,20 +83,27 @@ class Door:
         """False when the door is closing."""
         with self._condition:
             while not self._stopping and len(self._under_way) >= limits.HANDSHAKES:
-                oldest, since = next(iter(self._under_way.items()))
+                oldest, (since, _) = next(iter(self._under_way.items()))
                 left = since + limits.PRESSED_SECONDS - time.monotonic()
                 if left > 0:
                     self._condition.wait(left)
                 else:
                     LOGGER.info("all %d handshakes are taken: the oldest gives way", limits.HANDSHAKES)
-                    del self._under_way[oldest]
-                    sockets.abort(oldest)
+                    self._give_way(oldest)
             return not self._stopping
+
+    def _give_way(self, sock: Socket) -> None:
+        """With the condition held."""
+        del self._under_way[sock]
+        sockets.abort(sock)
 
     def _let_in(self, sock: Socket, address: tuple[str, int]) -> None:
         thread = threading.Thread(target=self._run, args=(sock, address[0]), name="raftcluster-handshake", daemon=True)
         with self._condition:
-            self._under_way[sock] = time.monotonic()
+            same = [each for each, (_, host) in self._under_way.items() if host == address[0]]
+            if len(same) >= limits.HANDSHAKES_PER_HOST:
+                self._give_way(same[0])
+            self._under_way[sock] = time.monotonic(), address[0]
             self._threads.add(thread)
         try:
             thread.start()

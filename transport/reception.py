@@ -54,6 +54,7 @@ class Reception:
         self._kinds = (RAFT,) if services is None else (RAFT, SNAPSHOT, VERIFY, JOIN)
         self._places = {SNAPSHOT: limits.STREAMS, VERIFY: limits.VERIFY_STREAMS, JOIN: limits.JOIN_STREAMS}
         self._streams: WeakSet[Stream] = WeakSet()
+        self._fetching: dict[str, Stream] = {}  # member -> its newest stream of a snapshot
         self._rate = Buckets(limits.JOIN_BURST, limits.JOIN_PER_SECOND)
         self._lock = threading.Lock()
         self._closed = False
@@ -170,6 +171,11 @@ class Reception:
                 raise Refused("busy", f"too many {kind} connections at once", remedy="try again later")
             self._places[kind] -= 1
             self._streams.add(stream)
+            older = self._fetching.get(stream.peer) if kind == SNAPSHOT else None
+            if kind == SNAPSHOT:
+                self._fetching[stream.peer] = stream
+        if older is not None:  # like a link: and nobody takes all the places
+            older.abort()
         try:
             self.judge()  # what changed since it was admitted has not ended it
             yield
@@ -177,6 +183,8 @@ class Reception:
             with self._lock:
                 self._places[kind] += 1
                 self._streams.discard(stream)
+                if self._fetching.get(stream.peer) is stream:
+                    del self._fetching[stream.peer]
 
     def _refuse(self, stream: Stream, refused: Refused) -> None:
         self._note(stream, refused)

@@ -329,20 +329,20 @@ def test_a_stream_to_who_is_away_is_unavailable(nodes: Nodes) -> None:
         b.mesh.open_stream("a", handshake.SNAPSHOT)
 
 
-def test_streams_are_bounded_in_number(nodes: Nodes) -> None:
-    tables = Tables(0)
-    nodes.start("a", tables)
-    b = nodes.start("b")
+def test_streams_are_bounded_in_number(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STREAMS", 1)
+    nodes.start("a", Tables(0))
+    b, c = nodes.start("b"), nodes.start("c")
     nodes.introduce()
-    streams = [b.mesh.open_stream("a", handshake.SNAPSHOT) for _ in range(limits.STREAMS)]
+    streams = [b.mesh.open_stream("a", handshake.SNAPSHOT)]
     with pytest.raises(Refused) as caught:
-        b.mesh.open_stream("a", handshake.SNAPSHOT)
+        c.mesh.open_stream("a", handshake.SNAPSHOT)
     assert caught.value.reason == "busy"
     streams.pop().close()
 
     def served() -> bool:
         try:
-            streams.append(b.mesh.open_stream("a", handshake.SNAPSHOT))
+            streams.append(c.mesh.open_stream("a", handshake.SNAPSHOT))
         except Refused:
             return False
         return True

@@ -12,6 +12,7 @@ import ssl
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,11 @@ DAYS = datetime.timedelta(days=1)
 
 
 class Echo:
-    """Services that answer what they are told."""
+    """Services that answer what they are told; tables go on until the member says something."""
 
     def snapshot(self, peer: str, stream: Stream) -> None:
         stream.send({"tables of": peer})
+        stream.receive()
 
     def examine(self, peer: str, stream: Stream) -> None:
         stream.send({"digests for": peer})
@@ -82,10 +84,14 @@ class Siege:
         for text in who or ("127.0.0.1",):
             assert text in line
 
-    def all_is_well(self) -> None:
+    def all_is_well(self, deadline_s: float = 10.0) -> None:
         """The good member can be linked, or still is, and messages pass."""
         self.b.mesh.configure({node: self.members[node] for node in "ab"})
-        until(lambda: "b" in self.a.mesh.links() and "a" in self.b.mesh.links(), "a and b are linked", self.a, self.b)
+
+        def linked() -> bool:
+            return "b" in self.a.mesh.links() and "a" in self.b.mesh.links()
+
+        until(linked, "a and b are linked", self.a, self.b, deadline_s=deadline_s)
         marker = {"marker": random.random()}
         assert self.b.mesh.send("a", marker)
         until(lambda: Message("b", marker) in self.a.seen, "the message of b", self.a, self.b)
@@ -258,6 +264,42 @@ def test_handshakes_that_stall_do_not_keep_a_member_out(siege: Siege) -> None:
         sock.close()
 
 
+def test_a_flood_of_connections_from_one_address_keeps_nobody_else_out(
+    siege: Siege, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may come faster than stalled ones give way -- here these never do --: an address has its own share of the places.
+    Threads and memory stay bounded."""
+    monkeypatch.setattr(limits, "PRESSED_SECONDS", 3600.0)
+    monkeypatch.setattr(limits, "HANDSHAKE_SECONDS", 3600.0)
+    process, before = psutil.Process(), psutil.Process().memory_info().rss
+    stop, made = threading.Event(), 0
+
+    def flood() -> None:
+        nonlocal made
+        held: deque[socket.socket] = deque()
+        while not stop.is_set():
+            with contextlib.suppress(OSError):
+                held.append(socket.create_connection(siege.a.mesh.address, timeout=1, source_address=("127.0.0.2", 0)))
+                made += 1
+            if len(held) > 300:
+                held.popleft().close()
+        for each in held:
+            each.close()
+
+    flooding = threading.Thread(target=flood)
+    flooding.start()
+    try:
+        eventually(lambda: made > 500, 60, "the flood has begun")
+        siege.all_is_well(60.0)
+        eventually(lambda: made > 1_500, 60, "as many as fit no memory, if they were kept")
+        alive = [thread for thread in threading.enumerate() if thread.name == "raftcluster-handshake"]
+        assert len(alive) <= 2 * limits.HANDSHAKES, "those that gave way end at once"
+        assert process.memory_info().rss - before < 64 * limits.MIB
+    finally:
+        stop.set()
+        flooding.join(30)
+
+
 def test_a_handshake_in_drops_has_one_deadline_for_all_of_it(siege: Siege, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "HANDSHAKE_SECONDS", 0.3)
     with socket.create_connection(siege.a.mesh.address, timeout=10) as sock:
@@ -428,6 +470,23 @@ def test_one_turn_takes_a_bounded_number_of_messages_and_loses_none(
             )
         assert max(map(len, turns)) <= 50 and [n for turn in turns for n in turn] == list(range(400))
         assert siege.a.mesh.links()["m"].peer == "m"
+    siege.all_is_well()
+
+
+def test_a_member_that_asks_for_all_tables_at_once_leaves_the_others_theirs(siege: Siege) -> None:
+    """It took all the places for snapshots, and held them by reading slowly."""
+    with contextlib.ExitStack() as stack:
+        taken = []
+        for _ in range(limits.STREAMS + 2):
+            taken.append(stack.enter_context(siege.member()))
+            taken[-1].hello(kind=handshake.SNAPSHOT)
+            assert taken[-1].hear()["kind"] == handshake.SNAPSHOT
+            assert taken[-1].hear() == {"tables of": "m"}
+        assert taken[0].refusal() in ("end", "reset"), "a newer one has ended it"
+        siege.b.mesh.configure({node: siege.members[node] for node in "ab"})
+        stream = siege.b.mesh.open_stream("a", handshake.SNAPSHOT)
+        assert stream.receive() == {"tables of": "b"}
+        stream.close()
     siege.all_is_well()
 
 
