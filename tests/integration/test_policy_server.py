@@ -230,6 +230,48 @@ def test_garbage_is_not_answered_but_logged_and_hung_up(
     assert server.stats()["malformed"] == 1
 
 
+FIRST = "DEFER_IF_PERMIT 4.2.0 Greylisted, retry in 180 s"
+PASSED = "DUNNO"  # it never will be decided: deferring it would defer it for ever
+HOSTILE: dict[str, tuple[bytes, bytes, bytes, str]] = {
+    "any byte but the line's end in the sender": (b"192.0.2.1", bytes({*range(256)} - {10}), b"b@c", PASSED),
+    "every byte above ASCII": (b"192.0.2.1", bytes(range(128, 256)) + b"@c", bytes(range(128, 256)) + b"@c", FIRST),
+    "a NUL in the sender": (b"192.0.2.1", b"a\0b@c", b"b@c", PASSED),
+    "a NUL in the recipient": (b"192.0.2.1", b"a@c", b"b\0@c", PASSED),
+    "a carriage return": (b"192.0.2.1", b"a@c", b"b@c\r", PASSED),
+    "invalid UTF-8": (b"192.0.2.1", b"\xff\xfe\xc3@c", b"\xed\xa0\x80@c", FIRST),
+    "overlong UTF-8": (b"192.0.2.1", b"\xc0\xaf@c", b"b@c", FIRST),
+    "a local part that is longer than any": (b"192.0.2.1", b"a" * 6_200 + b"@c", b"b@c", PASSED),
+    "the longest there is": (b"192.0.2.1", b"a" * 6_142 + b"@c", b"b@c", FIRST),
+    "a local part of 10 kB": (b"192.0.2.1", b"a" * 10_240 + b"@c", b"b@c", ""),
+    "a recipient of 10 kB": (b"192.0.2.1", b"a@c", b"b" * 10_240 + b"@c", ""),
+    "no @, many @": (b"192.0.2.1", b"@@@@", b"b", FIRST),
+    "equals signs": (b"192.0.2.1", b"=a==b=@c", b"=", FIRST),
+    "IPv6": (b"2001:db8::1", b"a@c", b"b@c", FIRST),
+    "IPv6 with its zone": (b"fe80::1%eth0", b"a@c", b"b@c", FIRST),
+    "IPv4 in IPv6": (b"::ffff:192.0.2.1", b"a@c", b"b@c", FIRST),
+    "IPv6, shortest and longest": (b"::", b"a@c", b"b@c", FIRST),
+    "IPv6 as a domain literal": (b"[2001:db8::1]", b"a@c", b"b@[IPv6:::1]", PASSED),
+    "IPv6 that is none": (b"2001:db8::1::2", b"a@c", b"b@c", PASSED),
+    "an address of 8 kB": (b"1" * 8_000, b"a@c", b"b@c", PASSED),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_whatever_bytes_come_the_answer_is_the_documented_one(host: LocalHost, serve: Serve, name: str) -> None:
+    """Empty: more than an attribute may have, so the client is disconnected. Nobody else notices."""
+    client_address, sender, recipient, answer = HOSTILE[name]
+    server = serve(host)
+    with PolicyClient(server.address) as client, PolicyClient(server.address) as other:
+        client.send(b"request=smtpd_access_policy\nprotocol_state=RCPT\nclient_address=" + client_address)
+        client.send(b"\nsender=" + sender + b"\nrecipient=" + recipient + b"\ninstance=\xff\0\n\n")
+        if answer:
+            assert client.answer() == answer
+            assert client.ask(sender="else@example.org") == FIRST, "its next request is answered"
+        else:
+            assert client.hung_up()
+        assert other.ask() == FIRST
+
+
 def test_hostile_clients_do_not_fill_the_log(host: LocalHost, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     server = serve(host)
     for _ in range(50):
