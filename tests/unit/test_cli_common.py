@@ -27,7 +27,11 @@ def leaves(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[tuple[s
 
 
 LEAVES = leaves(main)
-WITHOUT_A_NODE = set("init,join,serve,events,restore,recover,backup verify,version,completion".split(","))
+WITHOUT_A_NODE = set(
+    "init,join,serve,events,restore,recover,backup verify,certs verify,certs request,certs export,certs import,version,completion".split(
+        ","
+    )
+)
 
 
 def arguments_of(command: click.Command) -> list[str]:
