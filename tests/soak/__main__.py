@@ -37,8 +37,12 @@ NODES = 3
 ROTATIONS = 12
 """In the whole run: every 10 minutes of two hours."""
 PAUSES = 24
-WARMERS = 16
-"""Connections to each node."""
+CONNECTIONS = 3
+"""To each node, under load."""
+WARMERS = 2
+"""The same while the ring is filled. Few, so that they do not share log entries: such take less memory."""
+STEADY = 0.1
+"""By how much the load of the last quarter may differ from the second one's; else the run proves nothing."""
 SAMPLES = 720
 REPORT_SAMPLES = 30
 PAUSE_SECONDS = 120.0
@@ -54,7 +58,8 @@ class Soak:
 
     def __init__(self, cluster: Cluster, seconds: float, per_second: float) -> None:
         self._cluster, self._seconds = cluster, seconds
-        self.loads = [Load(node, per_second / NODES) for node in cluster.nodes]
+        each = per_second / (NODES * CONNECTIONS)
+        self.loads = [Load(node, number, each) for node in cluster.nodes for number in range(CONNECTIONS)]
         self.samples: defaultdict[str, list[growth.Sample]] = defaultdict(list)
         self.events: Counter[str] = Counter()
         self._clock = threading.Event()
@@ -83,9 +88,10 @@ class Soak:
         eventually(self._cluster.settled, SETTLE_SECONDS, "all nodes agree in the end")
 
     def _sample(self) -> None:
+        asked = sum(load.asked for load in self.loads)
         for node in self._cluster.nodes:
             assert node.child.alive()
-            row = growth.measured(node.pid, node.directory)
+            row = {**growth.measured(node.pid, node.directory), "asked": asked}
             try:
                 status, stats = node.client.status(), node.client.greylist.stats()
                 row |= {"log entries": status["log_entries"], "records": stats["records"]}
@@ -152,6 +158,11 @@ def problems(soak: Soak, found: list[growth.Change]) -> list[str]:
     """Why the run is not good, or proves too little."""
     asked: Counter[str] = sum((load.counts for load in soak.loads), Counter())
     texts = [f"{change.quantity} of {change.node} grew" for change in found if not change.good]
+    second, last = growth.rates(next(iter(soak.samples.values())), "asked")
+    if abs(last - second) > STEADY * second:
+        texts.append(
+            f"the load was not steady: {second:.1f} checks a second in the second quarter, {last:.1f} in the last"
+        )
     texts += [text for load in soak.loads for text in load.wrong[:20]]
     texts += [
         f"no {name}" for name in ("strangers deferred", "retries passed", "configuration changes") if not asked[name]

@@ -36,7 +36,7 @@ BOUNDS: dict[str, Bound] = {
     # With the pages of LMDB's files that only this process maps: those of the files' bounds come on top.
     "private": Bound(0.05, 2 * MIB, 0.15, 8 * MIB),
     "descriptors": Bound(slack=0, peak_slack=4),
-    "threads": Bound(slack=0, peak_slack=4),
+    "threads": Bound(slack=2, peak_slack=4),  # pools grow when they are first needed
     "log map": Bound(),
     "tables map": Bound(),
     "log file": Bound(0.05, 256 * KIB, 0.10, 1 * MIB),
@@ -90,6 +90,16 @@ def changes(samples: Mapping[str, Sequence[Sample]]) -> list[Change]:
             good = after[0] <= bound.median_allowed(before[0]) and after[1] <= bound.peak_allowed(before[1])
             found.append(Change(node, quantity, before, after, good))
     return found
+
+
+def rates(rows: Sequence[Sample], count: str) -> tuple[float, float]:
+    """How fast `count` rose, per second, in the second and in the last quarter."""
+    quarter = len(rows) // 4
+
+    def rate(part: Sequence[Sample]) -> float:
+        return (part[-1][count] - part[0][count]) / (part[-1]["at"] - part[0]["at"])
+
+    return rate(rows[quarter : 2 * quarter]), rate(rows[-quarter:])
 
 
 def _middle_and_peak(rows: Sequence[Sample], quantity: str) -> tuple[float, float]:

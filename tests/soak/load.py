@@ -20,7 +20,9 @@ ABANDONED = 4
 """Every so many strangers never retry: their records expire with the window."""
 NETWORKS = 1000
 RECONNECT_ASKS = 200
-CONFIG_SECONDS = 3.0
+BEHIND_SECONDS = 60.0
+"""What it is further behind than this it does not catch up."""
+CONFIG_SECONDS = 9.0
 CONFIG_KEY = "soak/value"
 """One key, so that its history has reached its bound before the second quarter begins."""
 
@@ -41,10 +43,11 @@ class Warming(threading.Thread):
 
 
 class Load(threading.Thread):
-    """Asks `per_second` times. Read `counts` when it has ended, or for a look: they are only added to."""
+    """Asks `per_second` times over one connection, and catches up when it could not. Read `counts` when it has ended, or
+    for a look: they are only added to."""
 
-    def __init__(self, node: Served, per_second: float) -> None:
-        super().__init__(name=f"load of {node.name}", daemon=True)
+    def __init__(self, node: Served, number: int, per_second: float) -> None:
+        super().__init__(name=f"{node.name}c{number}", daemon=True)
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
         """Answers that a stranger must never get."""
@@ -58,12 +61,18 @@ class Load(threading.Thread):
     def end(self) -> None:
         self._ending.set()
 
+    @property
+    def asked(self) -> int:
+        """Checks that were answered."""
+        return sum(count for what, count in self.counts.items() if what.startswith(("strangers", "retries")))
+
     def run(self) -> None:
+        due = time.monotonic()
         while not self._ending.is_set():
             try:
                 with PolicyClient(self._node.policy) as client:
                     for _ in range(RECONNECT_ASKS):
-                        due = time.monotonic() + self._pause
+                        due = max(due + self._pause, time.monotonic() - BEHIND_SECONDS)
                         self._ask(client)
                         self._configure()
                         if self._ending.wait(max(0.0, due - time.monotonic())):
@@ -84,14 +93,14 @@ class Load(threading.Thread):
                 self._waiting.append((now + RETRY_SECONDS, number))
         action = client.ask(
             client_address=f"10.{number % NETWORKS // 250}.{number % 250}.7",
-            sender=f"s{number}x{self._node.name}@sender.example",
+            sender=f"s{number}x{self.name}@sender.example",
             recipient="box@recipient.example",
-            instance=f"{self._node.name}.{number}.{retries}",
+            instance=f"{self.name}.{number}.{retries}",
         )
         kind = "deferred" if action.startswith("DEFER_IF_PERMIT") else "passed"
         self.counts[f"{'retries' if retries else 'strangers'} {kind}"] += 1
         if kind == "passed" and not retries:
-            self.wrong.append(f"stranger {number} at {self._node.name} was told {action}")
+            self.wrong.append(f"stranger {number} of {self.name} was told {action}")
 
     def _configure(self) -> None:
         if time.monotonic() - self._configured < CONFIG_SECONDS:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.growth import BOUNDS, MIB, Sample, changes, measured, table
+from tests.soak.growth import BOUNDS, MIB, Sample, changes, measured, rates, table
 
 LEVELS = {
     "anonymous": 40 * MIB,
@@ -63,6 +63,11 @@ def test_samples_in_which_a_node_did_not_answer_count_for_the_rest() -> None:
     rows[3] = {name: value for name, value in LEVELS.items() if name != "records"}
     assert grew(rows) == []
     assert all("GREW" not in line for line in table(changes({"mx1": rows})))
+
+
+def test_rates_are_those_of_the_second_and_the_last_quarter() -> None:
+    rows = [{"at": 10.0 * n, "asked": 100.0 * n if n < 20 else 2000.0 + 50 * (n - 20)} for n in range(40)]
+    assert rates(rows, "asked") == pytest.approx((10.0, 5.0))
 
 
 def test_too_few_samples_show_nothing() -> None:
