@@ -32,8 +32,8 @@ def verify(ctx: click.Context, within: float, offline: bool, as_json: bool) -> N
         found = obj.client.verify(deadline=within, progress=lambda text: click.echo(text, err=True))
     output.as_json(found) if as_json else _show(found)
     if found["error"] is not None:
-        click.echo(f"error: {found['error']['message']} ({found['error']['remedy']})", err=True)
-        ctx.exit(_EXITS[found["error"]["code"]])
+        click.echo(f"error: {found['error']['message']} ({found['error']['remedy']})", err=True)  # pyright: ignore
+        ctx.exit(_EXITS[found["error"]["code"]])  # pyright: ignore
 
 
 def _show(found: Mapping[str, Any]) -> None:

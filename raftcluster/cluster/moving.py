@@ -42,8 +42,8 @@ def readdress(path: str | os.PathLike[str], listen: Address | None = None, adver
         before = (tuple(node["listen"]), tuple(node["advertise"]))
         now = tuple(listen or node["listen"])
         reached = tuple(advertise or (now if before[0] == before[1] else node["advertise"]))
-        check_address(*now)
-        check_address(*reached)
+        check_address(*now)  # pyright: ignore
+        check_address(*reached)  # pyright: ignore
         if (now, reached) != before:
             told = node.get("announce", False) or reached != before[1]
             directory.write_node({**node, "listen": list(now), "advertise": list(reached), "announce": told})

@@ -134,7 +134,8 @@ def check(message: Any, term: int) -> str:
     if message.get("term", 0) > term + TERM_LEAP:
         raise FrameError(f"{kind}: term {message['term']} is beyond reach of {term}", subject="message")
     if kind == "append_entries" and "offer" not in message:
-        previous, previous_term = message.get("prevLogIdx"), message.get("prevLogTerm")
+        previous: Any = message.get("prevLogIdx")
+        previous_term: Any = message.get("prevLogTerm")
         if previous is not None and not _number(previous_term):
             raise FrameError(f"{kind}: field 'prevLogTerm' is {previous_term!r:.60}", subject="message")
         if "entries" not in message or not _follow(message["entries"], previous, previous_term, message["term"]):
