@@ -26,14 +26,15 @@ def verify(ctx: click.Context, within: float, offline: bool, as_json: bool) -> N
     but a member did not answer, or there is no quorum.
     """
     obj: Context = ctx.obj
-    if offline:
-        found: Mapping[str, Any] = raftcluster.scrub(obj.directory).values()
-    else:
-        found = obj.client.verify(deadline=within, progress=lambda text: click.echo(text, err=True))
+    found: Mapping[str, Any] = (
+        raftcluster.scrub(obj.directory).values()
+        if offline
+        else obj.client.verify(deadline=within, progress=lambda text: click.echo(text, err=True))
+    )
     output.as_json(found) if as_json else _show(found)
     if found["error"] is not None:
-        click.echo(f"error: {found['error']['message']} ({found['error']['remedy']})", err=True)  # pyright: ignore
-        ctx.exit(_EXITS[found["error"]["code"]])  # pyright: ignore
+        click.echo(f"error: {found['error']['message']} ({found['error']['remedy']})", err=True)
+        ctx.exit(_EXITS[found["error"]["code"]])
 
 
 def _show(found: Mapping[str, Any]) -> None:

@@ -39,14 +39,19 @@ def readdress(path: str | os.PathLike[str], listen: Address | None = None, adver
     """
     with DataDirectory.open(path) as directory:
         node = directory.read_node()
-        before = (tuple(node["listen"]), tuple(node["advertise"]))
-        now = tuple(listen or node["listen"])
-        reached = tuple(advertise or (now if before[0] == before[1] else node["advertise"]))
-        check_address(*now)  # pyright: ignore
-        check_address(*reached)  # pyright: ignore
+        before = (_address(node["listen"]), _address(node["advertise"]))
+        now = listen or before[0]
+        reached = advertise or (now if before[0] == before[1] else before[1])
+        check_address(*now)
+        check_address(*reached)
         if (now, reached) != before:
             told = node.get("announce", False) or reached != before[1]
             directory.write_node({**node, "listen": list(now), "advertise": list(reached), "announce": told})
+
+
+def _address(stored: list[Any]) -> Address:
+    host, port = stored
+    return host, port
 
 
 class Move:

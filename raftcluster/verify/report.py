@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from raftcluster.errors import Damaged, RaftclusterError, Unavailable
 from raftcluster.storage.digest import Range, table_digest
@@ -116,7 +116,7 @@ class Report:
     def _odd_tables(self) -> Iterable[str]:
         return (t.table for t in self.tables if {DIFFERENT, UNREADABLE} & set(t.nodes.values()))
 
-    def values(self) -> dict[str, object]:
+    def values(self) -> dict[str, Any]:
         """As plain values, with the verdict and the error, for programs."""
         error = self.error()
         told = None if error is None else {"code": error.code, "message": error.message, "remedy": error.remedy}

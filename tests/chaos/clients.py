@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
@@ -27,7 +28,7 @@ SHARED_PER_SECOND = 5.0
 STATUS_SECONDS = 0.1
 
 
-class Client(threading.Thread):
+class Client(threading.Thread, ABC):
     """Does `step` again and again, about every `pause` seconds, until `end`."""
 
     pause = 0.03
@@ -47,8 +48,9 @@ class Client(threading.Thread):
             self.recorder.event("broken", session=self.session, error=repr(error))
             raise
 
+    @abstractmethod
     def step(self) -> None:
-        raise NotImplementedError
+        """One thing that such a client does."""
 
     def end(self) -> None:
         self._ending.set()
