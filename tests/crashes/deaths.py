@@ -41,13 +41,20 @@ def campaign(cluster: Cluster, victim: int, failpoint: str, count: int = 1) -> i
 
 
 def vote(cluster: Cluster, victim: int, failpoint: str, count: int = 1) -> int | None:
-    """Leadership is handed to another follower, whom the victim votes for."""
-    leader = cluster.leader()
-    candidate = next(number for number in cluster.nodes if number not in (leader, victim))
+    """Leadership goes to and fro between the others, who are a majority without the victim, until it has voted for one: to
+    a candidate that has less in its log than the victim, because all write, it owes no vote."""
+    process = cluster.nodes[victim].process
+    one, another = (number for number in cluster.nodes if number != victim)
     cluster.tell(victim, "arm", failpoint, count)
-    cluster.tell(leader, "transfer", cluster.ids[candidate])
+
+    def voted() -> bool:
+        for leader, candidate in ((one, another), (another, one)):
+            cluster.insist(leader, "transfer", cluster.ids[candidate])
+        return process.poll() is not None
+
+    eventually(voted, ANSWER_SECONDS, "the victim votes")
     dies(cluster, victim)
-    return leader
+    return None
 
 
 def fall_behind(cluster: Cluster, node: int) -> None:
