@@ -83,7 +83,7 @@ RING_BYTES: Final = 64 * MIB  # of results kept; operations that answer at lengt
 SNAPSHOT_CHUNK_BYTES: Final = 512 * KIB
 SNAPSHOT_BLOCK_BYTES: Final = 96 * MIB  # a chunk, as it travels: it may end with a row of the greatest size
 SNAPSHOT_BYTES_PER_SECOND: Final = 256 * KIB  # a transfer that is slower is ended: nothing is applied meanwhile
-TABLES: Final = 256  # LMDB databases per environment; each costs every transaction 48 bytes
+TABLES: Final = 512  # LMDB databases per environment; each costs every transaction 48 bytes
 DISK_RESERVE_BYTES: Final = (
     16 * MIB
 )  # full is declared this early: LMDB cannot tell a write cut short from a broken disk

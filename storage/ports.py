@@ -111,7 +111,7 @@ class Snapshot:
     index: int
     anchor: bytes
     counts: Mapping[str, int]
-    """table -> rows, as the store counts them."""
+    """table -> rows, as the store counts them; a table that it cannot count at the moment is absent."""
     chunks: Generator[Chunk, None, None]
     """Holds a read transaction, and with it the space of all pages replaced since, until exhausted or closed
     (`contextlib.closing`). Tables without rows have no chunk. Raises `Unavailable` once the store is closed."""

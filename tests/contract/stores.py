@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-import pytest
-
 from raftcluster.storage import log, tables
 from raftcluster.storage.memory import MemoryDisk, MemoryLog, MemoryTables
 from raftcluster.storage.ports import Log, TableStore
+from raftcluster.storage.runs import DEFAULT, Bounds
 
 
 class Bench(Protocol):
@@ -36,15 +35,15 @@ class Bench(Protocol):
 class LmdbBench:
     """Real files."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, bounds: Bounds) -> None:
+        self.path, self._bounds = path, bounds
         self._kept: dict[int, int] = {}
 
     def open_log(self) -> Log:
         return log.LogStore(self.path / "log")
 
     def open_tables(self) -> TableStore:
-        return tables.TableStore(self.path / "tables")
+        return tables.TableStore(self.path / "tables", bounds=self._bounds)
 
     def full(self) -> None:
         self._swap("/dev/full")
@@ -101,7 +100,10 @@ class MemoryBench:
         yield from (store for store in (self.disk.log, self.disk.store) if store is not None)
 
 
-IMPLEMENTATIONS = pytest.mark.parametrize("kind", ["lmdb", "memory"])
+TINY = Bounds(burst_keys=1, burst_share=0, run_keys=5, runs=2, slice_keys=3)
+"""Every unit is a burst, and some generation of runs is always being swept."""
+LOGS = ("lmdb", "memory")
+TABLES = ("lmdb", "runs", "memory")
 
 
 @contextmanager
@@ -110,7 +112,7 @@ def bench_of(kind: str, path: Path) -> Iterator[Bench]:
     if kind == "memory":
         yield MemoryBench()
         return
-    bench = LmdbBench(path)
+    bench = LmdbBench(path, TINY if kind == "runs" else DEFAULT)
     try:
         yield bench
     finally:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from raftcluster.storage.log import LogStore
+from raftcluster.storage.runs import DEFAULT, Bounds
 from raftcluster.storage.tables import TableStore
 from tests import checkout
 from tests.contract.models import LogModel, Tables, change, content, log_history, table_history
+from tests.contract.stores import TINY
 from tests.contract.writer import OUTSTANDING
 
 
@@ -24,7 +26,8 @@ def test_a_killed_process_leaves_a_prefix_that_holds_all_that_was_durable(tmp_pa
     print(f"seed {seed}: killed after {after} reports")
     durable = killed(tmp_path, seed, after)
     check_log(tmp_path / "log", seed, durable.get("log", 0))
-    check_tables(tmp_path / "tables", seed, durable.get("tables", 0))
+    check_tables(tmp_path / "tables", seed, durable.get("tables", 0), DEFAULT)
+    check_tables(tmp_path / "runs", seed, durable.get("runs", 0), TINY)
 
 
 def killed(path: Path, seed: int, after: int) -> dict[str, int]:
@@ -55,10 +58,13 @@ def check_log(path: Path, seed: int, durable: int) -> None:
     assert image in possible
 
 
-def check_tables(path: Path, seed: int, durable: int) -> None:
-    store = TableStore(path)
+def check_tables(path: Path, seed: int, durable: int, bounds: Bounds) -> None:
+    store = TableStore(path, bounds=bounds)
     found, anchor = content(store), store.anchor()
     store.close()
+    at_rest = TableStore(path)
+    assert content(at_rest) == found and at_rest.anchor() == anchor
+    at_rest.close()
     tables: Tables = {"a.one": {}, "a.two": {}, "b.one": {}}
     number = 0
     reached = None

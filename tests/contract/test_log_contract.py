@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from raftcluster.errors import StorageFailed, StorageFull, Unavailable
 from raftcluster.storage.ports import Health, Log, LogImage, Record
 from tests.contract.models import LogModel, log_history
-from tests.contract.stores import IMPLEMENTATIONS, Bench, bench_of
+from tests.contract.stores import LOGS, Bench, bench_of
 from tests.helpers import eventually
 
 EMPTY = LogImage([], 0, None, 0)
 
 
-@pytest.fixture(params=["lmdb", "memory"])
+@pytest.fixture(params=LOGS)
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     with bench_of(request.param, tmp_path) as found:
         yield found
@@ -125,7 +125,7 @@ def test_votes_and_commit_indices_replace_each_other(bench: Bench) -> None:
     assert reloaded(bench) == LogImage([], 4, None, 8)
 
 
-@IMPLEMENTATIONS
+@pytest.mark.parametrize("kind", LOGS)
 @given(seed=st.integers(0, 2**32), tickets=st.lists(st.integers(0, 40), min_size=1, max_size=5))
 @settings(max_examples=40)
 def test_any_history_is_read_back(kind: str, seed: int, tickets: list[int]) -> None:

@@ -1,6 +1,6 @@
 """A process to be killed: writes a history into an LMDB store and prints what it is told is durable.
 
-python -m tests.contract.writer log|tables PATH SEED
+python -m tests.contract.writer PATH SEED
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import threading
 from pathlib import Path
 
 from raftcluster.storage.log import LogStore
+from raftcluster.storage.runs import DEFAULT, Bounds
 from raftcluster.storage.tables import TableStore
 from tests.contract.models import log_history, table_history
+from tests.contract.stores import TINY
 
 OUTSTANDING = 40  # submitted and not yet durable, at most
 
@@ -34,14 +36,14 @@ def write_log(path: Path, seed: int) -> None:
         log.submit(records)
 
 
-def write_tables(path: Path, seed: int) -> None:
-    store = TableStore(path)
+def write_tables(path: Path, seed: int, bounds: Bounds) -> None:
+    store = TableStore(path, bounds=bounds)
     room = threading.Semaphore(OUTSTANDING)
     for number, unit in enumerate(table_history(seed), 1):
         room.acquire()
 
         def done(result: bool, number: int = number) -> None:
-            os.write(1, b"tables %d\n" % number)
+            os.write(1, b"%s %d\n" % (path.name.encode(), number))
             room.release()
 
         store.checkpoint(unit, done)
@@ -49,5 +51,6 @@ def write_tables(path: Path, seed: int) -> None:
 
 if __name__ == "__main__":
     root, number = Path(sys.argv[1]), int(sys.argv[2])
-    threading.Thread(target=write_tables, args=(root / "tables", number), daemon=True).start()
+    threading.Thread(target=write_tables, args=(root / "tables", number, DEFAULT), daemon=True).start()
+    threading.Thread(target=write_tables, args=(root / "runs", number, TINY), daemon=True).start()
     write_log(root / "log", number)

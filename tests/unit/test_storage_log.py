@@ -13,6 +13,7 @@ from raftcluster import limits
 from raftcluster.errors import StorageFailed
 from raftcluster.storage.log import LogStore
 from raftcluster.storage.ports import LogImage, Record
+from raftcluster.storage.runs import DEFAULT
 from tests.contract.stores import LmdbBench
 from tests.helpers import eventually
 
@@ -61,7 +62,7 @@ def test_the_file_is_as_documented(tmp_path: Path) -> None:
 
 
 def test_all_that_waits_is_one_transaction(tmp_path: Path) -> None:
-    bench = LmdbBench(tmp_path)
+    bench = LmdbBench(tmp_path, DEFAULT)
     log = bench.open_log()
     tickets: list[int] = []
     log.on_durable = tickets.append
