@@ -144,7 +144,7 @@ class OtherCluster(LinkRefused):
     """Who answers belongs to another cluster: two of them on one host, or an address that has changed hands."""
 
     code = "other-cluster"
-    exit_code = 14
+    exit_code = 15
 
 
 class FrameError(Refusal):

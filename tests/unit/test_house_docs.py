@@ -32,6 +32,11 @@ def test_error_codes_are_unique() -> None:
     assert len(codes) == len(set(codes))
 
 
+@pytest.mark.parametrize("error", [errors.Damaged, errors.OtherCluster, errors.Removed, errors.NotRunning], ids=str)
+def test_exit_codes_that_a_script_acts_upon_mean_one_thing(error: type[RaftclusterError]) -> None:
+    assert [each for each in subclasses(RaftclusterError) if each.exit_code == error.exit_code] == [error]
+
+
 def test_the_commands_are_documented_as_they_are() -> None:
     main = importlib.import_module("raftcluster.cli.main").main
     assert docs_cli.PAGE.read_text() == docs_cli.page(main), "run: python -m tests.docs_cli --write"

@@ -92,7 +92,7 @@ def test_no_value_breaks_the_check(value: Any) -> None:
 def test_a_refusal_travels_and_keeps_its_reason() -> None:
     sent = refused({**OURS, "cluster": "other"})
     heard = refused(sent.frame())
-    assert (heard.reason, heard.by_peer, heard.exit_code) == ("cluster", True, 14)
+    assert (heard.reason, heard.by_peer, heard.exit_code) == ("cluster", True, 15)
     assert sent.message in heard.message
 
 
