@@ -24,22 +24,31 @@ def config() -> None:
     """Read and change the cluster's configuration."""
 
 
+node_option = click.option("--node", metavar="NAME", help="Only on the node NAME.")
+local_option = click.option("--local", "is_local", is_flag=True, help="On this node, never shared: a key below local/.")
+
+
 @config.command()
 @click.argument("key")
+@click.option("--node", metavar="NAME", help="As the node NAME has it; by default, as this one has it.")
+@click.option("--cluster", is_flag=True, help="As it is set for the cluster, whatever a node overrides.")
 @json_option
 @click.pass_obj
-def get(obj: Context, key: str, as_json: bool) -> None:
+def get(obj: Context, key: str, node: str | None, cluster: bool, as_json: bool) -> None:
     """Print the value of KEY; with --json also its revision, author and reason.
 
     Exit code 1 when it is not set.
     """
-    entry = obj.client.config.entry(key)
-    if entry is None:
+    if key.startswith("local/"):
+        found = {"key": key, "value": obj.client.config.get(key)} if key in obj.client.config.keys(key) else None
+    else:
+        found = obj.client.config.entry(key) if cluster else obj.client.config.effective(key, node)
+    if found is None:
         raise RaftclusterError(f"{key} is not set", subject=key)
     if as_json:
-        output.as_json(entry)
+        output.as_json(found)
     else:
-        value = entry["value"]
+        value = found["value"]
         click.echo(value if isinstance(value, str) else json.dumps(value))
 
 
@@ -48,26 +57,48 @@ def get(obj: Context, key: str, as_json: bool) -> None:
 @click.argument("value")
 @click.option("--text", is_flag=True, help="Take VALUE as text even if it is valid JSON.")
 @click.option("--expect-revision", type=int, help="Only if the key's revision is still this one (0: not set).")
+@node_option
+@local_option
 @reason_option
 @json_option
 @click.pass_obj
 def set_(
-    obj: Context, key: str, value: str, text: bool, expect_revision: int | None, reason: str, as_json: bool
+    obj: Context,
+    key: str,
+    value: str,
+    text: bool,
+    expect_revision: int | None,
+    node: str | None,
+    is_local: bool,
+    reason: str,
+    as_json: bool,
 ) -> None:
     """Set KEY to VALUE on every node: JSON (5, true, "text", [1, 2]), or else text."""
     parsed = value if text else json_or_text(value)
-    revision = obj.client.config.set(key, parsed, reason=reason, author=author(), expect_revision=expect_revision)
+    if is_local:
+        obj.client.config.set_local(key, parsed)
+        output.as_json({"key": key}) if as_json else click.echo(f"{key} set on this node")
+        return
+    revision = obj.client.config.set(
+        key, parsed, node=node, reason=reason, author=author(), expect_revision=expect_revision
+    )
     output.as_json({"key": key, "revision": revision}) if as_json else click.echo(f"{key} set at revision {revision}")
 
 
 @config.command()
 @click.argument("key")
+@node_option
+@local_option
 @reason_option
 @json_option
 @click.pass_obj
-def delete(obj: Context, key: str, reason: str, as_json: bool) -> None:
+def delete(obj: Context, key: str, node: str | None, is_local: bool, reason: str, as_json: bool) -> None:
     """Unset KEY on every node. Its history stays."""
-    revision = obj.client.config.delete(key, reason=reason, author=author())
+    if is_local:
+        obj.client.config.delete_local(key)
+        output.as_json({"key": key}) if as_json else click.echo(f"{key} unset on this node")
+        return
+    revision = obj.client.config.delete(key, node=node, reason=reason, author=author())
     output.as_json({"key": key, "revision": revision}) if as_json else click.echo(f"{key} unset at revision {revision}")
 
 
@@ -90,7 +121,7 @@ def history(obj: Context, key: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def keys(obj: Context, prefix: str, as_json: bool) -> None:
-    """List the keys that are set and begin with PREFIX."""
+    """List the keys that are set and begin with PREFIX: the cluster's, or below local/ this node's."""
     found = obj.client.config.keys(prefix)
     output.as_json(found) if as_json else click.echo("".join(f"{key}\n" for key in found), nl=False)
 

@@ -57,6 +57,7 @@ from raftcluster.seats import Seats
 from raftcluster.seeking import Seeker
 from raftcluster.status import clock_alarms, member_rows, node_status
 from raftcluster.storage.directory import DataDirectory, archive
+from raftcluster.storage.local import LocalStore
 from raftcluster.storage.log import LogStore
 from raftcluster.storage.tables import TableStore
 from raftcluster.transport import sockets
@@ -183,7 +184,7 @@ class Node(Hosting, Verifying):
             directory.write(STARTED, b"")
         self._role_changed = threading.Event()
         self._runtime.on_role(self._role_changed.set)
-        self.greylist, self.config = Greylist(self), Config(self)
+        self.greylist, self.config = Greylist(self), Config(self, LocalStore(directory.local))
         self._auditor = Auditor(self, directory, self._recorder, self._leadership)
         self._runtime.on_role(self._auditor.wake)
         self.teardown = Ending(self, self._outlet)

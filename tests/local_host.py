@@ -71,6 +71,29 @@ class LocalTables:
             rows[key] = value
 
 
+class MemoryRows:
+    """`raftcluster.config.local.LocalRows`, in memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+        self.closed = False
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.rows.get(key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.rows[key] = value
+
+    def delete(self, key: bytes) -> bool:
+        return self.rows.pop(key, None) is not None
+
+    def keys(self, prefix: bytes) -> list[bytes]:
+        return sorted(key for key in self.rows if key.startswith(prefix))
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class LocalHost:
     """See the head of the file. `now` is the cluster time in milliseconds; set it at will, forwards."""
 

@@ -15,7 +15,7 @@ from raftcluster.config.machine import ConfigMachine
 from raftcluster.errors import Rejected
 from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.machine import GreylistMachine
-from tests.local_host import LocalHost
+from tests.local_host import LocalHost, MemoryRows
 
 
 class LocalTeardown:
@@ -37,7 +37,7 @@ class LocalNode:
     def __init__(self) -> None:
         self.host = LocalHost([ClusterMachine(), ConfigMachine(), GreylistMachine()])
         self.id = self.host.id
-        self.config = Config(self.host)
+        self.config = Config(self.host, MemoryRows())
         self.greylist = Greylist(self.host)
         self.members = Members(self.host)
         self.tokens = Tokens(self.host)

@@ -1,8 +1,13 @@
 """The configuration as a program sees it: `node.config`.
 
 Keys are segments joined by `/`; values are None, bool, int, float, str, bytes, lists and dicts of these. Every change
-gets the next revision of the cluster, and is kept with who made it, where, when and why. Keys below `local/` are not
-shared (R6): setting one for the cluster is refused.
+gets the next revision of the cluster, and is kept with who made it, where, when and why. A key has one of three classes:
+
+    a/b            the cluster's: the same on every node
+    nodes/mx2/a/b  an override: what a/b is on the node mx2; kept and seen by all nodes
+    local/a/b      a node's own (`node.config.local`): not in the log, and refused for the cluster (R6)
+
+`get` gives what applies on this node.
 
 Errors: changes raise `Unavailable` (not made), `OutcomeUnknown` (may be), `Rejected` (never; code `revision-mismatch`
 when it was conditional and the key has changed). Reads raise `Unavailable` when they cannot be as fresh as asked for.
@@ -18,6 +23,7 @@ from weakref import WeakSet
 
 from raftcluster import limits
 from raftcluster.codec import Value
+from raftcluster.config.local import Local, LocalRows
 from raftcluster.config.machine import (
     NAME,
     Entry,
@@ -28,7 +34,7 @@ from raftcluster.config.machine import (
     read_keys,
     read_revision,
 )
-from raftcluster.config.rules import check_key, check_note, pack_value
+from raftcluster.config.rules import check_key, check_note, is_local, override, pack_value
 from raftcluster.config.watch import AsyncWatch, ReadPage, Watch
 from raftcluster.host import Consistency, Host
 from raftcluster.machine import ReadTables
@@ -37,8 +43,11 @@ from raftcluster.machine import ReadTables
 class Config:
     """See the head of the file. `deadline` is in seconds everywhere."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, local: LocalRows) -> None:
+        """`local` is where the keys below `local/` are kept; `close` closes it."""
         self._host = host
+        self._rows = local
+        self.local = Local(local)
         self._watches: WeakSet[Watch | AsyncWatch] = WeakSet()  # one that nobody holds any more is gone
         self._lock = threading.Lock()
         host.on_apply(NAME, self._applied)
@@ -48,15 +57,18 @@ class Config:
         key: str,
         value: Value,
         *,
+        node: str | None = None,
         reason: str = "",
         author: str = "",
         expect_revision: int | None = None,
         deadline: float = limits.CALL_SECONDS,
     ) -> int:
-        """Set `key` on all nodes; the revision of this change.
+        """Set `key` on all nodes, or with `node` on the node of that name only; the revision of this change.
 
-        With `expect_revision` only if the key is at that revision still (0: not set).
+        With `expect_revision` only if the key is at that revision still (0: not set). A key below `local/` is refused
+        (`NodeLocal`).
         """
+        key = _at(node, key)
         check_key(key)
         check_note(author, reason)
         pack_value(value)
@@ -68,12 +80,17 @@ class Config:
         self,
         key: str,
         *,
+        node: str | None = None,
         reason: str = "",
         author: str = "",
         expect_revision: int | None = None,
         deadline: float = limits.CALL_SECONDS,
     ) -> int:
-        """Remove `key` on all nodes, its history stays; the revision of this change. `Rejected` when it is not set."""
+        """Remove `key`, or with `node` that node's override; its history stays. The revision of this change.
+
+        `Rejected` when it is not set.
+        """
+        key = _at(node, key)
         check_key(key)
         check_note(author, reason)
         command = ["delete", key, author, reason, self._host.name, expect_revision]
@@ -81,12 +98,24 @@ class Config:
         return revision
 
     def get(self, key: str, default: Value = None, *, consistency: Consistency = "local") -> Value:
-        """The value of `key`, or `default` when it is not set."""
-        entry = self.entry(key, consistency=consistency)
+        """What `key` is on this node: its override, else the cluster's value, else `default`."""
+        if is_local(key):
+            return self.local.get(key, default)
+        entry = self.effective(key, consistency=consistency)
         return default if entry is None else entry.value
 
+    def effective(self, key: str, *, node: str | None = None, consistency: Consistency = "local") -> Entry | None:
+        """What applies on `node` (a name; by default this one); `Entry.key` tells an override from the cluster's value."""
+        own = override(self._host.name if node is None else node, key)
+        check_key(key)
+
+        def read(tables: ReadTables, now: int) -> Entry | None:
+            return read_entry(tables, own) or read_entry(tables, key)
+
+        return self._host.query(NAME, read, consistency=consistency)
+
     def entry(self, key: str, *, consistency: Consistency = "local") -> Entry | None:
-        """The value of `key` with its revision, author, reason, node and time."""
+        """The cluster's value of `key` with its revision, author, reason, node and time."""
         check_key(key)
         return self._host.query(NAME, lambda tables, _: read_entry(tables, key), consistency=consistency)
 
@@ -98,7 +127,12 @@ class Config:
         return self._host.query(NAME, lambda tables, _: read_history(tables, key, limit), consistency=consistency)
 
     def keys(self, prefix: str = "", *, consistency: Consistency = "local") -> list[str]:
-        """All keys that begin with `prefix`, in order. With more than `SCAN_ROWS` of them, not of one moment."""
+        """All keys that begin with `prefix`, in order: the cluster's and all overrides, or below `local/` this node's.
+
+        With more than `SCAN_ROWS` of them, not of one moment.
+        """
+        if is_local(prefix):
+            return self.local.keys(prefix)
         found: list[str] = []
         while True:
             after = found[-1] if found else ""
@@ -128,11 +162,12 @@ class Config:
         return watch
 
     def close(self) -> None:
-        """End all watches. Idempotent; `Node.close` does it."""
+        """End all watches, and what is kept for this node alone. Idempotent; `Node.close` does it."""
         with self._lock:
             watches = list(self._watches)
         for watch in watches:
             watch.close()
+        self._rows.close()
 
     def _follow(self, watch: Watch | AsyncWatch) -> None:
         with self._lock:
@@ -148,6 +183,10 @@ class Config:
             return self._host.query(NAME, lambda tables, _: read_changes(tables, prefix, after, limit))
 
         return read
+
+
+def _at(node: str | None, key: str) -> str:
+    return key if node is None else override(node, key)
 
 
 def _keys_after(prefix: str, after: str) -> Callable[[ReadTables, int], list[str]]:

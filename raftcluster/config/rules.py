@@ -10,26 +10,71 @@ from raftcluster import codec, limits
 from raftcluster.codec import Value
 from raftcluster.errors import Rejected
 
-LOCAL: Final = "local"  # what is a node's own business: windows, schedules
+LOCAL: Final = "local"
+"""The class of keys that are a node's own business: windows, schedules."""
+NODES: Final = "nodes"
+"""The class of overrides: `nodes/NAME/KEY` is `KEY` as the node NAME has it."""
 
 _KEY: Final = re.compile(r"[a-z0-9_.-]+(?:/[a-z0-9_.-]+)*", re.ASCII)
-_RESERVED: Final = {
-    LOCAL: "it belongs to one node, on purpose: a scheduled task set for all nodes would start on all of them at once",
-    "greylist": "these are checked together: they are set with the greylist's own configure",
-}
+_GREYLIST: Final = "these are checked together: they are set with the greylist's own configure"
+
+
+class NodeLocal(Rejected):
+    """A key below `local/` was to be set for the cluster."""
+
+    code = "node-local"
 
 
 def check_key(key: Value) -> None:
-    """Segments of `a-z 0-9 _ . -` joined by `/`, at most `CONFIG_KEY_BYTES` long, in no reserved class."""
+    """Segments of `a-z 0-9 _ . -` joined by `/`, at most `CONFIG_KEY_BYTES` long, in no reserved class.
+
+    `nodes/NAME/KEY`, an override, is one when KEY is. Raises `NodeLocal` for what never leaves its node.
+    """
+    _check_spelling(key)
+    first, _, rest = key.partition("/")
+    shared = key
+    if first == NODES:
+        shared = rest.partition("/")[2]
+        first = shared.partition("/")[0]
+        if not shared or first == NODES:
+            raise Rejected(f"{key} overrides no key", subject=key, remedy=f"{NODES}/NAME/KEY does")
+    if first == LOCAL:
+        raise NodeLocal(
+            f"{shared} is not set for the cluster: it belongs to one node, on purpose: a scheduled task set for all nodes "
+            "would start on all of them at once",
+            subject=key,
+            remedy="set it on the node itself",
+        )
+    if first == "greylist":
+        raise Rejected(f"{shared} is not set for the cluster: {_GREYLIST}", subject=key)
+
+
+def check_local_key(key: Value) -> None:
+    """The same spelling, below `local/`."""
+    _check_spelling(key)
+    if not is_local(key):
+        raise Rejected(
+            f"{key} is the cluster's, not this node's", subject=key, remedy=f"a node's keys begin with {LOCAL}/"
+        )
+
+
+def is_local(key: str) -> bool:
+    """Whether `key` belongs to one node."""
+    return key.startswith(f"{LOCAL}/")
+
+
+def override(node: str, key: str) -> str:
+    """The key that holds what `key` is on `node`. Check it: the name is anything yet."""
+    return f"{NODES}/{node}/{key}"
+
+
+def _check_spelling(key: Value) -> None:
     if type(key) is not str or len(key) > limits.CONFIG_KEY_BYTES or not _KEY.fullmatch(key):
         raise Rejected(
             f"{key!r:.300} is no configuration key",
             subject="key",
             remedy=f"segments of a-z 0-9 _ . - joined by /, at most {limits.CONFIG_KEY_BYTES} characters",
         )
-    reason = _RESERVED.get(key.partition("/")[0])
-    if reason is not None:
-        raise Rejected(f"{key} is not set for the cluster: {reason}", subject=key)
 
 
 def pack_value(value: Value) -> bytes:

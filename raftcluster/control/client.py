@@ -129,27 +129,45 @@ class Config:
         self._client = client
 
     def get(self, key: str, default: Value = None) -> Value:
-        """The value of `key`."""
+        """What `key` is on the node: its override, else the cluster's value, else `default`."""
         return self._client.call("config.get", key=key, default=default)
 
+    def effective(self, key: str, node: str | None = None) -> dict[str, Value] | None:
+        """What applies on `node` (by default the one that is asked), or None; `key` tells an override from the cluster's."""
+        return self._client.call("config.effective", key=key, node=node)  # type: ignore[no-any-return]
+
     def entry(self, key: str) -> dict[str, Value] | None:
-        """Value, revision, author, reason and time of `key`, or None when it is not set."""
+        """The cluster's value, revision, author, reason and time of `key`, or None when it is not set."""
         return self._client.call("config.entry", key=key)  # type: ignore[no-any-return]
 
     def set(
-        self, key: str, value: Value, *, reason: str = "", author: str = "", expect_revision: int | None = None
+        self,
+        key: str,
+        value: Value,
+        *,
+        node: str | None = None,
+        reason: str = "",
+        author: str = "",
+        expect_revision: int | None = None,
     ) -> int:
-        """Set `key` in the whole cluster and return the new revision. See `Node.config.set`."""
-        return self._client.call(  # type: ignore[no-any-return]
-            "config.set", key=key, value=value, reason=reason, author=author, expect_revision=expect_revision
-        )
+        """Set `key` in the whole cluster, or on `node` only, and return the new revision. See `Node.config.set`."""
+        asked = {"node": node, "reason": reason, "author": author, "expect_revision": expect_revision}
+        return self._client.call("config.set", key=key, value=value, **asked)  # type: ignore[no-any-return]
 
-    def delete(self, key: str, *, reason: str = "", author: str = "") -> int:
-        """Unset `key` in the whole cluster and return the new revision."""
-        return self._client.call("config.delete", key=key, reason=reason, author=author)  # type: ignore[no-any-return]
+    def delete(self, key: str, *, node: str | None = None, reason: str = "", author: str = "") -> int:
+        """Unset `key` in the whole cluster, or `node`'s override, and return the new revision."""
+        return self._client.call("config.delete", key=key, node=node, reason=reason, author=author)  # type: ignore[no-any-return]
+
+    def set_local(self, key: str, value: Value) -> None:
+        """Set a key below `local/` on the node that is asked. See `Node.config.local`."""
+        self._client.call("config.local.set", key=key, value=value)
+
+    def delete_local(self, key: str) -> None:
+        """Unset a key below `local/` on the node that is asked."""
+        self._client.call("config.local.delete", key=key)
 
     def history(self, key: str) -> list[dict[str, Value]]:
-        """Every kept revision of `key`, the newest last."""
+        """Every kept revision of `key`, the newest first."""
         return self._client.call("config.history", key=key)  # type: ignore[no-any-return]
 
     def keys(self, prefix: str = "") -> list[str]:

@@ -66,6 +66,23 @@ def test_status_shows_facts_and_a_row_per_member(run: Run) -> None:
     assert value(run("status", "--json"))["id"] == "node-1"
 
 
+def test_configuration_of_one_node(run: Run) -> None:
+    run("config", "set", "mail/limit", "5")
+    run("config", "set", "mail/limit", "7", "--node", "mx2")
+    assert run("config", "get", "mail/limit").stdout == "5\n"
+    assert run("config", "get", "mail/limit", "--node", "mx2").stdout == "7\n"
+    assert value(run("config", "get", "mail/limit", "--cluster", "--json"))["revision"] == 1
+    assert run("config", "delete", "mail/limit", "--node", "mx2").exit_code == 0
+    assert run("config", "get", "mail/limit", "--node", "mx2").stdout == "5\n"
+    refused = run("config", "set", "local/ui/theme", "dark")
+    assert refused.exit_code == 4 and "belongs to one node" in refused.stderr
+    assert run("config", "set", "local/ui/theme", "dark", "--local").exit_code == 0
+    assert run("config", "get", "local/ui/theme").stdout == "dark\n"
+    assert run("config", "keys", "local/").stdout == "local/ui/theme\n"
+    assert run("config", "delete", "local/ui/theme", "--local").exit_code == 0
+    assert run("config", "get", "local/ui/theme").exit_code == 1
+
+
 def test_configuration_from_setting_to_forgetting(run: Run) -> None:
     assert "revision 1" in run("config", "set", "mail/limit", "5", "--reason", "holiday wave").stdout
     assert run("config", "get", "mail/limit").stdout == "5\n"

@@ -14,10 +14,11 @@ from raftcluster import limits
 from raftcluster.config import watch as watches
 from raftcluster.config.api import Config
 from raftcluster.config.machine import ConfigMachine, Page
+from raftcluster.config.rules import NodeLocal
 from raftcluster.config.watch import AsyncWatch, Change, FellBehind, Watch
 from raftcluster.errors import Rejected, Unavailable
 from tests.helpers import eventually
-from tests.local_host import LocalHost
+from tests.local_host import LocalHost, MemoryRows
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def host() -> LocalHost:
 
 @pytest.fixture
 def config(host: LocalHost) -> Iterator[Config]:
-    config = Config(host)
+    config = Config(host, MemoryRows())
     yield config
     config.close()
 
@@ -93,6 +94,61 @@ def test_all_keys_are_listed_however_many(config: Config, monkeypatch: pytest.Mo
     for number in range(10):
         config.set(f"k/{number}", number)
     assert config.keys("k/") == [f"k/{number}" for number in range(10)]
+
+
+# --- classes of keys
+
+
+def test_an_override_applies_on_its_node_only(host: LocalHost, config: Config) -> None:
+    config.set("antispam/threshold", 5)
+    config.set("antispam/threshold", 9, node=host.name)
+    config.set("antispam/threshold", 7, node="mx7")
+    assert config.get("antispam/threshold") == 9
+    entry, here, there, other = (
+        config.entry("antispam/threshold"),
+        config.effective("antispam/threshold"),
+        config.effective("antispam/threshold", node="mx7"),
+        config.effective("antispam/threshold", node="mx8"),
+    )
+    assert entry and here and there and other
+    assert (entry.value, here.value, there.value, other.value) == (5, 9, 7, 5)
+    assert here.key == f"nodes/{host.name}/antispam/threshold"
+    config.delete("antispam/threshold", node=host.name)
+    assert config.get("antispam/threshold") == 5
+
+
+@pytest.mark.parametrize("key", ["local/ui/theme", "local"])
+@pytest.mark.parametrize("node", [None, "mx1"])
+def test_what_is_a_nodes_own_is_refused_for_the_cluster_and_says_why(
+    host: LocalHost, config: Config, key: str, node: str | None
+) -> None:
+    with pytest.raises(NodeLocal, match="belongs to one node, on purpose") as caught:
+        config.set(key, 1, node=node)
+    assert caught.value.code == "node-local"
+    assert host.proposals == 0
+
+
+@pytest.mark.parametrize("key", ["nodes", "nodes/mx1", "nodes/mx1/nodes/mx2/a", "nodes/mx1/greylist/delay"])
+def test_an_override_is_of_a_key_that_can_be_set(host: LocalHost, config: Config, key: str) -> None:
+    with pytest.raises(Rejected):
+        config.set(key, 1)
+    assert host.proposals == 0
+
+
+def test_a_node_keeps_its_own_values_out_of_the_log(host: LocalHost, config: Config) -> None:
+    config.local.set("local/schedule/scan", {"hour": 3})
+    assert config.get("local/schedule/scan") == config.local.get("local/schedule/scan") == {"hour": 3}
+    assert config.get("local/ui/theme", "dark") == "dark"
+    assert config.keys("local/") == ["local/schedule/scan"]
+    config.local.delete("local/schedule/scan")
+    assert config.keys("local/") == []
+    with pytest.raises(Rejected, match="not set on this node"):
+        config.local.delete("local/schedule/scan")
+    with pytest.raises(Rejected, match="is the cluster's"):
+        config.local.set("antispam/threshold", 1)
+    with pytest.raises(Rejected, match="cannot be a set"):
+        config.local.set("local/a", {1})
+    assert (host.proposals, host.index, config.revision()) == (0, 0, 0)
 
 
 # --- watches

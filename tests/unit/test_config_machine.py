@@ -137,11 +137,13 @@ def test_keys_that_are_rejected(cluster: Cluster, key: Any) -> None:
 SEGMENTS = st.lists(st.from_regex(r"[a-z0-9_.-]{1,8}", fullmatch=True), max_size=4)
 
 
-@given(SEGMENTS, st.sampled_from(["set", "delete"]))
-def test_nothing_below_local_ever_gets_into_the_tables(segments: list[str], operation: str) -> None:
+@given(SEGMENTS, st.sampled_from(["set", "delete"]), st.sampled_from([[], ["nodes", "mx1"]]))
+def test_nothing_below_local_ever_gets_into_the_tables(
+    segments: list[str], operation: str, override: list[str]
+) -> None:
     """R6: what belongs to one node is refused for the cluster, with the reason."""
     cluster = Cluster()
-    key = "/".join(["local", *segments])
+    key = "/".join([*override, "local", *segments])
     with pytest.raises(Rejected, match="belongs to one node"):
         cluster.set(key, 1) if operation == "set" else cluster.delete(key)
     assert not any(cluster.rows.rows.values())
