@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from raftcluster import limits
 from raftcluster.cluster import destroy
-from raftcluster.cluster.archive import Archive
+from raftcluster.cluster.archive import Archive, find
 from raftcluster.cluster.asking import facts_of, propose, read
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.teardown import Teardown
@@ -128,7 +128,7 @@ class Ending:
     def answer(self, stream: Stream, question: Mapping[str, Value]) -> Value:
         """The answer to a question over a connection that is no link. Raises `Rejected` for one that is not answered."""
         if set(question) == {"tombstone"} and isinstance(question["tombstone"], str):
-            return Archive(archive(self._node.directory.path)).find(question["tombstone"])
+            return find(self._node.directory.path, question["tombstone"])
         raise Rejected("that is no request that is answered here", subject=stream.address)
 
 

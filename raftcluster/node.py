@@ -222,7 +222,6 @@ class Node(Hosting, Verifying):
         self._inquiry = Inquiry(self, mesh)
         seeker = Seeker(
             facts["cluster_id"],
-            hello,
             lambda: keystore.trust().peers.values(),
             lambda: self._leadership()[0] is None,
             self._reconciler.bury,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Protocol
 
-from raftcluster.cluster.archive import Archive
+from raftcluster.cluster.archive import archives
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.view import View, invitations
 from raftcluster.errors import Unavailable
@@ -14,7 +14,7 @@ from raftcluster.firewall.nft import Nft
 from raftcluster.firewall.sources import Names
 from raftcluster.firewall.table import table_name
 from raftcluster.host import Host
-from raftcluster.storage.directory import DataDirectory, archive
+from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport import sockets
 from raftcluster.transport.ports import Links
 
@@ -42,8 +42,6 @@ def keeper(
     if not facts.get("firewall"):
         return None
 
-    kept = Archive(archive(directory.path))
-
     def look() -> Wanted:
         view, tokens = node.query("cluster", lambda rows, now: (View.read(rows, now), invitations(rows)))
         if view.facts is None or view.revision < keystore.trust().revision or node.id not in view.live():
@@ -59,7 +57,10 @@ def keeper(
             {peer: info.address.rpartition(":")[0].strip("[]") for peer, info in node.mesh.links().items()},
             invited,
             frozenset(
-                str(about[1]) for each in kept.statements(FORMER_DAYS * 86_400) for about in each.members.values()
+                str(about[1])
+                for kept in archives(directory.path)
+                for each in kept.statements(FORMER_DAYS * 86_400)
+                for about in each.members.values()
             ),
         )
 

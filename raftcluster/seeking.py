@@ -1,18 +1,18 @@
 """A node that was away when its cluster was destroyed looks for the tombstone: at the addresses where its peers were.
 
 While there is no leader it asks whoever answers there, believing nothing: the tombstone proves itself. Another cluster's node
-on such a host answers as well, for the archive is the host's.
+on such a host answers as well, also another product's: see `archive.find` for what it has.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from raftcluster.errors import RaftclusterError
-from raftcluster.transport.connect import dial_untrusted
+from raftcluster.transport.connect import dial_stranger
 from raftcluster.transport.ports import Address, Peer
 
 log = logging.getLogger("raftcluster.cluster")
@@ -21,12 +21,12 @@ INTERVAL_SECONDS: Final = 5.0
 """Between two rounds; a cluster that lives has elected a leader by then."""
 
 
-def ask(address: Address, cluster_id: str, hello: Mapping[str, Any]) -> bytes | None:
+def ask(address: Address, cluster_id: str) -> bytes | None:
     """The tombstone of the cluster as the host at `address` has it, not verified; None when it has none.
 
     Raises `Unavailable`, `LinkRefused`, `FrameError`.
     """
-    stream = dial_untrusted(address, hello)
+    stream = dial_stranger(address)
     try:
         stream.receive()
         stream.send({"tombstone": cluster_id})
@@ -43,7 +43,6 @@ class Seeker:
     def __init__(
         self,
         cluster_id: str,
-        hello: Mapping[str, Any],
         peers: Callable[[], Iterable[Peer]],
         leaderless: Callable[[], bool],
         found: Callable[[bytes, str], None],
@@ -54,7 +53,7 @@ class Seeker:
         """`leaderless` may raise `RaftclusterError` when the node has stopped; `found(tombstone, source)` judges. `own` is the
         tombstone on this host: kept before a crash, when the others may be gone since."""
         self._own = own
-        self._cluster_id, self._hello, self._peers = cluster_id, hello, peers
+        self._cluster_id, self._peers = cluster_id, peers
         self._leaderless, self._found, self._interval_s = leaderless, found, interval_s
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="raftcluster-seek", daemon=True)
@@ -78,7 +77,7 @@ class Seeker:
             if self._closed.is_set():
                 return
             try:
-                data = ask(peer.address, self._cluster_id, self._hello)
+                data = ask(peer.address, self._cluster_id)
             except RaftclusterError as error:
                 log.debug("no tombstone from %s: %s", peer.node_id, error)
                 continue

@@ -19,6 +19,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -246,6 +247,25 @@ def archive(path: str | os.PathLike[str]) -> Path:
     if inside.is_dir() or not (beside.is_dir() or os.access(root.parent, os.W_OK)):
         return inside
     return beside
+
+
+def neighbours(path: str | os.PathLike[str]) -> list[Path]:
+    """The archives of other data directories beside `path`, as far as they are this user's alone: whoever could write to
+    them could write to this one's. Elsewhere on the host is not looked."""
+    root = Path(path).absolute()
+    try:
+        found = [*root.parent.glob(f"*-{DESTROYED}"), *root.parent.glob(f"*/{DESTROYED}")]
+    except OSError:
+        return []
+    return sorted(each for each in found if each != archive(root) and _is_ours(each))
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
 def _locked(root: Path) -> int:

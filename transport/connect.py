@@ -104,6 +104,19 @@ def dial_untrusted(
     return stream
 
 
+def dial_stranger(address: Address) -> Stream:
+    """The same for a public question to whoever answers there, of whatever cluster and product: it is asked as one of its own,
+    which nobody believes and nobody has to. Raises as `dial_untrusted` does."""
+    stream = _dial(address, tls.untrusted(), lambda abort: None)
+    try:
+        about = {name: stream.greeting.get(name) for name in ("product", "schema")}
+        _introduce(stream, stream.greeting.get("cluster"), about)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
 def dial_rooted(address: Address, root: bytes, hello: Mapping[str, Any]) -> Stream:
     """Step 2 of joining: only who has a certificate of this root (PEM) is talked to. `hello` has the joiner's product and
     schema; a listener of another one refuses.

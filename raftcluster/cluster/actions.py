@@ -30,7 +30,7 @@ class Local:
     rooted: Collection[int] = ()
     """Generations of which the root is on the disk, with or without a certificate."""
     lonely_s: float = 0.0
-    """Since when this node, which has peers, has had no link at all."""
+    """Since when this node has had links to less than a majority: others who have slept with it may be among them."""
     expired: bool = False
     """Whether the certificate that is presented has expired."""
     founder: bool = False

@@ -13,6 +13,7 @@ from typing import Any
 from raftcluster import limits
 from raftcluster.cluster.bundle import Bundle
 from raftcluster.cluster.conversation import (
+    CHAIN_UNKNOWN,
     JOIN,
     JOIN_CONTEXT,
     KEYS,
@@ -24,10 +25,10 @@ from raftcluster.cluster.conversation import (
     proof_message,
 )
 from raftcluster.cluster.manifests import Link
-from raftcluster.cluster.records import Generation, rejected
+from raftcluster.cluster.records import Generation, Member, rejected
 from raftcluster.cluster.view import View, generation, invitation, links
 from raftcluster.codec import Value
-from raftcluster.errors import FrameError, OutcomeUnknown, Rejected, Unavailable
+from raftcluster.errors import FrameError, OutcomeUnknown, Rejected, Removed, Unavailable
 from raftcluster.host import Host
 from raftcluster.machine import ReadTables
 from raftcluster.transport.certificates import (
@@ -75,6 +76,8 @@ class Admission:
             message = stream.receive()
             if isinstance(message, dict) and set(message) == {"chain"}:
                 self._chain(message["chain"], stream)
+            elif isinstance(message, dict) and set(message) == {"member"}:
+                stream.send({"member": self._member(message["member"])})
             elif isinstance(message, dict) and len(message) == 1 and self._answer is not None:
                 stream.send({"answer": self._answer(stream, message)})
             elif isinstance(message, dict) and "returning" in message:
@@ -107,7 +110,7 @@ class Admission:
                         f"generation {number} was given up: {record.reason}",
                         remedy="start or remove who is missing, then ask again with the same token and directory",
                     )
-                raise rejected("removed", "this node was removed again before it had its certificate")
+                raise rejected(Removed.code, "this node was removed again before it had its certificate")
             held = [each for each in (view.active, view.pending) if each is not None and each.root]
             for each in reversed(held):
                 if node_id in each.certificates and fingerprint(each.certificates[node_id]) in pins:
@@ -145,7 +148,13 @@ class Admission:
             if link.content().sequence == since if isinstance(since, int) else _is_root(link, since):
                 stream.send({"chain": [each.values() for each in found[position:]]})
                 return
-        raise rejected("chain-unknown", "the chain of manifests here does not hold that root or number")
+        raise rejected(CHAIN_UNKNOWN, "the chain of manifests here does not hold that root or number")
+
+    def _member(self, node_id: Value) -> bool:
+        member = self._host.query("cluster", View.read).members.get(node_id) if isinstance(node_id, str) else None
+        if member is not None:
+            _check_not_removed(member)
+        return member is not None
 
     # --- joining
 
@@ -196,13 +205,7 @@ class Admission:
         member = view.members.get(node_id)
         if view.facts is None or member is None:
             raise rejected("no-member", f"{node_id} is no member", subject=node_id, remedy="join again")
-        if member.role == "removed":
-            raise rejected(
-                "removed",
-                f"{member.name} was removed from the cluster",
-                subject=member.name,
-                remedy="to come back it needs an invitation and an empty data directory",
-            )
+        _check_not_removed(member)
         assert stream.certificate is not None, "the transport sets it on served streams"
         about: list[Value] = [view.facts.cluster_id, node_id]
         message = proof_message(RETURN_CONTEXT, about, (nonce, asked["nonce"]), stream.certificate, request)
@@ -244,6 +247,16 @@ class Admission:
 
 def _read(tables: ReadTables, now: int, number: int) -> tuple[View, Generation | None, list[Link]]:
     return View.read(tables, now), generation(tables, number), links(tables)
+
+
+def _check_not_removed(member: Member) -> None:
+    if member.role == "removed":
+        raise rejected(
+            Removed.code,
+            f"{member.name} was removed from the cluster",
+            subject=member.name,
+            remedy="to come back it needs an invitation and an empty data directory",
+        )
 
 
 def _teller(stream: Stream) -> Told:

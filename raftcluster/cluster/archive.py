@@ -18,12 +18,22 @@ from typing import Final
 from raftcluster.cluster.tombstone import Statement, Tombstone
 from raftcluster.errors import FrameError
 from raftcluster.events.log import read
-from raftcluster.storage.directory import EVENTS, sync_directory
+from raftcluster.storage.directory import EVENTS, archive, neighbours, sync_directory
 
 TOMBSTONE: Final = "tombstone"
 DESTROYED: Final = "cluster-destroyed"
 """The event."""
 _CLUSTER_ID: Final = re.compile(r"[0-9a-f-]{36}")
+
+
+def archives(directory: Path) -> list[Archive]:
+    """Of the data directory, and of those beside it that are the same user's."""
+    return [Archive(folder) for folder in (archive(directory), *neighbours(directory))]
+
+
+def find(directory: Path, cluster_id: str) -> bytes | None:
+    """The tombstone of a cluster as this host has it, in one of `archives`. Raises `OSError`."""
+    return next((found for each in archives(directory) if (found := each.find(cluster_id)) is not None), None)
 
 
 class Archive:

@@ -5,6 +5,7 @@ The member speaks first: {"nonce"}. Then one of
     {"chain": hash of a root}      --> {"chain": links}, from the one with that root on; anybody may ask, all of it is public
     {"chain": number}              --> the same, from the link with that number on
     {"tombstone": cluster id}      --> {"answer": tombstone or None}: see `tombstone`; public as well
+    {"member": node id}            --> {"member": whether it is one}, or it is refused as `removed`
     JOIN                           --> {"progress"} ..., {"bundle"}; the proof is a token's
     RETURN                         --> the same; the proof is by the key that the member is known by
 
@@ -33,6 +34,8 @@ PROGRESS_SECONDS: Final = 5.0
 """At least this often the member says how far it is; so the other side notices when it is gone."""
 JOIN_CONTEXT: Final = "raftcluster-join-v1"
 RETURN_CONTEXT: Final = "raftcluster-return-v1"
+CHAIN_UNKNOWN: Final = "chain-unknown"
+"""How a question for the chain is refused."""
 KEYS: Final = 8
 """A member that returns proves at most so many keys: it holds those of a few generations."""
 
@@ -81,8 +84,8 @@ def ask_chain(
 ) -> list[Link]:
     """The public chain as the host at `address` has it, not verified. `since`: hash of a root, or number of a link.
 
-    Raises `Rejected` when it has no such root or link, `OtherCluster` when it says that it is not of `cluster_id`,
-    `Unavailable`, `LinkRefused`, `FrameError`.
+    Raises `Rejected` (`chain-unknown`) when it has no such root or link, `OtherCluster` when it says that it is not of
+    `cluster_id`, `Unavailable` for whatever else it says, for it has proved nothing; `LinkRefused`, `FrameError`.
     """
     stream = dial_untrusted(address, hello)
     try:
@@ -91,13 +94,18 @@ def ask_chain(
             raise OtherCluster(
                 f"{address[0]}:{address[1]} answers as cluster {theirs}, this node is of {cluster_id}",
                 subject=f"{address[0]}:{address[1]}",
-                remedy="give each cluster of a host a port of its own, or tell the members the right address",
+                remedy="give each cluster of a host a port of its own, or tell the members the right address; if this node's "
+                "cluster was destroyed: raftcluster destroy --tombstone FILE, with a file that its other hosts keep in "
+                "DIR-destroyed",
             )
         stream.receive()
         stream.send({"chain": since})
         answer = stream.receive()
         if isinstance(answer, dict) and "refused" in answer:
-            raise refusal(answer)
+            told = refusal(answer)
+            if told.code == CHAIN_UNKNOWN:
+                raise told
+            raise Unavailable(f"{address[0]}:{address[1]} shows no chain of manifests: {told}", subject=stream.address)
         if not isinstance(answer, dict) or not isinstance(answer.get("chain"), list):
             raise FrameError("the answer is no chain of manifests", subject=stream.address)
         return [Link.check(values) for values in answer["chain"]]

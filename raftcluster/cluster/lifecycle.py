@@ -57,7 +57,7 @@ RENEW_MS: Final = 60 * 86_400_000
 RETRY_MS: Final = 60_000
 """What the cluster begins by itself and had to give up is tried again after this."""
 LONELY_SECONDS: Final = 3.0
-"""A node without any link for longer than dials pause may have slept through a generation, and asks."""
+"""A node without a majority's links for longer than dials pause may have slept through a generation, and asks."""
 
 
 def decide(view: View, local: Local) -> list[Action]:
@@ -92,7 +92,7 @@ def peers(view: View, node_id: str) -> dict[str, Member]:
 
 
 def _follow(local: Local) -> list[Action]:
-    """What a node does that nobody links with."""
+    """What a node does that too few link with."""
     actions: list[Action] = []
     if local.expired:
         remedy = "if no majority has a valid one: raftcluster recover on one node, then join the others anew"

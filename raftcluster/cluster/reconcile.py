@@ -43,12 +43,13 @@ from raftcluster.cluster.actions import (
 )
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.lifecycle import decide, peers
+from raftcluster.cluster.manifests import majority
 from raftcluster.cluster.records import Member
 from raftcluster.cluster.returning import Return
 from raftcluster.cluster.teardown import Teardown
 from raftcluster.cluster.view import View, links
 from raftcluster.codec import Value, unpack
-from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, Unavailable
+from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, Removed, Unavailable
 from raftcluster.host import Host
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport.certificates import fingerprint, validity
@@ -208,7 +209,7 @@ class Reconciler:
         if view.destruction is not None:
             self._destroying_since = self._destroying_since or time.monotonic()
         linked = self._links.links()
-        if linked or not self._trust.peers:
+        if len(linked) + 1 >= majority(len(self._trust.peers) + 1):
             self._lonely_since = None
         elif self._lonely_since is None:
             self._lonely_since = time.monotonic()
@@ -329,11 +330,12 @@ class Reconciler:
         if time.monotonic() - self._asked_at < ASK_SECONDS:
             return
         try:
-            trust = self._return.attempt(list(self._trust.peers.values()), self._trust.presented)
-        except Rejected as error:
-            if error.code != "removed":
-                raise
-            self._finished = True  # a member has said so that proves itself by the chain
+            linked = self._links.links()
+            peers = sorted(self._trust.peers.values(), key=lambda peer: peer.node_id in linked)
+            trust = self._return.attempt(peers, self._trust.presented)
+        except Removed as error:  # proven, see `returning`
+            log.warning("%s: this node stops", error.message)
+            self._finished = True
             self._on_removed()
             return
         finally:

@@ -20,8 +20,11 @@ from raftcluster.cluster.verification import verify
 from raftcluster.codec import unpack
 from raftcluster.errors import Rejected, StorageRefusal, Unavailable
 from raftcluster.transport.certificates import Token
+from raftcluster.transport.mesh import Mesh
+from raftcluster.transport.stream import Stream
 from tests.cluster_nodes import PRODUCT, SCHEMA, Cluster, Running, port
 from tests.helpers import eventually
+from tests.hierarchy import Forge
 
 SECONDS = 60.0
 
@@ -99,7 +102,8 @@ def test_asleep_during_three_generations_and_back_without_a_token(cluster: Clust
     cluster.nodes.append(node)
     node.start()
     eventually(settled(cluster, 6), SECONDS, "it is back, in a generation that includes it")
-    assert cluster.certs.show().asleep == [] and cluster.members.get("mx3.example.org").role == "voter"
+    assert cluster.certs.show().asleep == []
+    eventually(lambda: cluster.members.get("mx3.example.org").role == "voter", SECONDS, "the chain has named it before")
     assert [link.content().generation for link in node.keystore.chain()][-1] == 6
     assert verify(path).problems == []
 
@@ -122,6 +126,74 @@ def test_removed_while_it_slept_it_is_told_that_it_was(cluster: Cluster) -> None
     cluster.nodes.append(node)
     node.start()
     assert node.removed.wait(SECONDS), "it knows, and stops"
+
+
+def test_removed_together_two_sleepers_that_link_with_each_other_are_told_all_the_same(cluster: Cluster) -> None:
+    for number in (4, 5):
+        ask(cluster, cluster.members.invite(f"mx{number}.example.org"), number)
+        cluster.add(cluster.folder / f"mx{number}").start()
+        eventually(settled(cluster, number - 1), SECONDS, f"{number} voters")
+    sleepers = []
+    for _ in range(2):
+        sleepers.append(Running(sleep(cluster), cluster.engine))
+        sleepers[-1].host.freeze(lambda: False)
+    for number in (4, 5):
+        cluster.members.remove(f"mx{number}.example.org")
+    eventually(lambda: cluster.certs.show().generation > 4 and cluster.view().pending is None, SECONDS)
+    cluster.nodes += sleepers
+    for node in sleepers:
+        node.start()
+    eventually(lambda: all(node.ups for node in sleepers), SECONDS, "they have a link to each other")
+    for node in sleepers:
+        assert node.removed.wait(SECONDS), "it knows, and stops"
+
+
+def test_a_member_that_says_removed_is_believed_once_the_chain_bears_it_out(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = Running(sleep(cluster), cluster.engine)
+    node.host.freeze(lambda: False)
+    second = sleep(cluster)  # without it there is no majority for another manifest
+    cluster.members.remove("mx3.example.org")
+    cluster.nodes.append(node)
+    node.start()
+    for _ in range(2):
+        caplog.clear()
+        eventually(lambda: "removed: mx3.example.org was removed" in caplog.text, SECONDS, "it is told")
+        assert not node.removed.is_set() and node.reconciler.troubles() == {}
+    cluster.add(second).start()
+    assert node.removed.wait(SECONDS), "and believes it now"
+
+
+def test_whoever_says_removed_without_a_certificate_of_the_chain_is_not_believed(cluster: Cluster) -> None:
+    node = Running(sleep(cluster), cluster.engine)
+    for _ in range(2):  # all are down, and somebody has the address of one of them
+        sleep(cluster)
+    asked: list[object] = []
+
+    class Claim:
+        def join(self, stream: Stream) -> None:
+            stream.send({"nonce": b"0" * 16})
+            asked.append(stream.receive())
+            stream.part({"refused": "removed", "text": "you were removed", "remedy": ""})
+
+    other = cluster.members.get("mx2.example.org")
+    forged = Forge(cluster_id=node.cluster_id, generation=9)
+    claimer = Mesh(
+        forged.identity(other.node_id),
+        [forged.root],
+        (other.host, other.port),
+        node.about,
+        Claim(),  # type: ignore[arg-type]
+    )
+    claimer.start()
+    try:
+        node.start()
+        eventually(lambda: len(asked) >= 2, SECONDS, "it is told so twice")
+        assert not node.removed.is_set() and "removed" not in node.reconciler.troubles()
+    finally:
+        node.stop()
+        claimer.close()
 
 
 def test_down_between_trust_and_retire_it_comes_back_without_anything_being_decided(cluster: Cluster) -> None:

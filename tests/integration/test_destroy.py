@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import raftcluster
+from examples.counter import Counter
 from raftcluster import Node
 from raftcluster.cluster.archive import Archive
 from raftcluster.cluster.tombstone import Tombstone
@@ -110,6 +111,26 @@ def test_a_node_that_was_down_is_shown_the_tombstone_by_another_clusters_node(th
         port = free_ports(1)[0]
         joined = raftcluster.join(away, address=where, token=str(token), node="mx2", listen=("127.0.0.1", port))
         assert joined.cluster_id == new.cluster_id, "and is used in the other cluster"
+
+
+def test_a_node_that_was_down_is_shown_the_tombstone_by_another_product_in_another_directory(three: Cluster) -> None:
+    away, cluster_id = three.path(2), three.nodes[2].cluster_id
+    three.stop(2)
+    event_id = three.nodes[0].destroy("test", every_node=True)
+    gone(three, 0, 1)
+    elsewhere = three.path(0).with_name("gateway")
+    raftcluster.init(
+        elsewhere, cluster="other", node="gw0", listen=("127.0.0.1", three.ports[0]), product="gateway/4.2"
+    )
+    with Node.open(elsewhere, product="gateway/4.2", machines=[Counter()], ready_seconds=SECONDS) as other:
+        assert other.cluster_id != cluster_id
+        back = Node.open(away, ready_seconds=0)
+        try:
+            eventually(lambda: not away.exists(), SECONDS, "the returning node tears itself down")
+        finally:
+            back.close()
+    (accepted,) = [each for each in events(away) if each["event"] == "tombstone-accepted"]
+    assert accepted["fields"] == {"event_id": event_id, "source": f"127.0.0.1:{three.ports[0]}"}
 
 
 @pytest.mark.parametrize("running", [False, True])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from raftcluster.errors import DataVersion, MissingPrivilege, Refusal, StorageFailed, StorageFull, StorageRefusal
-from raftcluster.storage.directory import VERSION, DataDirectory
+from raftcluster.storage.directory import VERSION, DataDirectory, archive, neighbours
 
 HOLDER = """
 import sys
@@ -165,3 +165,25 @@ def test_a_node_file_that_is_damaged_is_not_believed(tmp_path: Path) -> None:
             directory.write("node.json", damaged)
             with pytest.raises(StorageFailed, match=r"node\.json"):
                 directory.read_node()
+
+
+def test_neighbouring_archives_are_those_that_only_this_user_can_write_to(tmp_path: Path) -> None:
+    own, beside, inside = tmp_path / "mx-destroyed", tmp_path / "gateway-destroyed", tmp_path / "other" / "destroyed"
+    shared, link = tmp_path / "shared-destroyed", tmp_path / "link-destroyed"
+    for folder in (own, beside, inside, shared, tmp_path / "elsewhere"):
+        folder.mkdir(parents=True, mode=0o700)
+    shared.chmod(0o770)
+    link.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "file-destroyed").touch()
+    assert archive(tmp_path / "mx") == own
+    assert neighbours(tmp_path / "mx") == [beside, inside]
+
+
+def test_neighbouring_archives_of_another_user_are_not_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gateway-destroyed").mkdir(mode=0o700)
+    assert neighbours(tmp_path / "mx") == [tmp_path / "gateway-destroyed"]
+    stranger = os.geteuid() + 1
+    monkeypatch.setattr("raftcluster.storage.directory.os.geteuid", lambda: stranger)
+    assert neighbours(tmp_path / "mx") == []
