@@ -17,7 +17,8 @@ come: what it has moved is still the same in its run. Tables at rest have no run
 some look into them first, newest first.
 
 A reader asks a generation's `slots` before its runs: one byte per hash of a key, the greatest ordinal of a run that may
-hold it. Most new keys are in no run, and find that out for 0.1 us.
+hold it; and the table's `rest` before the table. Most new keys are nowhere, and find that out without a call of LMDB, in
+which another thread may take the interpreter lock for 5 ms.
 
 Thread: a `Generation` never changes, but for its slots: the writer enters a key before the transaction that writes it ends,
 so that a view may find there an ordinal that is too new for it, and never one that is too old.
@@ -28,7 +29,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 MARK: Final = "@"  # no table of a machine has it in its name
 SLOTS: Final = 1 << 21
 _SLOT: Final = SLOTS - 1
+_REST_SLOTS: Final = 8  # per key: an eighth of the absent keys is looked for in vain
+REST_BYTES: Final = 1 << 25  # for tables of up to 4 million rows
+_PAGE: Final = 256  # rows of each source, merged at a time
 _REMOVED: Final = b"-"
 _KEPT: Final = b"+"
 _key: Final = itemgetter(0)
@@ -62,6 +66,11 @@ class Bounds:
     """A generation with so many full runs is swept."""
     slice_keys: int = 4_096
     """Moved in one transaction."""
+
+    @property
+    def generation_keys(self) -> int:
+        """Of a full generation, about."""
+        return self.runs * self.run_keys
 
 
 DEFAULT: Final = Bounds()
@@ -113,28 +122,59 @@ def decode(row: bytes) -> Generations:
     }
 
 
-class Level:
-    """A generation as one view sees it. Thread: the view's."""
+class Detour:
+    """A table that has runs, as one view sees it. Thread: the view's."""
 
-    __slots__ = ("_databases", "_generation", "_slots")
+    __slots__ = ("_generations", "_handle", "_mask", "_rest")
 
-    def __init__(self, generation: Generation, handles: Mapping[str, Database]) -> None:
-        self._databases = [handles[run] for run in generation.runs]
-        self._slots = generation.slots
+    def __init__(
+        self, handle: Database, found: Sequence[Generation], handles: Mapping[str, Database], rest: bytearray | None
+    ) -> None:
+        """`found` are generations, oldest first. `rest`: see `resting`; it must have been made before the view began."""
+        self._handle = handle
+        self._generations = [(each.slots, [handles[run] for run in each.runs]) for each in reversed(found)]
+        """Newest first; their runs oldest first."""
+        self._rest = rest
+        self._mask = 0 if rest is None else len(rest) - 1
 
-    def find(self, view: Transaction, key: bytes) -> bytes | None:
-        """The row of `key` as its newest run has it, marks and all; None when no run has it."""
-        ordinal = self._slots[hash(key) & _SLOT]
-        if ordinal:
-            for database in reversed(self._databases[:ordinal]):
-                row: bytes | None = view.get(key, None, database)
-                if row is not None:
-                    return row
+    def get(self, view: Transaction, key: bytes) -> bytes | None:
+        """The value of `key`. 0.3 us for a key that is nowhere."""
+        hashed = hash(key)
+        for slots, databases in self._generations:
+            ordinal = slots[hashed & _SLOT]
+            if ordinal:
+                for database in reversed(databases[:ordinal]):
+                    row: bytes | None = view.get(key, None, database)
+                    if row is not None:
+                        return value_of(row)
+        if self._rest is not None and not self._rest[hashed & self._mask]:
+            return None
+        value: bytes | None = view.get(key, None, self._handle)
+        return value
+
+    def rows(self, view: Transaction, start: bytes, *, behind: bool = False) -> Iterator[Row]:
+        """The table's rows in key order, from `start` on, or behind it."""
+        databases = [each for _, found in self._generations for each in reversed(found)]
+        sources = [rows_from(view, each, start, behind=behind) for each in (*databases, self._handle)]
+        pages = merged(sources[::-1], _PAGE, plain=True)
+        return ((key, value) for key, value in chain.from_iterable(pages) if value is not None)
+
+
+def resting(keys: Iterable[bytes], count: int) -> bytearray | None:
+    """One byte per hash of a key, zero where none of `keys` is; None for too many to be worth it. 0.3 us a key."""
+    size = 1 << (count * _REST_SLOTS).bit_length()
+    if size > REST_BYTES:
         return None
+    rest = bytearray(size)
+    rest_in(rest, keys)
+    return rest
 
-    def rows(self, view: Transaction, start: bytes, *, behind: bool = False) -> list[Iterator[Row]]:
-        """The rows of each run from `start` on, or behind it, oldest run first."""
-        return [rows_from(view, database, start, behind=behind) for database in self._databases]
+
+def rest_in(rest: bytearray, keys: Iterable[bytes]) -> None:
+    """Add `keys`."""
+    mask = len(rest) - 1
+    for key in keys:
+        rest[hash(key) & mask] = 1
 
 
 def rows_from(view: Transaction, database: Database, start: bytes, *, behind: bool = False) -> Iterator[Row]:
@@ -232,17 +272,27 @@ class Writer:
         return found
 
     def sweep(
-        self, transaction: Transaction, database: Database, generation: Generation, handles: Mapping[str, Database]
+        self,
+        transaction: Transaction,
+        database: Database,
+        generation: Generation,
+        handles: Mapping[str, Database],
+        rest: bytearray | None,
     ) -> Generation | None:
         """Move the next slice of a generation into its table; None: that was the last, the runs may be emptied."""
         start = generation.position
-        sources = Level(generation, handles).rows(transaction, start or b"\0", behind=start is not None)
+        behind = start is not None
+        sources = [rows_from(transaction, handles[run], start or b"\0", behind=behind) for run in generation.runs]
         page = max(1, self.bounds.slice_keys // len(sources))
         found = next(merged(sources, page, plain=False), None)
         if found is None:
             return None
-        transaction.cursor(database).putmulti([(key, value) for key, value in found if value is not None])
-        for key, value in found:
-            if value is None:
-                transaction.delete(key, db=database)
+        kept = [(key, value) for key, value in found if value is not None]
+        if rest is not None:
+            rest_in(rest, [key for key, _ in kept])
+        transaction.cursor(database).putmulti(kept)
+        if len(kept) < len(found):
+            for key, value in found:
+                if value is None:
+                    transaction.delete(key, db=database)
         return replace(generation, full=True, position=found[-1][0])

@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -56,6 +56,9 @@ class _State(NamedTuple):
     generations: runs.Generations
     row: bytes | None
     """The generations' row, by which a reader knows that they are what it sees."""
+    rests: Mapping[str, bytearray | None]
+    """What is at rest in the tables that have runs: see `runs.resting`. Invariant: holds every key of the table as of this
+    transaction and of all later ones."""
 
 
 class TableStore:
@@ -199,6 +202,7 @@ class TableStore:
     def _write(self, unit: Unit) -> bool:
         with self._publishing:
             handles, generations = dict(self._state.handles), dict(self._state.generations)
+            rests = dict(self._state.rests)
             gathered = 0
             with self._env.write() as transaction:
                 before = reached(transaction, self._meta)
@@ -210,13 +214,17 @@ class TableStore:
                     found = generations.get(table, ())
                     if found or (self._has_room(handles) and self._runs.is_burst(transaction, handle, changes)):
                         generations[table] = self._gather(transaction, table, found, handles, changes)
+                        if generations[table][-1].number != (found[-1].number if found else 0):
+                            count = transaction.stat(handle)["entries"]
+                            keys = transaction.cursor(handle).iternext(keys=True, values=False)
+                            rests[table] = runs.resting(keys, count + self._runs.bounds.generation_keys)
                         gathered += len(changes)
                     else:
                         self._put(transaction, handle, changes)
                 row = self._reach(transaction, unit.index, unit.anchor, generations)
                 failpoints.reach("tables.commit.before")
             failpoints.reach("tables.commit.after")
-            self._state = _State(handles, generations, row)
+            self._state = _State(handles, generations, row, rests)
         if gathered:
             self._behind += SWEEP_AHEAD * gathered
             self._gathered = time.monotonic()
@@ -261,19 +269,21 @@ class TableStore:
         if table is None:
             return 0
         oldest, *newer = state.generations[table]
-        generations, row = dict(state.generations), state.row
+        generations, row, rests = dict(state.generations), state.row, dict(state.rests)
+        rest = rests.get(table)
         try:
             with self._publishing:
                 with self._env.write() as transaction:
-                    left = self._runs.sweep(transaction, state.handles[table], oldest, state.handles)
+                    left = self._runs.sweep(transaction, state.handles[table], oldest, state.handles, rest)
                     generations[table] = (*([left] if left else []), *newer)
                     if left is None:
                         for run in oldest.runs:
                             transaction.drop(state.handles[run], delete=False)
                         if not newer:
                             del generations[table]
+                            rests.pop(table, None)
                         row = self._note_runs(transaction, generations)
-                self._state = _State(state.handles, generations, row)
+                self._state = _State(state.handles, generations, row, rests)
         except StorageFull:
             return 0
         return self._runs.bounds.slice_keys
@@ -314,7 +324,7 @@ class TableStore:
                 row = self._reach(transaction, index, anchor, {})
                 failpoints.reach("snapshot.install.before")
             failpoints.reach("snapshot.install.after")
-            self._state = _State(handles, {}, row)
+            self._state = _State(handles, {}, row, {})
         return True
 
     def _handle(self, table: str, handles: Handles, transaction: Transaction) -> Database:
@@ -337,7 +347,7 @@ class TableStore:
         with self._env.reading() as transaction:
             row = transaction.get(RUNS, None, self._meta)
             if row is None:
-                return _State(handles, {}, None)
+                return _State(handles, {}, None, {})
             try:
                 generations = runs.decode(row)
                 for found in generations.values():
@@ -347,17 +357,17 @@ class TableStore:
                             generation.enter(keys, ordinal)
             except (ValueError, TypeError, LookupError, RaftclusterError) as error:
                 raise corrupt(self._env.path, f"what it says of its runs cannot be: {error!r}") from error
-        return _State(handles, generations, row)
+        return _State(handles, generations, row, {})
 
     def _begin(self) -> TableView:
         """A read transaction, with the handles and runs of exactly what it sees."""
         try:
             while True:
-                handles, generations, row = self._state
+                handles, generations, row, rests = self._state
                 transaction = self._env.read()
                 names = transaction.cursor().iternext(keys=True, values=False)
                 if transaction.get(RUNS, None, self._meta) == row and all(name.decode() in handles for name in names):
-                    return TableView(transaction, handles, generations)
+                    return TableView(transaction, handles, generations, rests)
                 transaction.abort()
                 with self._publishing:
                     pass
