@@ -19,7 +19,7 @@ OPERATION_COMMANDS: Final = (
     256  # commands that travel under one id: the cost of an id is shared, the loss of one is small
 )
 APPEND_BYTES: Final = 1 * MIB  # entries per append_entries message (`appendEntriesBatchSizeBytes`)
-ENTRIES_IN_FLIGHT: Final = 2  # uncommitted batches: the second is being written while the first travels
+ENTRIES_IN_FLIGHT: Final = 2  # unapplied batches; the second leaves once it is no smaller than the first
 
 # --- frames
 FRAME_BYTES: Final = 4 * MIB  # the largest frame on an authenticated link; holds any append message

@@ -295,8 +295,12 @@ class Replica:
         time = self.clock.stamp(term, float(self._last_stamp), self.journal.voters(), self.me)
         if time is None or not self._queue or self.leadership.leaving or self.health != "ok":
             return []
-        if self.journal.last[1] - self.engine.applied >= self.bounds.in_flight:
+        last, last_index, _ = self.journal.last
+        in_flight = last_index - self.engine.applied
+        if in_flight >= self.bounds.in_flight:
             return []  # unapplied, not uncommitted: where tables are slow, what waits is sent again and must not pile up
+        if in_flight and self._queue_bytes < len(last) and len(self._queue) < self.bounds.entry_operations:
+            return []  # an entry costs much, a command little: under load the second is no smaller than the first
         batch: list[bytes] = []
         size = 0
         while self._queue and len(batch) < self.bounds.entry_operations and size < self.bounds.entry_bytes:

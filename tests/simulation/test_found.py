@@ -179,6 +179,27 @@ def test_a_leader_that_cannot_apply_appends_no_more() -> None:
     assert replica.journal.last[1] == replica.engine.applied + 2
 
 
+def test_under_load_the_second_entry_in_flight_is_no_smaller_than_the_first() -> None:
+    """Two in flight whatever they held made three small entries of what two large ones carry: a third of the rate was lost."""
+    lab = GuardedLab(THREE)
+    leader = lab.nodes["n1"]
+    leader.bounds = replace(leader.bounds, in_flight=2, entry_operations=100)
+    lab.elect("n1", ["n2"])
+    lab.flow(THREE)
+    callers = [Caller() for _ in range(13)]
+    before = leader.journal.last[1]
+    assert before == leader.engine.applied
+    appended = []
+    for numbers in (range(4), range(4, 5), range(5, 9), range(9, 13)):
+        for number in numbers:
+            leader.submit(operation(number), callers[number])
+        lab.flow(["n1"], rounds=3)
+        appended.append(leader.journal.last[1] - before)
+    assert appended == [1, 1, 2, 2], "4 alone; 1 waits; 5 follow; the rest waits"
+    lab.flow(THREE, rounds=20)
+    assert [caller.results for caller in callers] == [[[0, number]] for number in range(13)]
+
+
 def test_a_log_of_large_entries_keeps_the_one_before_the_checkpoint() -> None:
     """Over its bound of bytes the log was cut at the checkpoint itself when there was nothing to cut; recovery, which
     looks for the entry before, then took the whole log for another one: committed entries were gone."""
