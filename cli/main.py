@@ -17,6 +17,7 @@ from raftcluster.cli.context import DIRECTORY, Commands, Context, json_option
 from raftcluster.cli.destroy import destroy
 from raftcluster.cli.events import events
 from raftcluster.cli.greylist import greylist
+from raftcluster.cli.lease import lease
 from raftcluster.cli.members import members
 from raftcluster.cli.serve import serve
 from raftcluster.cli.tokens import tokens
@@ -79,6 +80,7 @@ for command in (
     verify,
     greylist,
     config,
+    lease,
     transfer,
     backup,
     restore,

@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     )
     from raftcluster.greylist.api import Greylist, Verdict
     from raftcluster.history import read_events
+    from raftcluster.lease.api import Leases
+    from raftcluster.lease.holding import Lease
+    from raftcluster.lease.rules import LeaseHeld, LeaseLost
     from raftcluster.node import Node
     from raftcluster.offline import scrub
     from raftcluster.service import Service
@@ -66,6 +69,10 @@ __all__ = [
     "DataVersion",
     "Greylist",
     "Host",
+    "Lease",
+    "LeaseHeld",
+    "LeaseLost",
+    "Leases",
     "LinkRefused",
     "MissingPrivilege",
     "Node",
@@ -124,6 +131,12 @@ def __getattr__(name: str) -> Any:
             from raftcluster import entry as home
         case "Greylist" | "Verdict":
             from raftcluster.greylist import api as home
+        case "Lease":
+            from raftcluster.lease import holding as home
+        case "LeaseHeld" | "LeaseLost":
+            from raftcluster.lease import rules as home
+        case "Leases":
+            from raftcluster.lease import api as home
         case "read_events":
             from raftcluster import history as home
         case "Node":

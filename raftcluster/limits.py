@@ -121,6 +121,14 @@ CONFIG_KEY_BYTES: Final = 240
 CONFIG_VALUE_BYTES: Final = 64 * KIB
 HISTORY_REVISIONS: Final = 1_000  # kept per configuration key
 
+# --- leases
+LEASES: Final = 10_000  # names that are held, or kept, at once
+LEASE_NAME_BYTES: Final = 200
+LEASE_SECONDS: Final = 15.0  # default term: some missed renewals, and a change of leader, end no job
+LEASE_MIN_SECONDS: Final = 1.0  # a renewal at a third of it survives an election
+LEASE_MAX_SECONDS: Final = 7 * 86_400.0
+LEASE_BELIEF: Final = 0.9  # of its term, after which a holder that was not renewed knows that it has lost it
+
 assert OPERATION_BYTES < ENTRY_BYTES < APPEND_BYTES, "an operation fits an entry, an entry an append"
 assert 2 * APPEND_BYTES < FRAME_BYTES < LINK_QUEUE_BYTES, "a frame holds an append whose last entry was the largest"
 assert 2 * PING_SECONDS < LINK_IDLE_SECONDS, "an idle link that lives is never taken for dead"
@@ -129,3 +137,6 @@ assert 2 * HEARTBEAT_SECONDS < ELECTION_MIN_SECONDS < ELECTION_MAX_SECONDS <= CH
 assert CHECKPOINT_KEYS * 2 < OVERLAY_KEYS
 assert ENTRY_RESULT_BYTES + 4 * APPEND_BYTES < VALUE_BYTES, "the results of one entry fit a row"
 assert VALUE_BYTES + 8 * SNAPSHOT_CHUNK_BYTES < SNAPSHOT_BLOCK_BYTES, "a chunk fits a block, whatever its rows"
+assert LEASE_BELIEF + 0.05 < 1 / (1 + CLOCK_SLEW) + 1e-3, (
+    "who holds a lease is told before cluster time can have ended it"
+)

@@ -38,7 +38,6 @@ from raftcluster.cluster.statement import statement
 from raftcluster.cluster.teardown import Teardown
 from raftcluster.cluster.view import View
 from raftcluster.codec import Value
-from raftcluster.config.api import Config
 from raftcluster.ending import Ending
 from raftcluster.engine import seam
 from raftcluster.engine.ports import Bounds, Observer, Ports, Timing
@@ -48,10 +47,9 @@ from raftcluster.events.log import EventLog
 from raftcluster.events.outlet import Outlet
 from raftcluster.events.recorder import Recorder
 from raftcluster.firewall.nft import Nft
-from raftcluster.greylist.api import Greylist
 from raftcluster.host import Consistency
-from raftcluster.hosting import Hosting
 from raftcluster.machine import StateMachine
+from raftcluster.offering import Offering
 from raftcluster.runtime import Runtime
 from raftcluster.seats import Seats
 from raftcluster.seeking import Seeker
@@ -75,14 +73,12 @@ STARTED = "STARTED"
 """Says that this node has run: from then on it must have a log."""
 
 
-class Node(Hosting, Verifying):
+class Node(Offering, Verifying):
     """See the module. Use :meth:`open`. Every method is thread-safe.
 
     Errors of calls: `Unavailable` (not applied), `OutcomeUnknown` (may be), `Rejected` (never).
     """
 
-    greylist: Greylist
-    config: Config
     members: Members
     tokens: Tokens
     certs: Certs
@@ -184,7 +180,7 @@ class Node(Hosting, Verifying):
             directory.write(STARTED, b"")
         self._role_changed = threading.Event()
         self._runtime.on_role(self._role_changed.set)
-        self.greylist, self.config = Greylist(self), Config(self, LocalStore(directory.local))
+        self._offer(LocalStore(directory.local))
         self._auditor = Auditor(self, directory, self._recorder, self._leadership)
         self._runtime.on_role(self._auditor.wake)
         self.teardown = Ending(self, self._outlet)
@@ -230,7 +226,7 @@ class Node(Hosting, Verifying):
         for each in (self._inquiry, moving.Move(self, directory, facts, mesh.open_stream), seeker):
             each.start()
             self._undo.callback(each.close)
-        self._undo.callback(self.config.close)
+        self._undo.callback(self._withdraw)
         if facts["lab"] and facts["founder"] == me:
             founding = threading.Thread(
                 target=lab.found, args=(self, self._ending), name="raftcluster-found", daemon=True

@@ -6,9 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from raftcluster.cluster.machine import ClusterMachine
-from raftcluster.config.machine import ConfigMachine
-from raftcluster.greylist.machine import GreylistMachine
+from raftcluster.builtin import all_machines
 from raftcluster.machine import StateMachine
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.storage.image import Image
@@ -27,7 +25,7 @@ def scrub(path: str | os.PathLike[str], *, machines: Sequence[StateMachine] = ()
     Nothing is changed. Raises `StorageRefusal` when it is no data directory or in use, `StorageFailed` when it cannot even
     be opened. Thread: blocks; a second for a million rows.
     """
-    everything: list[StateMachine] = [ClusterMachine(), ConfigMachine(), GreylistMachine(), *machines]
+    everything = all_machines(machines)
     with ExitStack() as undo:
         directory = undo.enter_context(DataDirectory.open(path))
         facts = directory.read_node()

@@ -28,6 +28,7 @@ ROOMS = {
     "raftcluster.engine": ("raftcluster.storage.ports", "raftcluster.storage.overlay"),
     "raftcluster.greylist": ("raftcluster.host",),
     "raftcluster.config": ("raftcluster.host",),
+    "raftcluster.lease": ("raftcluster.host",),
     "raftcluster.cluster": (
         "raftcluster.host",
         "raftcluster.events.log",
@@ -49,7 +50,7 @@ ROOMS = {
 }
 # Files whose results must be equal on every node, with all files of their own room that they use.
 DETERMINISTIC = ("machine", "rules")
-DETERMINISTIC_ROOMS = ("raftcluster.greylist", "raftcluster.config", "raftcluster.cluster")
+DETERMINISTIC_ROOMS = ("raftcluster.greylist", "raftcluster.config", "raftcluster.cluster", "raftcluster.lease")
 
 OWNERS = {
     "click": "raftcluster.cli.",

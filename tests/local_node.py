@@ -15,6 +15,8 @@ from raftcluster.config.machine import ConfigMachine
 from raftcluster.errors import Rejected
 from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.machine import GreylistMachine
+from raftcluster.lease.api import Leases
+from raftcluster.lease.machine import LeaseMachine
 from tests.local_host import LocalHost, MemoryRows
 
 
@@ -35,10 +37,11 @@ class LocalNode:
     """A single node that leads; `held` is set when a transfer may end, `broken` makes `status` fail as a bug would."""
 
     def __init__(self) -> None:
-        self.host = LocalHost([ClusterMachine(), ConfigMachine(), GreylistMachine()])
+        self.host = LocalHost([ClusterMachine(), ConfigMachine(), GreylistMachine(), LeaseMachine()])
         self.id = self.host.id
         self.config = Config(self.host, MemoryRows())
         self.greylist = Greylist(self.host)
+        self.lease = Leases(self.host)
         self.members = Members(self.host)
         self.tokens = Tokens(self.host)
         self.certs = Certs(self.host)

@@ -35,6 +35,7 @@ class Client:
         self.timeout = timeout
         self.greylist = Greylist(self)
         self.config = Config(self)
+        self.lease = Leases(self)
         self.members = Members(self)
         self.tokens = Tokens(self)
         self.certs = Certs(self)
@@ -177,6 +178,17 @@ class Config:
     def watch(self, prefix: str = "", since: int | None = None) -> Iterator[dict[str, Value]]:
         """Every change from revision `since` on, then every change as it comes."""
         return self._client.stream("config.watch", prefix=prefix, since=since)
+
+
+class Leases:
+    """The twin of `Node.lease`, as far as an administrator needs it: a lease is held by a process, not by a command."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self) -> Sequence[dict[str, Value]]:
+        """Who holds what, by name. Times are cluster time in milliseconds."""
+        return self._client.call("lease.list")  # type: ignore[no-any-return]
 
 
 class Members:

@@ -51,6 +51,7 @@ CALLS: Final = frozenset(
     greylist.explain greylist.stats greylist.settings greylist.configure greylist.settings_history
     config.get config.effective config.entry config.set config.delete config.history config.keys config.revision
     config.local.set config.local.get config.local.delete
+    lease.list
     members.facts members.list members.get members.remove members.move
     tokens.list tokens.revoke
     certs.show certs.rotate certs.abort certs.wait certs.verify certs.export

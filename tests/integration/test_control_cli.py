@@ -126,6 +126,14 @@ def test_greylist_explains_and_counts(run: Run, node: LocalNode) -> None:
     assert "records" in run("greylist", "stats").stdout
 
 
+def test_leases_are_listed(run: Run, node: LocalNode) -> None:
+    assert value(run("lease", "list", "--json")) == []
+    with node.lease("nightly-scan"):
+        (row,) = value(run("lease", "list", "--json"))
+        assert (row["name"], row["token"], row["released"]) == ("nightly-scan", 1, False)
+        assert "nightly-scan" in run("lease", "list").stdout
+
+
 def test_members_are_listed_and_removed(run: Run, founded: LocalNode) -> None:
     assert "127.0.0.1:9777" in run("members").stdout
     assert value(run("members", "--json"))[0]["name"] == "mx1"

@@ -1,0 +1,26 @@
+"""The APIs over the built-in machines that need nothing of a node but a host: one attribute each."""
+
+from __future__ import annotations
+
+from raftcluster.config.api import Config
+from raftcluster.config.local import LocalRows
+from raftcluster.greylist.api import Greylist
+from raftcluster.hosting import Hosting
+from raftcluster.lease.api import Leases
+
+
+class Offering(Hosting):
+    """The part of a node that offers them."""
+
+    greylist: Greylist
+    config: Config
+    lease: Leases
+
+    def _offer(self, local: LocalRows) -> None:
+        """`local` keeps what is this node's own. Before the tick thread runs: they listen to what is applied."""
+        self.greylist, self.config, self.lease = Greylist(self), Config(self, local), Leases(self)
+
+    def _withdraw(self) -> None:
+        """End what waits in them: watches, leases. While the node still runs."""
+        self.lease.close()
+        self.config.close()
