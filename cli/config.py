@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from typing import Any
 
 import click
 
@@ -114,6 +116,113 @@ def history(obj: Context, key: str, as_json: bool) -> None:
     else:
         columns = ("revision", "value", "author", "reason")
         output.table(columns, [[each.get(name) for name in columns] for each in changes])
+
+
+class Moment(click.ParamType[float]):
+    """A revision, or a time as ISO 8601 has it (UTC unless it says otherwise)."""
+
+    name = "revision|time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """A revision as a number below 0, a time as seconds since the epoch: see `_revision`."""
+        text = str(value)
+        if text.isascii() and text.isdigit():
+            return -1.0 - int(text)
+        try:
+            time = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail(f"{text!r} is no revision and no time; examples: 17, 2026-11-24, 2026-11-24T18:30", param, ctx)
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def _revision(obj: Context, moment: float) -> int:
+    return round(-1 - moment) if moment < 0 else obj.client.config.revision_at(moment)
+
+
+def _shown(entry: dict[str, Any] | None) -> str:
+    return "(unset)" if entry is None or entry["deleted"] else output.one_line(entry["value"])
+
+
+@config.command()
+@click.argument("prefix", default="")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many.")
+@click.option("--before", type=int, help="Only changes at revisions below this one.")
+@json_option
+@click.pass_obj
+def log(obj: Context, prefix: str, limit: int, before: int | None, as_json: bool) -> None:
+    """Show the newest changes of keys that begin with PREFIX: what, when, by whom, from where and why."""
+    found = obj.client.config.log(prefix, limit=limit, before=before)
+    if as_json:
+        output.as_json(found)
+    else:
+        rows = [
+            [e["revision"], output.moment(e["time"]), e["author"], e["node"], e["key"], _shown(e), e["reason"]]
+            for e in found
+        ]
+        output.table(("revision", "time", "author", "node", "key", "value", "reason"), rows)
+
+
+@config.command()
+@click.argument("moment", type=Moment())
+@click.argument("prefix", default="")
+@json_option
+@click.pass_obj
+def at(obj: Context, moment: float, prefix: str, as_json: bool) -> None:
+    """Show what was set at MOMENT, a revision or a time (UTC): the keys that begin with PREFIX."""
+    found = obj.client.config.at(_revision(obj, moment), prefix)
+    if as_json:
+        output.as_json(found)
+    else:
+        output.table(("key", "value", "revision"), [[key, _shown(e), e["revision"]] for key, e in found.items()])
+
+
+@config.command()
+@click.argument("first", type=Moment())
+@click.argument("second", type=Moment(), required=False)
+@click.option("--prefix", default="", help="Only keys that begin with this.")
+@json_option
+@click.pass_obj
+def diff(obj: Context, first: float, second: float | None, prefix: str, as_json: bool) -> None:
+    """Show which values differ between two moments, revisions or times (UTC); the SECOND is now by default."""
+    until = None if second is None else _revision(obj, second)
+    found = obj.client.config.diff(_revision(obj, first), until, prefix)
+    if as_json:
+        output.as_json(found)
+    else:
+        rows = [[each["key"], _shown(each["before"]), _shown(each["after"])] for each in found]
+        output.table(("key", "before", "after"), rows)
+
+
+@config.command()
+@click.argument("moment", type=Moment())
+@click.option("--prefix", default="", help="Only keys that begin with this.")
+@reason_option
+@json_option
+@click.pass_obj
+def rollback(obj: Context, moment: float, prefix: str, reason: str, as_json: bool) -> None:
+    """Make the configuration what it was at MOMENT, a revision or a time (UTC), as one change."""
+    revision = obj.client.config.rollback(_revision(obj, moment), prefix, reason=reason, author=author())
+    if as_json:
+        output.as_json({"revision": revision})
+    else:
+        click.echo(f"rolled back, revision {revision}" if revision else "it is what it was then, nothing has changed")
+
+
+@config.command()
+@json_option
+@click.pass_obj
+def schema(obj: Context, as_json: bool) -> None:
+    """Show which settings the embedding product has registered, and what they take."""
+    found = obj.client.config.schemas()
+    if as_json:
+        output.as_json(found)
+    else:
+        rows = [
+            [f"{each['prefix']}/{name}", json.dumps(taken), each["version"]]
+            for each in found
+            for name, taken in each["document"]["properties"].items()
+        ]
+        output.table(("key", "takes", "version"), rows)
 
 
 @config.command()

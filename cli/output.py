@@ -80,6 +80,16 @@ def text(value: Cell) -> str:
     return "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in str(value))  # no terminal codes
 
 
+def one_line(value: Any) -> str:
+    """A value as JSON."""
+    return json.dumps(value, default=_of_bytes)
+
+
+def moment(milliseconds: float) -> str:
+    """Cluster time as a date."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
 def _title(name: str) -> str:
     """A field's name as people read it."""
     return name.removesuffix("_ms").replace("_", " ")
@@ -90,7 +100,7 @@ def _timed(name: str, value: Cell) -> Cell:
     if not isinstance(value, int | float) or not (name.startswith("not_") or name.endswith("_ms")):
         return value
     seconds = value / 1000 if name.endswith("_ms") else value
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return moment(seconds * 1000)
 
 
 def _plain(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> None:

@@ -57,6 +57,8 @@ OWNERS = {
     "cryptography": "raftcluster.transport.certificates",
     "lmdb": "raftcluster.storage.environment",
     "msgpack": "raftcluster.codec",
+    "msgspec": "raftcluster.config.models",
+    "pydantic": "raftcluster.config.models",
     "pysyncobj": "raftcluster.engine.seam",
     "rich": "raftcluster.cli.",
     "socket": "raftcluster.transport.sockets raftcluster.events.outlet",

@@ -33,7 +33,7 @@ from raftcluster.cluster.records import Facts, Member, rejected
 from raftcluster.cluster.statement import STATEMENT, Statement
 from raftcluster.cluster.view import View
 from raftcluster.codec import unpack
-from raftcluster.config.machine import read_revision
+from raftcluster.config.reading import read_revision
 from raftcluster.errors import RaftclusterError
 from raftcluster.events.log import EventLog
 from raftcluster.events.outlet import Outlet

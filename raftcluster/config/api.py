@@ -9,33 +9,40 @@ gets the next revision of the cluster, and is kept with who made it, where, when
 
 `get` gives what applies on this node.
 
-Errors: changes raise `Unavailable` (not made), `OutcomeUnknown` (may be), `Rejected` (never; code `revision-mismatch`
-when it was conditional and the key has changed). Reads raise `Unavailable` when they cannot be as fresh as asked for.
+Errors: changes raise `Unavailable` (not made), `OutcomeUnknown` (may be), `Rejected` (never), whose kinds are in
+`config.rules`: `RevisionMismatch` when it was conditional and the key has changed, `InvalidValue`, `ValueTooLarge`,
+`CyclicValue`, `NodeLocal`. Reads raise `Unavailable` when they cannot be as fresh as asked for.
 
 Thread: every method may be called from any thread, but never from a node's callback: they wait.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 from weakref import WeakSet
 
 from raftcluster import limits
 from raftcluster.codec import Value
 from raftcluster.config.local import Local, LocalRows
-from raftcluster.config.machine import (
-    NAME,
+from raftcluster.config.machine import NAME
+from raftcluster.config.past import Difference, Past, way_back
+from raftcluster.config.reading import (
     Entry,
     Page,
+    Schema,
     read_changes,
     read_entry,
     read_history,
     read_keys,
     read_revision,
 )
-from raftcluster.config.rules import check_key, check_note, is_local, override, pack_value
+from raftcluster.config.rules import check_key, check_note, is_local, named, override, pack_value
+from raftcluster.config.typed import Typed
 from raftcluster.config.watch import AsyncWatch, ReadPage, Watch
+from raftcluster.errors import Rejected
 from raftcluster.host import Consistency, Host
 from raftcluster.machine import ReadTables
 
@@ -47,6 +54,7 @@ class Config:
         """`local` is where the keys below `local/` are kept; `close` closes it."""
         self._host = host
         self._rows = local
+        self._typed, self._past = Typed(host), Past(host)
         self.local = Local(local)
         self._watches: WeakSet[Watch | AsyncWatch] = WeakSet()  # one that nobody holds any more is gone
         self._lock = threading.Lock()
@@ -69,12 +77,8 @@ class Config:
         (`NodeLocal`).
         """
         key = _at(node, key)
-        check_key(key)
-        check_note(author, reason)
-        pack_value(value)
-        command = ["set", key, value, author, reason, self._host.name, expect_revision]
-        revision: int = self._host.propose(NAME, command, deadline=deadline)
-        return revision
+        conditions = [] if expect_revision is None else [[key, "revision", expect_revision]]
+        return self.transact(conditions, [["set", key, value]], reason=reason, author=author, deadline=deadline)
 
     def delete(
         self,
@@ -91,11 +95,92 @@ class Config:
         `Rejected` when it is not set.
         """
         key = _at(node, key)
-        check_key(key)
+        conditions = [] if expect_revision is None else [[key, "revision", expect_revision]]
+        return self.transact(conditions, [["delete", key]], reason=reason, author=author, deadline=deadline)
+
+    def transact(
+        self,
+        conditions: Sequence[Sequence[Value]],
+        changes: Sequence[Sequence[Value]],
+        *,
+        reason: str = "",
+        author: str = "",
+        deadline: float = limits.CALL_SECONDS,
+    ) -> int:
+        """Make all of `changes` when all of `conditions` hold, or nothing; the one revision of them all.
+
+        A condition is (key, "revision", the key's revision; 0 when it is not set) or (key, "value", its value), a change
+        ("set", key, value) or ("delete", key); at most `TRANSACTION_KEYS` of each, 256 KiB together. Raises
+        `RevisionMismatch` when a condition does not hold, `InvalidValue` when a schema does not take a value.
+        """
+        wanted = [list(each) for each in changes]
+        for kind, key, *value in wanted:
+            check_key(key)
+            if kind == "set" and len(value) == 1:
+                pack_value(value[0])
+            elif kind != "delete" or value:
+                raise Rejected(f"{kind!r:.40} is no change of a key", subject=key, remedy="set or delete it")
         check_note(author, reason)
-        command = ["delete", key, author, reason, self._host.name, expect_revision]
-        revision: int = self._host.propose(NAME, command, deadline=deadline)
-        return revision
+        self._typed.check(wanted)
+        command = ["transact", [list(each) for each in conditions], wanted, author, reason, self._host.name]
+        try:
+            return int(self._host.propose(NAME, command, deadline=deadline))
+        except Rejected as error:
+            raise named(error) from error
+
+    def register(self, prefix: str, model: type, *, version: int = 1, deadline: float = 10.0) -> int:
+        """Let the keys below `prefix` be the fields of `model`, a msgspec struct or a pydantic model, on all nodes.
+
+        From then on every node refuses what the type does not take. Give a changed type a higher `version`: the highest
+        holds, so nodes may be upgraded one by one; the version in force is returned. What must hold between fields is
+        judged where a change is made, by the processes that have registered the type, against what they have applied.
+        Raises `InvalidValue` when values that are set do not fit, when the type is recursive, or is another one of the
+        same version.
+        """
+        try:
+            return self._typed.register(prefix, model, version, deadline)
+        except Rejected as error:
+            raise named(error) from error
+
+    def load(self, prefix: str, *, node: str | None = None, consistency: Consistency = "local") -> Any:
+        """The registered type of `prefix` with what applies on this node, or on `node`, and its defaults for the rest."""
+        return self._typed.load(prefix, self._host.name if node is None else node, consistency)
+
+    def schemas(self, *, consistency: Consistency = "local") -> list[Schema]:
+        """What was registered, by prefix."""
+        return self._typed.schemas(consistency)
+
+    def log(self, prefix: str = "", *, limit: int = 100, before: int | None = None) -> list[Entry]:
+        """The newest `limit` changes of keys with `prefix`, newest first; with `before` those of earlier revisions."""
+        return self._past.log(prefix, limit, before)
+
+    def revision_at(self, time: float) -> int:
+        """The newest revision that was made until `time`, seconds since the epoch in cluster time."""
+        return self._past.revision_at(math.floor(time * 1000))
+
+    def at(self, revision: int, prefix: str = "") -> dict[str, Entry]:
+        """What was set at `revision`, by key. Raises `Forgotten` when that is no longer kept."""
+        return self._past.at(revision, prefix)
+
+    def diff(self, first: int, second: int | None = None, prefix: str = "") -> list[Difference]:
+        """The keys whose values are not the same at two revisions; `second` is the newest by default."""
+        return self._past.diff(first, second, prefix)
+
+    def rollback(
+        self,
+        revision: int,
+        prefix: str = "",
+        *,
+        reason: str = "",
+        author: str = "",
+        deadline: float = limits.CALL_SECONDS,
+    ) -> int:
+        """Make all keys with `prefix` what they were at `revision`, as one change whose revision is returned; 0 when they
+        are that. Raises `RevisionMismatch`, and changes nothing, when somebody changes one of them meanwhile."""
+        conditions, changes = way_back(self.diff(revision, None, prefix))
+        if not changes:
+            return 0
+        return self.transact(conditions, changes, reason=reason, author=author, deadline=deadline)
 
     def get(self, key: str, default: Value = None, *, consistency: Consistency = "local") -> Value:
         """What `key` is on this node: its override, else the cluster's value, else `default`."""

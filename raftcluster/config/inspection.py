@@ -3,8 +3,11 @@ decoding raises."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from raftcluster.codec import unpack
 from raftcluster.config.rules import check_key, check_note, pack_value
+from raftcluster.config.schema import check_document
 
 _REVISION_BYTES = 8
 
@@ -27,9 +30,11 @@ def inspect_history(key: bytes, value: bytes) -> None:
 
 def inspect_change(key: bytes, value: bytes) -> None:
     """A row of `changes`."""
-    check_key(value.decode())
-    if len(key) != _REVISION_BYTES:
-        raise ValueError("the key is no revision")
+    keys = unpack(value)
+    if len(key) != _REVISION_BYTES or not keys:
+        raise ValueError("the key is no revision, or nothing has changed with it")
+    for each in keys:
+        check_key(each)
 
 
 def inspect_deleted(key: bytes, value: bytes) -> None:
@@ -37,6 +42,15 @@ def inspect_deleted(key: bytes, value: bytes) -> None:
     check_key(key.decode())
     if type(unpack(value)) is not int:
         raise ValueError("the number of changes is none")
+
+
+def inspect_schema(key: bytes, value: bytes) -> None:
+    """A row of `schemas`."""
+    check_key(key.decode())
+    version, document = unpack(value)
+    check_document(document)
+    if type(version) is not int:
+        raise ValueError("the version is none")
 
 
 def inspect_state(key: bytes, value: bytes) -> None:
@@ -51,3 +65,14 @@ def _check_version(version: list[object]) -> None:
         raise ValueError("the version's fields are of other kinds")
     check_note(author, reason)
     pack_value(value)
+
+
+INSPECTIONS: Final = {
+    "values": inspect_value,
+    "history": inspect_history,
+    "changes": inspect_change,
+    "deleted": inspect_deleted,
+    "schemas": inspect_schema,
+    "state": inspect_state,
+}
+"""By table."""

@@ -1,213 +1,205 @@
-"""The replicated configuration: typed values with one revision counter for all of them.
-
-Tables
-    values   key -> [revision, value, author, reason, node, time, number]; number counts the changes of this key
-    history  key + 0 + revision (8, big endian) -> the same + [deleted]; the newest HISTORY_REVISIONS of each key
-    changes  revision -> key: what happened in which order, for whom watches
-    deleted  key -> number, of keys that have a history and no value
-    state    "revision" -> the last one; "forgotten" -> the greatest that was dropped from a history
+"""The replicated configuration: typed values with one revision counter for all of them. Its tables: `config.reading`.
 
 Commands
-    ["set", key, value, author, reason, node, expected revision or None]   -> revision
-    ["delete", key, author, reason, node, expected revision or None]       -> revision
-The expected revision is the key's own; 0 means that there is no such key.
+    ["set", key, value, author, reason, node, expected revision or None]            -> revision
+    ["delete", key, author, reason, node, expected revision or None]                -> revision
+    ["transact", [[key, "revision" | "value", expected], ...],
+                 [["set", key, value] | ["delete", key], ...], author, reason, node] -> revision
+    ["schema", prefix, version, document]                                           -> version in force
+The expected revision is the key's own; 0 means that there is no such key. All changes of a transaction have one revision;
+when a condition does not hold or a change is refused, none of them is made.
 
-Who reads `changes` from a revision on sees each later change once, unless that revision is below "forgotten": then
-something in between may be gone, and he must start again from the values.
+A schema is data of the cluster, so all nodes judge a value by the same one, whatever their programs are. One of a lower
+version changes nothing: while nodes are upgraded one by one the newest holds.
 """
 
 from __future__ import annotations
 
-from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from raftcluster import codec, limits
 from raftcluster.codec import Value
-from raftcluster.config.inspection import (
-    inspect_change,
-    inspect_deleted,
-    inspect_history,
-    inspect_state,
-    inspect_value,
+from raftcluster.config.inspection import INSPECTIONS
+from raftcluster.config.reading import (
+    CHANGES,
+    DELETED,
+    FORGOTTEN,
+    HISTORY,
+    LAST,
+    SCHEMAS,
+    STAMP,
+    STATE,
+    VALUES,
+    read_entry,
+    read_revision,
+    read_schema,
 )
-from raftcluster.config.rules import check_key, check_note, pack_value
+from raftcluster.config.rules import (
+    InvalidValue,
+    RevisionMismatch,
+    check_key,
+    check_note,
+    pack_value,
+    shared_key,
+)
+from raftcluster.config.schema import check_document, check_setting
 from raftcluster.errors import Rejected
 from raftcluster.machine import ReadTables, Tables
 
 NAME: Final = "config"
-VALUES: Final = "values"
-HISTORY: Final = "history"
-CHANGES: Final = "changes"
-DELETED: Final = "deleted"
-STATE: Final = "state"
-
-_INSPECTIONS: Final = {
-    VALUES: inspect_value,
-    HISTORY: inspect_history,
-    CHANGES: inspect_change,
-    DELETED: inspect_deleted,
-    STATE: inspect_state,
-}
-_LAST: Final = b"revision"
-_FORGOTTEN: Final = b"forgotten"
-_REVISION: Final = Struct(">Q")
-_END: Final = b"\xff"  # greater than any character of a key
-
-
-class Entry(NamedTuple):
-    """One version of one key."""
-
-    key: str
-    revision: int
-    value: Value
-    author: str
-    reason: str
-    node: str
-    """Where it was changed: the node's name."""
-    time: int
-    """Cluster time in milliseconds."""
-    number: int
-    """The how manieth change of this key."""
-    deleted: bool = False
-
-
-class Page(NamedTuple):
-    """A part of what happened."""
-
-    changes: list[Entry]
-    reached: int
-    """Nothing up to this revision is missing."""
-    last: int
-    """The newest revision."""
 
 
 class ConfigMachine:
     """A `raftcluster.machine.StateMachine`."""
 
     name = NAME
-    schema = 1
-    tables = (VALUES, HISTORY, CHANGES, DELETED, STATE)
+    schema = 2
+    tables = (VALUES, HISTORY, CHANGES, DELETED, SCHEMAS, STATE)
 
     def apply(self, command: Value, tables: Tables, time: int) -> Value:
         """See the file's head."""
         match command:
             case ["set", key, value, author, reason, node, expected]:
-                return _change(tables, time, key, value, False, author, reason, node, expected)
+                return _transact(tables, time, _unchanged(key, expected), [["set", key, value]], author, reason, node)
             case ["delete", key, author, reason, node, expected]:
-                return _change(tables, time, key, None, True, author, reason, node, expected)
+                return _transact(tables, time, _unchanged(key, expected), [["delete", key]], author, reason, node)
+            case ["transact", list(conditions), list(changes), author, reason, node]:
+                return _transact(tables, time, conditions, changes, author, reason, node)
+            case ["schema", prefix, version, document]:
+                return _register(tables, prefix, version, document)
             case _:
-                raise Rejected("malformed or unknown configuration command", subject=NAME)
+                raise _malformed()
 
     def tick(self, tables: Tables, time: int) -> None:
         """Nothing: histories are cut when they grow."""
 
     def inspect(self, table: str, key: bytes, value: bytes) -> None:
         """See `raftcluster.machine.Inspectable`."""
-        _INSPECTIONS[table](key, value)
+        INSPECTIONS[table](key, value)
 
 
-def read_revision(tables: ReadTables) -> int:
-    """The revision of the newest change; 0 when there was none."""
-    return _number(tables, _LAST)
+def _unchanged(key: Value, expected: Value) -> list[Value]:
+    return [] if expected is None else [[key, "revision", expected]]
 
 
-def read_entry(tables: ReadTables, key: str) -> Entry | None:
-    """What `key` is now."""
-    row = tables.get(VALUES, key.encode())
-    return None if row is None else Entry(key, *codec.unpack(row))
-
-
-def read_keys(tables: ReadTables, prefix: str, after: str, limit: int) -> list[str]:
-    """Up to `limit` keys that begin with `prefix` and come after `after`, in order."""
-    start = max(prefix.encode(), after.encode() + b"\0" if after else b"")
-    return [key.decode() for key, _ in tables.scan(VALUES, start, prefix.encode() + _END, limit=limit)]
-
-
-def read_history(tables: ReadTables, key: str, limit: int) -> list[Entry]:
-    """The newest `limit` versions of `key`, newest first."""
-    start = key.encode() + b"\0"
-    rows = tables.scan(HISTORY, start, key.encode() + b"\1", limit=limits.HISTORY_REVISIONS)
-    return [Entry(key, *codec.unpack(row)) for _, row in reversed(rows[-limit:])]
-
-
-def read_changes(tables: ReadTables, prefix: str, after: int, limit: int) -> Page | None:
-    """Up to `limit` changes of keys with `prefix` since revision `after`, oldest first; None when some are forgotten."""
-    if after < _number(tables, _FORGOTTEN):
-        return None
-    last = read_revision(tables)
-    found: list[Entry] = []
-    rows = tables.scan(CHANGES, _REVISION.pack(after + 1), limit=limits.SCAN_ROWS)
-    wanted = prefix.encode()
-    for revision, key in rows:
-        (after,) = _REVISION.unpack(revision)
-        if key.startswith(wanted):
-            row = tables.get(HISTORY, key + b"\0" + revision)
-            assert row is not None, "a change is listed as long as its history row lives"
-            found.append(Entry(key.decode(), *codec.unpack(row)))
-            if len(found) == limit:
-                break
-    return Page(found, after, last)
-
-
-def _change(
-    tables: Tables,
-    time: int,
-    key: Value,
-    value: Value,
-    deleted: bool,
-    author: Value,
-    reason: Value,
-    node: Value,
-    expected: Value,
+def _transact(
+    tables: Tables, time: int, conditions: list[Value], changes: list[Value], author: Value, reason: Value, node: Value
 ) -> int:
-    check_key(key)
     check_note(author, reason)
-    pack_value(value)
-    if type(node) is not str or len(node) > limits.NAME_BYTES:
-        raise Rejected("malformed configuration command", subject=NAME)
-    name = key.encode()
-    row = tables.get(VALUES, name)
-    current = number = 0
-    if row is not None:
-        current, *_, number = codec.unpack(row)
-    elif (row := tables.get(DELETED, name)) is not None:
-        number = int(codec.unpack(row))
-    if expected is not None and expected != current:
-        found = f"at revision {current}" if current else "not set"
-        error = Rejected(f"{key} is {found}, not at the expected revision {expected!r:.40}", subject=key)
-        error.code = "revision-mismatch"
-        raise error
-    if deleted and not current:
-        raise Rejected(f"{key} is not set", subject=key)
-
+    if type(node) is not str or len(node) > limits.NAME_BYTES or not changes:
+        raise _malformed()
+    if max(len(conditions), len(changes)) > limits.TRANSACTION_KEYS:
+        raise Rejected(f"more than {limits.TRANSACTION_KEYS} keys in a transaction", subject=NAME)
+    for condition in conditions:
+        _check_condition(tables, condition)
     revision = read_revision(tables) + 1
-    number += 1
-    version = [revision, value, author, reason, node, time, number]
-    stamp = _REVISION.pack(revision)
+    stamp = STAMP.pack(revision)
+    changed: list[str] = []
+    for change in changes:
+        match change:
+            case ["set", key, value]:
+                _check_change(tables, key, changed)
+                pack_value(value)
+                if (schema := read_schema(tables, key)) is not None:
+                    check_setting(schema.document, schema.prefix, shared_key(key), value)
+                _store(tables, key, [revision, value, author, reason, node, time], deleted=False)
+            case ["delete", key]:
+                _check_change(tables, key, changed)
+                _store(tables, key, [revision, None, author, reason, node, time], deleted=True)
+            case _:
+                raise _malformed()
+        changed.append(key)
+    tables.put(CHANGES, stamp, codec.pack(changed))
+    tables.put(STATE, LAST, stamp)
+    return revision
+
+
+def _check_condition(tables: ReadTables, condition: Value) -> None:
+    match condition:
+        case [key, "revision", expected]:
+            check_key(key)
+            entry = read_entry(tables, key)
+            if expected != (0 if entry is None else entry.revision):
+                found = "not set" if entry is None else f"at revision {entry.revision}"
+                raise RevisionMismatch(f"{key} is {found}, not at the expected revision {expected!r:.40}", subject=key)
+        case [key, "value", expected]:
+            check_key(key)
+            entry = read_entry(tables, key)
+            if entry is None or pack_value(entry.value) != pack_value(expected):
+                raise RevisionMismatch(f"{key} has not the expected value", subject=key)
+        case _:
+            raise _malformed()
+
+
+def _check_change(tables: ReadTables, key: Value, changed: list[str]) -> None:
+    check_key(key)
+    if key in changed:
+        raise Rejected(f"{key} is changed twice in one transaction", subject=key)
+
+
+def _store(tables: Tables, key: str, version: list[Value], *, deleted: bool) -> None:
+    """One version of one key, which becomes what it is."""
+    name, stamp = key.encode(), STAMP.pack(version[0])
+    entry = read_entry(tables, key)
+    if entry is None and deleted:
+        raise Rejected(f"{key} is not set", subject=key)
+    gone = tables.get(DELETED, name) if entry is None else None
+    number = 1 + (int(codec.unpack(gone)) if gone else entry.number if entry else 0)
+    version = [*version, number]
     if deleted:
         tables.delete(VALUES, name)
         tables.put(DELETED, name, codec.pack(number))
     else:
         tables.put(VALUES, name, codec.pack(version))
-        if not current and number > 1:
+        if gone:
             tables.delete(DELETED, name)
     tables.put(HISTORY, name + b"\0" + stamp, codec.pack([*version, deleted]))
-    tables.put(CHANGES, stamp, name)
-    tables.put(STATE, _LAST, stamp)
     if number > limits.HISTORY_REVISIONS:
         _forget_oldest(tables, name)
-    return revision
 
 
 def _forget_oldest(tables: Tables, name: bytes) -> None:
     ((oldest, _),) = tables.scan(HISTORY, name + b"\0", name + b"\1", limit=1)
     stamp = oldest[len(name) + 1 :]
     tables.delete(HISTORY, oldest)
-    tables.delete(CHANGES, stamp)
-    if stamp > (tables.get(STATE, _FORGOTTEN) or b""):
-        tables.put(STATE, _FORGOTTEN, stamp)
+    row = tables.get(CHANGES, stamp)
+    assert row is not None, "a change is listed as long as its history row lives"
+    if left := [key for key in codec.unpack(row) if key != name.decode()]:
+        tables.put(CHANGES, stamp, codec.pack(left))
+    else:
+        tables.delete(CHANGES, stamp)
+    if stamp > (tables.get(STATE, FORGOTTEN) or b""):
+        tables.put(STATE, FORGOTTEN, stamp)
 
 
-def _number(tables: ReadTables, key: bytes) -> int:
-    row = tables.get(STATE, key)
-    return 0 if row is None else int(_REVISION.unpack(row)[0])
+def _register(tables: Tables, prefix: Value, version: Value, document: Value) -> int:
+    check_key(prefix)
+    if shared_key(prefix) != prefix or type(version) is not int or not 0 < version < 2**31:
+        raise _malformed()
+    pack_value(document)
+    check_document(document)
+    known = read_schema(tables, prefix)
+    if known is not None and known.prefix == prefix:
+        if version < known.version:
+            return known.version
+        if version == known.version:
+            if known.document != document:
+                raise InvalidValue(
+                    f"the schema of {prefix} has version {version} and is another",
+                    subject=prefix,
+                    remedy="raise its version",
+                )
+            return version
+    below = prefix.encode() + b"/", prefix.encode() + b"0"
+    if (known is not None and known.prefix != prefix) or tables.scan(SCHEMAS, *below, limit=1):
+        raise Rejected(f"a part of {prefix}, or what it is a part of, has a schema", subject=prefix)
+    for key, _ in tables.scan(VALUES, *below, limit=limits.SCAN_ROWS):
+        entry = read_entry(tables, key.decode())
+        assert entry is not None, "it was just seen"
+        check_setting(document, prefix, entry.key, entry.value)
+    tables.put(SCHEMAS, prefix.encode(), codec.pack([version, document]))
+    return version
+
+
+def _malformed() -> Rejected:
+    return Rejected("malformed or unknown configuration command", subject=NAME)

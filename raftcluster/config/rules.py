@@ -25,6 +25,47 @@ class NodeLocal(Rejected):
     code = "node-local"
 
 
+class InvalidValue(Rejected):
+    """A value that its schema does not take, or a schema that is none."""
+
+    code = "invalid-value"
+
+
+class ValueTooLarge(Rejected):
+    """A value of more bytes than one may have."""
+
+    code = "value-too-large"
+
+
+class CyclicValue(Rejected):
+    """A value that contains itself."""
+
+    code = "cyclic-value"
+
+
+class RevisionMismatch(Rejected):
+    """A condition of a change does not hold: somebody else has changed the key."""
+
+    code = "revision-mismatch"
+
+
+class Forgotten(Rejected):
+    """What is asked for was dropped from the history."""
+
+    code = "forgotten"
+
+
+_KINDS: Final[dict[str, type[Rejected]]] = {
+    each.code: each for each in (NodeLocal, InvalidValue, ValueTooLarge, CyclicValue, RevisionMismatch, Forgotten)
+}
+
+
+def named(error: Rejected) -> Rejected:
+    """`error` as the kind that its code names: what a state machine raises comes back without its class."""
+    kind = _KINDS.get(error.code)
+    return error if kind is None else kind(error.message, subject=error.subject, remedy=error.remedy)
+
+
 def check_key(key: Value) -> None:
     """Segments of `a-z 0-9 _ . -` joined by `/`, at most `CONFIG_KEY_BYTES` long, in no reserved class.
 
@@ -63,6 +104,11 @@ def is_local(key: str) -> bool:
     return key.startswith(f"{LOCAL}/")
 
 
+def shared_key(key: str) -> str:
+    """What `key` overrides, or itself."""
+    return key.split("/", 2)[2] if key.startswith(f"{NODES}/") and key.count("/") > 1 else key
+
+
 def override(node: str, key: str) -> str:
     """The key that holds what `key` is on `node`. Check it: the name is anything yet."""
     return f"{NODES}/{node}/{key}"
@@ -83,13 +129,13 @@ def pack_value(value: Value) -> bytes:
     It must be None, bool, int (64 bits), float (a number), str, bytes, or a list or dict (keys: str) of these, nested
     less than `NESTING` deep and at most `CONFIG_VALUE_BYTES` long.
     """
-    _check_type(value, limits.NESTING - 4)  # it travels inside lists of ours
+    _Walk().into(value, limits.NESTING - 4)  # it travels inside lists of ours
     try:
         packed = codec.pack(value)
     except (OverflowError, ValueError) as error:
         raise Rejected("the value holds an integer of more than 64 bits or no valid text", subject="value") from error
     if len(packed) > limits.CONFIG_VALUE_BYTES:
-        raise Rejected(f"the value has {len(packed)} bytes, more than {limits.CONFIG_VALUE_BYTES}", subject="value")
+        raise _too_large(f"{len(packed)} bytes")
     return packed
 
 
@@ -103,19 +149,37 @@ def check_note(author: Value, reason: Value) -> None:
         raise Rejected("author or reason is no valid text", subject="reason") from error
 
 
-def _check_type(value: Value, depth: int) -> None:
-    if depth == 0:
-        raise Rejected("the value is nested too deeply", subject="value")
-    if isinstance(value, list):
-        for item in value:
-            _check_type(item, depth - 1)
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            if type(name) is not str:
-                raise Rejected(f"a dict's keys are text, not {name!r:.40}", subject="value")
-            _check_type(item, depth - 1)
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise Rejected("the value holds a float that is no number", subject="value")
-    elif value is not None and type(value) not in (bool, int, str, bytes):
-        raise Rejected(f"a value cannot be a {type(value).__name__}", subject="value")
+class _Walk:
+    """Through a value that may be anything a program can make."""
+
+    def __init__(self) -> None:
+        self._items = 0
+        self._above: set[int] = set()
+        """The containers that are being walked through."""
+
+    def into(self, value: Value, depth: int) -> None:
+        self._items += 1
+        if self._items > limits.CONFIG_VALUE_BYTES:  # each takes a byte at least, also one that is shared
+            raise _too_large("more items than that")
+        if isinstance(value, list | dict):
+            if id(value) in self._above:
+                raise CyclicValue("the value contains itself", subject="value")
+            if depth == 1:
+                raise Rejected("the value is nested too deeply", subject="value")
+            self._above.add(id(value))
+            if isinstance(value, dict):
+                for name in value:
+                    if type(name) is not str:
+                        raise Rejected(f"a dict's keys are text, not {name!r:.40}", subject="value")
+            for item in value.values() if isinstance(value, dict) else value:
+                self.into(item, depth - 1)
+            self._above.remove(id(value))
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                raise Rejected("the value holds a float that is no number", subject="value")
+        elif value is not None and type(value) not in (bool, int, str, bytes):
+            raise Rejected(f"a value cannot be a {type(value).__name__}", subject="value")
+
+
+def _too_large(size: str) -> ValueTooLarge:
+    return ValueTooLarge(f"the value has {size}, more than {limits.CONFIG_VALUE_BYTES} bytes", subject="value")

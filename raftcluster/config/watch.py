@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from raftcluster.config.machine import Entry, Page
+from raftcluster.config.reading import Entry, Page
 from raftcluster.errors import Rejected
 
 Change = Entry

@@ -159,6 +159,43 @@ class Config:
         """Unset `key` in the whole cluster, or `node`'s override, and return the new revision."""
         return self._client.call("config.delete", key=key, node=node, reason=reason, author=author)  # type: ignore[no-any-return]
 
+    def transact(
+        self,
+        conditions: Sequence[Sequence[Value]],
+        changes: Sequence[Sequence[Value]],
+        *,
+        reason: str = "",
+        author: str = "",
+    ) -> int:
+        """Make all changes, or none, and return their revision. See `Node.config.transact`."""
+        asked = {"conditions": [*conditions], "changes": [*changes], "reason": reason, "author": author}
+        return self._client.call("config.transact", **asked)  # type: ignore[no-any-return]
+
+    def log(self, prefix: str = "", *, limit: int = 100, before: int | None = None) -> list[dict[str, Value]]:
+        """The newest changes of keys with `prefix`, newest first."""
+        return self._client.call("config.log", prefix=prefix, limit=limit, before=before)  # type: ignore[no-any-return]
+
+    def revision_at(self, time: float) -> int:
+        """The newest revision that was made until `time`, seconds since the epoch."""
+        return self._client.call("config.revision_at", time=time)  # type: ignore[no-any-return]
+
+    def at(self, revision: int, prefix: str = "") -> dict[str, dict[str, Value]]:
+        """What was set at `revision`, by key."""
+        return self._client.call("config.at", revision=revision, prefix=prefix)  # type: ignore[no-any-return]
+
+    def diff(self, first: int, second: int | None = None, prefix: str = "") -> list[dict[str, Value]]:
+        """The keys whose values differ between two revisions: `key`, `before` and `after`."""
+        return self._client.call("config.diff", first=first, second=second, prefix=prefix)  # type: ignore[no-any-return]
+
+    def rollback(self, revision: int, prefix: str = "", *, reason: str = "", author: str = "") -> int:
+        """Make all keys with `prefix` what they were at `revision`; the new revision, 0 when they are that."""
+        asked = {"revision": revision, "prefix": prefix, "reason": reason, "author": author}
+        return self._client.call("config.rollback", **asked)  # type: ignore[no-any-return]
+
+    def schemas(self) -> list[dict[str, Value]]:
+        """What the embedding product has registered: `prefix`, `version`, `document`."""
+        return self._client.call("config.schemas")  # type: ignore[no-any-return]
+
     def set_local(self, key: str, value: Value) -> None:
         """Set a key below `local/` on the node that is asked. See `Node.config.local`."""
         self._client.call("config.local.set", key=key, value=value)

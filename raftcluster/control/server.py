@@ -50,6 +50,7 @@ CALLS: Final = frozenset(
     transfer destroy bury teardown.plan teardown.progress
     greylist.explain greylist.stats greylist.settings greylist.configure greylist.settings_history
     config.get config.effective config.entry config.set config.delete config.history config.keys config.revision
+    config.transact config.log config.revision_at config.at config.diff config.rollback config.schemas
     config.local.set config.local.get config.local.delete
     lease.list
     members.facts members.list members.get members.remove members.move

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,29 @@ def test_status_shows_facts_and_a_row_per_member(run: Run) -> None:
         ["mx2", "voter"],
     ]
     assert value(run("status", "--json"))["id"] == "node-1"
+
+
+def test_configuration_as_it_was(run: Run, node: LocalNode) -> None:
+    run("config", "set", "mail/limit", "5", "--reason", "first")
+    node.host.now += 3_600_000
+    run("config", "set", "mail/limit", "7")
+    run("config", "set", "mail/text", "x")
+    then = datetime.fromtimestamp(node.host.now / 1000 - 60, UTC).isoformat()
+    assert [(e["revision"], e["key"]) for e in value(run("config", "log", "--json"))] == [
+        (3, "mail/text"),
+        (2, "mail/limit"),
+        (1, "mail/limit"),
+    ]
+    assert "first" in run("config", "log", "mail/limit", "--limit", "2").stdout
+    for moment in ("1", then):
+        assert {key: e["value"] for key, e in value(run("config", "at", moment, "--json")).items()} == {"mail/limit": 5}
+    assert value(run("config", "at", "2000-01-01", "--json")) == {}
+    shown = run("config", "diff", "1").stdout
+    assert "mail/limit  5        7" in shown and "mail/text   (unset)" in shown
+    assert run("config", "rollback", then, "--reason", "too much").stdout == "rolled back, revision 4\n"
+    assert run("config", "get", "mail/limit").stdout == "5\n"
+    assert "nothing has changed" in run("config", "rollback", "1").stdout
+    assert run("config", "at", "yesterday").exit_code == 2
 
 
 def test_configuration_of_one_node(run: Run) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from raftcluster import limits
+from raftcluster.config import past
 from raftcluster.config import watch as watches
 from raftcluster.config.api import Config
-from raftcluster.config.machine import ConfigMachine, Page
-from raftcluster.config.rules import NodeLocal
+from raftcluster.config.machine import ConfigMachine
+from raftcluster.config.reading import Page
+from raftcluster.config.rules import CyclicValue, Forgotten, NodeLocal, RevisionMismatch, ValueTooLarge
 from raftcluster.config.watch import AsyncWatch, Change, FellBehind, Watch
 from raftcluster.errors import Rejected, Unavailable
 from tests.helpers import eventually
@@ -149,6 +151,131 @@ def test_a_node_keeps_its_own_values_out_of_the_log(host: LocalHost, config: Con
     with pytest.raises(Rejected, match="cannot be a set"):
         config.local.set("local/a", {1})
     assert (host.proposals, host.index, config.revision()) == (0, 0, 0)
+
+
+# --- transactions
+
+
+def test_several_keys_change_at_one_revision_or_not_at_all(host: LocalHost, config: Config) -> None:
+    assert config.transact([], [("set", "a", 1), ("set", "b", 2), ("set", "c", 3)], author="me", reason="why") == 1
+    assert [(each.key, each.revision, each.author, each.reason) for each in config.log()] == [
+        (key, 1, "me", "why") for key in "abc"
+    ]
+    before = host.tables["config"].image()
+    for conditions, changes in (
+        ([("a", "revision", 2)], [("set", "a", 9)]),
+        ([("a", "value", 1), ("b", "value", 3)], [("set", "a", 9)]),
+        ([("nothing", "value", None)], [("set", "a", 9)]),
+    ):
+        with pytest.raises(RevisionMismatch):
+            config.transact(conditions, changes)
+    refused: list[Any] = [[("set", "a", 9), ("delete", "nothing")], [("set", "a", 9), ("set", "a", 8)], []]
+    for changes in refused:
+        with pytest.raises(Rejected):
+            config.transact([], changes)
+    assert host.tables["config"].image() == before
+    assert config.transact([("a", "value", 1), ("d", "revision", 0)], [("delete", "a"), ("set", "d", 4)]) == 2
+    assert config.keys() == ["b", "c", "d"]
+
+
+def test_a_watch_sees_all_of_a_transaction_at_one_revision(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watches, "PAGE", 2)
+    with config.watch(since=0) as watch:
+        for number in range(3):
+            config.transact([], [("set", key, number) for key in "abc"])
+        seen = [next(watch) for _ in range(9)]
+    assert [(change.revision, change.key) for change in seen] == [(n, key) for n in (1, 2, 3) for key in "abc"]
+
+
+@pytest.mark.parametrize("change", [("set", "a"), ("rename", "a", "b"), ("delete", "a", 1), ("set", "local/a", 1)])
+def test_what_is_no_change_is_not_sent(host: LocalHost, config: Config, change: Any) -> None:
+    with pytest.raises(Rejected):
+        config.transact([], [change])
+    assert host.proposals == 0
+
+
+# --- values that a program can make and no configuration holds
+
+
+def test_values_that_contain_themselves_or_are_too_large_are_told_apart(host: LocalHost, config: Config) -> None:
+    cyclic: list[Any] = []
+    cyclic.append({"again": cyclic})
+    shared: list[Any] = []
+    for _ in range(24):
+        shared = [shared, shared]  # 2 ** 24 items, in 24 lists
+    with pytest.raises(CyclicValue):
+        config.set("a", cyclic)
+    for large in (shared, "x" * limits.CONFIG_VALUE_BYTES, [0] * (limits.CONFIG_VALUE_BYTES + 1)):
+        with pytest.raises(ValueTooLarge):
+            config.set("a", large)
+    assert host.proposals == 0
+    twice = [1]
+    assert config.set("a", [twice, twice]) == 1
+
+
+# --- what it was
+
+
+def test_the_past_is_read_compared_and_brought_back(host: LocalHost, config: Config) -> None:
+    config.transact([], [("set", "a", 1), ("set", "b/x", True)])
+    at = host.now / 1000
+    host.now += 60_000
+    config.set("a", 2)
+    config.delete("b/x")
+    config.set("c", "new")
+    assert config.revision_at(at - 1) == 0
+    assert config.revision_at(at) == config.revision_at(at + 59) == 1
+    assert config.revision_at(at + 60) == 4
+    assert {key: entry.value for key, entry in config.at(1).items()} == {"a": 1, "b/x": True}
+    assert config.at(0) == {}
+    assert [(key, before and before.value, after and after.value) for key, before, after in config.diff(1)] == [
+        ("a", 1, 2),
+        ("b/x", True, None),
+        ("c", None, "new"),
+    ]
+    assert [key for key, *_ in config.diff(1, 2)] == ["a"]
+    assert config.rollback(1, "b/", reason="it was right") == 5
+    assert config.get("b/x") is True and config.get("a") == 2
+    assert config.rollback(1) == 6
+    assert {key: entry.value for key, entry in config.at(6).items()} == {"a": 1, "b/x": True}
+    assert config.rollback(1) == 0
+    assert [(each.revision, each.key, each.deleted) for each in config.log("", limit=3)] == [
+        (6, "a", False),
+        (6, "c", True),
+        (5, "b/x", False),
+    ]
+    assert [each.revision for each in config.log("a")] == [6, 2, 1]
+    assert [each.revision for each in config.log(before=2)] == [1, 1]
+    with pytest.raises(Rejected, match="the newest is 6"):
+        config.at(7)
+
+
+def test_true_is_not_one(config: Config) -> None:
+    config.set("a", 1)
+    config.set("a", True)
+    assert [each.key for each in config.diff(1)] == ["a"]
+
+
+def test_the_past_of_many_keys_is_read_in_parts(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(past, "KEYS", 3)
+    monkeypatch.setattr(limits, "SCAN_ROWS", 4)
+    for number in range(10):
+        config.set(f"k/{number}", number)
+    config.set("l", 1)
+    assert [entry.value for entry in config.at(11, "k/").values()] == list(range(10))
+    assert [each.value for each in config.log("k/", limit=20)] == list(reversed(range(10)))
+
+
+def test_what_is_no_longer_kept_is_not_made_up(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HISTORY_REVISIONS", 3)
+    config.transact([], [("set", "a", 0), ("set", "b", 0)])
+    for number in range(1, 6):
+        config.set("a", number)
+    with pytest.raises(Forgotten, match="a was at revision 2"):
+        config.at(2)
+    assert config.at(1, "b")["b"].value == 0
+    assert config.at(4)["a"].value == 3
+    assert [(each.revision, each.key) for each in config.log()] == [(6, "a"), (5, "a"), (4, "a"), (1, "b")]
 
 
 # --- watches

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftcluster import limits
-from raftcluster.config.machine import (
+from raftcluster.config.machine import ConfigMachine
+from raftcluster.config.reading import (
     CHANGES,
     HISTORY,
     VALUES,
-    ConfigMachine,
     read_changes,
     read_entry,
     read_history,

@@ -188,6 +188,7 @@ def used() -> Iterator[LocalHost]:
     for number in range(30):
         host.propose("config", ["set", f"a/{number % 7}", number, "me", "why", "mx1", None])
     host.propose("config", ["delete", "a/1", "me", "", "mx1", None])
+    host.propose("config", ["schema", "b", 1, {"properties": {"size": {"type": "integer"}}}])
     yield host
 
 

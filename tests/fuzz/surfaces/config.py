@@ -12,6 +12,8 @@ from tests.fuzz.source import Source
 
 KEYS = ("a", "a/b", "mail.size", "local/x", "greylist/delay", "a" * 240, "a" * 241, "A", "", "/", "x/y/z", "\u0661")
 
+KEYWORDS = ("type", "minimum", "multipleOf", "maxLength", "pattern", "enum", "anyOf", "items", "properties", "x")
+
 
 def seeds() -> Iterable[bytes]:
     for salt in range(6):
@@ -23,13 +25,20 @@ def run(data: bytes) -> str:
 
 
 def command(source: Source, tables: ReadTables) -> Any:
-    """A value set or deleted, or neither."""
+    """A value set or deleted, several of them, a schema, or none of these."""
     kind = source.byte()
     expected = source.choice((None, None, 0, 1, 2, 3))
     if kind < 160:
         made = ["set", source.choice(KEYS), source.value(6), "author", "reason", "mx1", expected]
-    elif kind < 235:
+    elif kind < 200:
         made = ["delete", source.choice(KEYS), "author", "reason", "mx1", expected]
+    elif kind < 225:
+        conditions = [[source.choice(KEYS), source.choice(("revision", "value")), source.value(2)]][: source.below(2)]
+        changes = [["set", source.choice(KEYS), source.value(3)], ["delete", source.choice(KEYS)]]
+        made = ["transact", conditions, changes[: source.below(3)], "author", "reason", "mx1"]
+    elif kind < 240:
+        schema = {source.choice(KEYWORDS): source.value(3)}
+        made = ["schema", source.choice(KEYS), source.below(3), {"properties": {source.choice(("b", "size")): schema}}]
     else:
         return source.value()
     place = source.below(64)
