@@ -7,6 +7,7 @@ from typing import Final
 
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.config.machine import ConfigMachine
+from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.lease.machine import LeaseMachine
 from raftcluster.machine import StateMachine
@@ -17,7 +18,7 @@ PRODUCT: Final = "raftcluster/0.1"
 
 def all_machines(embedders: Sequence[StateMachine] = ()) -> list[StateMachine]:
     """The machines of one node, in the order in which they tick: the built-in ones, then the embedder's."""
-    return [ClusterMachine(), ConfigMachine(), GreylistMachine(), LeaseMachine(), *embedders]
+    return [ClusterMachine(), ConfigMachine(), GreylistMachine(), ListsMachine(), LeaseMachine(), *embedders]
 
 
 def schemas(machines: Sequence[StateMachine]) -> dict[str, int]:

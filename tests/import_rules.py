@@ -50,7 +50,13 @@ ROOMS = {
 }
 # Files whose results must be equal on every node, with all files of their own room that they use.
 DETERMINISTIC = ("machine", "rules")
-DETERMINISTIC_ROOMS = ("raftcluster.greylist", "raftcluster.config", "raftcluster.cluster", "raftcluster.lease")
+DETERMINISTIC_ROOMS = (
+    "raftcluster.greylist",
+    "raftcluster.greylist.lists",
+    "raftcluster.config",
+    "raftcluster.cluster",
+    "raftcluster.lease",
+)
 
 OWNERS = {
     "click": "raftcluster.cli.",

@@ -14,6 +14,7 @@ from raftcluster.config.api import Config
 from raftcluster.config.machine import ConfigMachine
 from raftcluster.errors import Rejected
 from raftcluster.greylist.api import Greylist
+from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.lease.api import Leases
 from raftcluster.lease.machine import LeaseMachine
@@ -37,7 +38,7 @@ class LocalNode:
     """A single node that leads; `held` is set when a transfer may end, `broken` makes `status` fail as a bug would."""
 
     def __init__(self) -> None:
-        self.host = LocalHost([ClusterMachine(), ConfigMachine(), GreylistMachine(), LeaseMachine()])
+        self.host = LocalHost([ClusterMachine(), ConfigMachine(), GreylistMachine(), ListsMachine(), LeaseMachine()])
         self.id = self.host.id
         self.config = Config(self.host, MemoryRows())
         self.greylist = Greylist(self.host)

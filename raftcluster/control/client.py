@@ -105,6 +105,7 @@ class Greylist:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self.lists = Lists(client)
 
     def explain(self, client: str, sender: str, recipient: str) -> dict[str, Value]:
         """What would be answered for this triplet now, and why."""
@@ -121,6 +122,53 @@ class Greylist:
     def configure(self, changes: Mapping[str, Value], *, reason: str = "", author: str = "") -> int:
         """Change settings in the whole cluster, together or not at all; the new revision."""
         return self._client.call("greylist.configure", changes=dict(changes), reason=reason, author=author)  # type: ignore[no-any-return]
+
+
+class Lists:
+    """The twin of `Node.greylist.lists`. Effects are allow, greylist, opt-in, opt-out; kinds client, client-name, sender,
+    sender-domain, recipient, recipient-domain."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def add(
+        self,
+        effect: str,
+        kind: str,
+        pattern: str,
+        *,
+        comment: str = "",
+        author: str = "",
+        lifetime: float | None = None,
+        replace: bool = False,
+    ) -> int:
+        """Add an entry that lives for `lifetime` seconds, or for ever; the lists' new revision."""
+        entry: dict[str, Value] = {"effect": effect, "kind": kind, "pattern": pattern, "comment": comment}
+        return self._client.call(  # type: ignore[no-any-return]
+            "greylist.lists.add", **entry, author=author, lifetime=lifetime, replace=replace
+        )
+
+    def add_all(self, entries: Sequence[Mapping[str, Value]], *, author: str = "", replace: bool = False) -> int:
+        """Add up to 500 entries, all or none; the lists' new revision."""
+        wanted = [dict(entry) for entry in entries]
+        return self._client.call("greylist.lists.add_all", entries=wanted, author=author, replace=replace)  # type: ignore[no-any-return]
+
+    def remove(self, effect: str, kind: str, pattern: str) -> int:
+        """Remove an entry; the lists' new revision."""
+        return self._client.call("greylist.lists.remove", effect=effect, kind=kind, pattern=pattern)  # type: ignore[no-any-return]
+
+    def show(self, after: str = "", limit: int = limits.SCAN_ROWS) -> dict[str, Value]:
+        """A page of `entries`, and where the `next` one begins."""
+        return self._client.call("greylist.lists.show", after=after, limit=limit)  # type: ignore[no-any-return]
+
+    def test(
+        self, client: str, sender: str, recipient: str, *, client_name: str | None = None, opted_in_only: bool = False
+    ) -> dict[str, Value]:
+        """Which entry decides about such a mail, and why each other does not."""
+        mail: dict[str, Value] = {"client": client, "sender": sender, "recipient": recipient}
+        return self._client.call(  # type: ignore[no-any-return]
+            "greylist.lists.test", **mail, client_name=client_name, opted_in_only=opted_in_only
+        )
 
 
 class Config:

@@ -49,6 +49,7 @@ CALLS: Final = frozenset(
     """
     transfer destroy bury teardown.plan teardown.progress
     greylist.explain greylist.stats greylist.settings greylist.configure greylist.settings_history
+    greylist.lists.add greylist.lists.add_all greylist.lists.remove greylist.lists.show greylist.lists.test
     config.get config.effective config.entry config.set config.delete config.history config.keys config.revision
     config.transact config.log config.revision_at config.at config.diff config.rollback config.schemas
     config.local.set config.local.get config.local.delete

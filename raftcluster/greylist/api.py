@@ -15,7 +15,7 @@ import asyncio
 import math
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,8 @@ from raftcluster.codec import Value
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, StorageRefusal, Unavailable
 from raftcluster.greylist import check
 from raftcluster.greylist.explanation import explain
+from raftcluster.greylist.lists.api import Lists
+from raftcluster.greylist.lists.book import LISTED, SILENT
 from raftcluster.greylist.machine import (
     NAME,
     read_record_count,
@@ -43,6 +45,7 @@ from raftcluster.machine import ReadTables
 INSTANCES_KEPT: Final = 10_000  # SMTP transactions whose header is remembered; they live for seconds
 DEGRADED_KEPT: Final = 10_000  # triplets answered without the cluster that `explain` can name
 CANNOT_DECIDE: Final = (Unavailable, OutcomeUnknown, StorageRefusal)  # the cluster, not the question, is at fault
+FRESH_SECONDS: Final = 1.0  # settings that spare mail the wait are not older than this
 
 _LEAST: Final = 0.001  # seconds that a call gets in any case: time that has run out is for the node to find
 
@@ -54,7 +57,8 @@ class Verdict:
     action: Action
     """pass: take the mail; defer: tell the client to try again later."""
     reason: str
-    """new, early (it retried too soon), waited (it passes for the first time), known; when degraded, the error's code."""
+    """new, early (it retried too soon), waited (it passes for the first time), known; when nothing was to be decided:
+    authenticated, opted-out, not-opted-in, allowed, spf; when degraded, the error's code."""
     seconds_left: int
     """How long the client has to wait yet, rounded up; 0 when it passes."""
     delayed_seconds: int
@@ -77,7 +81,12 @@ class Greylist:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._node = node_label(host.id)
+        self.lists = Lists(host)
+        """Who is never greylisted, who always, and for whom."""
+        self._exempted: Counter[str] = Counter()
+        """This node's answers since its start for which no triplet was looked up, by reason."""
         self._known: Current | None = None
+        self._read_at = 0.0
         self._lock = threading.Lock()
         self._headers: OrderedDict[str, bytes] = OrderedDict()
         self._degraded: OrderedDict[bytes, int] = OrderedDict()
@@ -94,6 +103,8 @@ class Greylist:
         recipient: str | bytes,
         client_name: str | None = None,
         instance: str | None = None,
+        authenticated: bool = False,
+        spf_pass: bool = False,
         deadline: float = limits.CALL_SECONDS,
     ) -> Verdict:
         """Decide about one recipient of one message, and wait for the decision.
@@ -101,9 +112,18 @@ class Greylist:
         `client` is the IP address of the SMTP client, `sender` and `recipient` are the envelope's as the client gave
         them (the null sender is empty). `instance` names the SMTP transaction: asking again about the same recipient
         in the same one gives the same verdict and counts once. `client_name` is the client's verified host name, if the
-        caller has one; no rule of this version looks at it.
+        caller has one: entries of `lists` may be about it. Whether the client has `authenticated` and whether SPF has
+        passed for the sender is for the caller to know.
         """
-        request = self._request(client, sender, recipient, instance, self._known or self._read_settings())
+        known = self._known
+        if known is None or known.opted_in_only or spf_pass:
+            known = self._settled()
+        request = self._request(client, sender, recipient, instance, known)
+        exempt = None
+        if self.lists.speak or authenticated or spf_pass or known.opted_in_only:
+            exempt = self._exempt(request, client_name, authenticated, spf_pass)
+        if exempt is not None:
+            return exempt
         end = time.monotonic() + deadline
         while True:
             try:
@@ -123,13 +143,20 @@ class Greylist:
         recipient: str | bytes,
         client_name: str | None = None,
         instance: str | None = None,
+        authenticated: bool = False,
+        spf_pass: bool = False,
         deadline: float = limits.CALL_SECONDS,
     ) -> Verdict:
         """`check` from asyncio."""
         known = self._known
-        if known is None:
-            known = await asyncio.to_thread(self._read_settings)
+        if known is None or known.opted_in_only or spf_pass:
+            known = await asyncio.to_thread(self._settled)
         request = self._request(client, sender, recipient, instance, known)
+        exempt = None
+        if self.lists.speak or authenticated or spf_pass or known.opted_in_only:
+            exempt = await asyncio.to_thread(self._exempt, request, client_name, authenticated, spf_pass)
+        if exempt is not None:
+            return exempt
         end = time.monotonic() + deadline
         while True:
             try:
@@ -150,16 +177,27 @@ class Greylist:
         recipient: str | bytes,
         client_name: str | None = None,
         instance: str | None = None,
+        authenticated: bool = False,
+        spf_pass: bool = False,
         deadline: float = limits.CALL_SECONDS,
     ) -> None:
         """`check` without waiting: `callback(verdict, None)`, or `callback(None, error)` where `check` would raise.
 
-        It is called once, on the node's tick thread, and must not block.
+        It is called once, on the node's tick thread -- or at once, when nothing has to be decided -- and must not block.
 
-        Only the first check after the start may wait, for the settings, until the tick thread has a moment.
+        Only the first check after the start or after a change of the lists may wait, until the tick thread has a moment.
         Raises `Rejected` like `check`; then `callback` is not called.
         """
-        request = self._request(client, sender, recipient, instance, self._known or self._read_settings())
+        known = self._known
+        if known is None or known.opted_in_only or spf_pass:
+            known = self._settled()
+        request = self._request(client, sender, recipient, instance, known)
+        exempt = None
+        if self.lists.speak or authenticated or spf_pass or known.opted_in_only:
+            exempt = self._exempt(request, client_name, authenticated, spf_pass)
+        if exempt is not None:
+            callback(exempt, None)
+            return
         done = partial(self._submitted, request, callback, time.monotonic() + deadline)
         self._host.submit(NAME, request.command, done, id=request.id, deadline=deadline)
 
@@ -210,7 +248,8 @@ class Greylist:
     def stats(self, *, consistency: Consistency = "local") -> dict[str, Value]:
         """Counts since the cluster was made: records, and per node checks deferred, passed, passed for the first time.
 
-        `degraded` counts this node's answers since its start that the cluster did not decide; they are in no other.
+        Of this node's answers since its start `degraded` counts those that the cluster did not decide, `exempt` those for
+        which there was nothing to decide, by reason; they are in no other count.
         """
         records, totals = self._host.query(
             NAME, lambda tables, _: (read_record_count(tables), read_totals(tables)), consistency=consistency
@@ -220,8 +259,8 @@ class Greylist:
             for node, (deferred, passed, first_passes) in totals.items()
         }
         with self._lock:
-            degraded = dict(self._degraded_answers)
-        return {"records": records, "nodes": nodes, "degraded": degraded}
+            degraded, exempt = dict(self._degraded_answers), dict(self._exempted)
+        return {"records": records, "nodes": nodes, "degraded": degraded, "exempt": exempt}
 
     def settings(self, *, consistency: Consistency = "local") -> Settings:
         """The settings of the cluster."""
@@ -260,16 +299,39 @@ class Greylist:
         rows = self._host.query(NAME, lambda tables, _: read_settings_history(tables, limit))
         return [dict(zip(("revision", "changes", "author", "reason", "time_ms"), row, strict=True)) for row in rows]
 
+    def _settled(self) -> Current:
+        """The settings for a check that they may spare: if it becomes no command, nobody tells it of a change."""
+        if self._known is None or time.monotonic() > self._read_at + FRESH_SECONDS:
+            return self._read_settings()
+        return self._known
+
     def _request(
         self, client: str, sender: str | bytes, recipient: str | bytes, instance: str | None, known: Current
     ) -> Request:
         return Request(self._host.id, self._node, known, client, sender, recipient, instance)
+
+    def _exempt(self, request: Request, name: str | None, authenticated: bool, spf_pass: bool) -> Verdict | None:
+        """The verdict about a mail that need not be looked up: authenticated, then the lists, then SPF. None: it must."""
+        if authenticated:
+            reason = "authenticated"
+        else:
+            current = request.current
+            ruling = self.lists.rule(request.client, name, request.sender, request.recipient, current.opted_in_only)
+            reason = SILENT if ruling is None else ruling.rule
+            if reason == SILENT and spf_pass and current.settings.skip_spf:
+                reason = "spf"
+            if reason in (SILENT, LISTED):
+                return None
+        with self._lock:
+            self._exempted[reason] += 1
+        return Verdict(PASS, reason, 0, 0, None, False, "")
 
     def _read(self, consistency: Consistency) -> Current:
         return self._host.query(NAME, lambda tables, _: _current(*read_settings_row(tables)), consistency=consistency)
 
     def _read_settings(self) -> Current:
         """This node's own copy; the last one that was known, or the defaults, when the node cannot even read that."""
+        self._read_at = time.monotonic()
         try:
             return self._learnt(self._read("local"))
         except CANNOT_DECIDE:

@@ -14,12 +14,13 @@ ID_BYTES = 16
 class Current:
     """The settings of one revision, and what each check needs of them."""
 
-    __slots__ = ("delay", "revision", "settings")
+    __slots__ = ("delay", "opted_in_only", "revision", "settings")
 
     def __init__(self, revision: int, settings: Settings) -> None:
         self.revision, self.settings = revision, settings
         self.delay = settings.waits().delay
         """In milliseconds."""
+        self.opted_in_only = settings.recipients == "opted-in"
 
 
 class Request:
@@ -30,7 +31,7 @@ class Request:
     request walks the same way and finds the same verdict.
     """
 
-    __slots__ = ("_client", "_node", "_recipient", "_sender", "command", "current", "id", "instance", "key")
+    __slots__ = ("_node", "client", "command", "current", "id", "instance", "key", "recipient", "sender")
 
     command: bytes
     """What `GreylistMachine.apply` takes."""
@@ -46,14 +47,14 @@ class Request:
         instance: str | None,
     ) -> None:
         self._node = node
-        self._client = client
-        self._sender = normal_sender(sender)
-        self._recipient = normal_recipient(recipient)
+        self.client = client
+        self.sender = normal_sender(sender)
+        self.recipient = normal_recipient(recipient)
         self.instance = instance
         self.id: bytes | None = None
         if instance:
             name = instance.encode("utf-8", "surrogatepass")
-            self.id = _derived(node_id.encode(), name, self._recipient)
+            self.id = _derived(node_id.encode(), name, self.recipient)
         self._settle(current)
 
     def renew(self, current: Current) -> None:
@@ -65,11 +66,11 @@ class Request:
     def _settle(self, current: Current) -> None:
         self.current = current
         settings = current.settings
-        network = network_of(self._client, settings.network4, settings.network6)
-        triplet = pack_triplet(network, self._sender, self._recipient)
+        network = network_of(self.client, settings.network4, settings.network6)
+        triplet = pack_triplet(network, self.sender, self.recipient)
         self.key = key_of(triplet)
         kept = b"" if settings.privacy else triplet
-        self.command = check.command(current.revision, self.key, self._node, not self._sender, kept)
+        self.command = check.command(current.revision, self.key, self._node, not self.sender, kept)
 
 
 def _derived(*parts: bytes) -> bytes:

@@ -50,6 +50,10 @@ class Settings:
     """The answer, marked as degraded, when the cluster does not decide within the deadline."""
     text: str = "Greylisted, retry in %s s"
     """What a deferred client is told; `%s` becomes the seconds left."""
+    recipients: Literal["all", "opted-in"] = "all"
+    """Whose mail is greylisted: everybody's but for those who opted out, or only theirs who opted in."""
+    skip_spf: bool = True
+    """Mail whose caller says that SPF passed for the sender does not wait."""
     privacy: bool = False
     """Keep only the triplets' hashes: nobody can list who wrote to whom, and `explain` needs the addresses."""
     lab: bool = False
@@ -64,11 +68,13 @@ class Settings:
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= bits:
                 raise _rejected(name, f"takes a prefix length from 1 to {bits}, not {value!r}")
-        for name in ("privacy", "lab"):
+        for name in ("privacy", "lab", "skip_spf"):
             if type(getattr(self, name)) is not bool:
                 raise _rejected(name, f"takes true or false, not {getattr(self, name)!r}")
         if self.on_unavailable not in ("pass", "defer"):
             raise _rejected("on_unavailable", f"takes pass or defer, not {self.on_unavailable!r}")
+        if self.recipients not in ("all", "opted-in"):
+            raise _rejected("recipients", f"takes all or opted-in, not {self.recipients!r}")
         _check_text(self.text)
         if self.delay < DELAY_MIN:
             raise _rejected("delay", f"of {self.delay} s is less than {DELAY_MIN} s")

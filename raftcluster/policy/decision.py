@@ -24,6 +24,8 @@ class Question:
     """One recipient of one message, as the greylist is asked about it."""
 
     client: str
+    name: str
+    """The client's verified host name, or `unknown`."""
     sender: str
     recipient: str
     instance: str | None
@@ -37,7 +39,7 @@ def question(attributes: Attributes) -> Question | None:
     client, recipient = get("client_address"), get("recipient")
     if not client or not recipient:
         return None
-    return Question(client, get("sender", ""), recipient, get("instance") or None)
+    return Question(client, get("client_name", ""), get("sender", ""), recipient, get("instance") or None)
 
 
 def unavailable(on_unavailable: Action) -> str:

@@ -163,6 +163,7 @@ class PolicyServer:
             self._greylist.submit(
                 partial(self._mailbox.put, connection, ticket),
                 client=asked.client,
+                client_name=asked.name,
                 sender=asked.sender,
                 recipient=asked.recipient,
                 instance=asked.instance,

@@ -161,7 +161,11 @@ class Sender(Client):
             number = newest - self.random.randrange(RECENT_TRIPLETS)
         else:
             number = self.random.randint(self._began, newest)
-        asked = {"client": "192.0.2.7", "sender": f"t{number}x@sender.example", "recipient": "box@recipient.example"}
+        asked: dict[str, Any] = {
+            "client": "192.0.2.7",
+            "sender": f"t{number}x@sender.example",
+            "recipient": "box@recipient.example",
+        }
         greylist = self.node.greylist
         if self.random.random() < 0.12:
             self.attempt(

@@ -20,6 +20,7 @@ from raftcluster import Node
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.config.machine import ConfigMachine
 from raftcluster.errors import RaftclusterError, Unavailable
+from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.machine import ReadTables
 from raftcluster.storage.digest import digest
@@ -29,7 +30,7 @@ from tests.chaos.ledger import PAGE, Ledger, read_page
 from tests.chaos.recorder import Recorder
 
 PRODUCT = "chaos/1"
-MACHINES = (ClusterMachine, ConfigMachine, GreylistMachine, Ledger)
+MACHINES = (ClusterMachine, ConfigMachine, GreylistMachine, ListsMachine, Ledger)
 HASH_ENTRIES = 50
 """Tables are hashed after each entry whose index is a multiple of this."""
 HASH_ROWS = 500

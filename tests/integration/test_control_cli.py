@@ -158,6 +158,30 @@ def test_leases_are_listed(run: Run, node: LocalNode) -> None:
         assert "nightly-scan" in run("lease", "list").stdout
 
 
+def test_greylist_lists_are_changed_shown_and_tested(run: Run) -> None:
+    assert run("greylist", "lists", "show").stdout == "no entries\n"
+    assert "revision 1" in run("greylist", "lists", "add", "allow", "client", "192.0.2.7", "--comment", "ours").stdout
+    made = run("greylist", "lists", "add", "greylist", "sender-domain", "example.net", "--expires", "30d", "--json")
+    assert value(made) == {"revision": 2}
+    for number in range(25):
+        run("greylist", "lists", "add", "allow", "recipient", f"r{number}@example.org")
+    shown = value(run("greylist", "lists", "show", "--json"))
+    assert len(shown) == 27 and {each["comment"] for each in shown} == {"", "ours"}
+    assert "ours" in run("greylist", "lists", "show").stdout
+    mail = ("192.0.2.7", "a@mail.example.net", "b@example.org")
+    told = value(run("greylist", "lists", "test", *mail, "--json"))
+    assert told["rule"] == "listed" and told["entries"][0]["decides"] is True and len(told["entries"]) == 27
+    text = run("greylist", "lists", "test", *mail).stdout
+    assert "whatever else" in text and "goes before what allows" in text and "and 5 more" in text
+    assert "more that do not match" not in run("greylist", "lists", "test", *mail, "--all").stdout
+    assert run("greylist", "lists", "remove", "greylist", "sender-domain", "example.net").exit_code == 0
+    assert "allowed" in run("greylist", "lists", "test", *mail).stdout
+    twice = run("greylist", "lists", "add", "greylist", "client", "192.0.2.7", "--json")
+    assert twice.exit_code == 4 and json.loads(twice.stdout)["error"]["code"] == "entry-exists"
+    wrong = run("greylist", "lists", "add", "allow", "client", "192.0.2.7/24")
+    assert wrong.exit_code == 4 and "did you mean 192.0.2.0/24?" in wrong.stderr
+
+
 def test_members_are_listed_and_removed(run: Run, founded: LocalNode) -> None:
     assert "127.0.0.1:9777" in run("members").stdout
     assert value(run("members", "--json"))[0]["name"] == "mx1"

@@ -14,6 +14,7 @@ import pytest
 
 from raftcluster.errors import AddressInUse, MissingPrivilege, Rejected, Unavailable
 from raftcluster.greylist.api import Greylist
+from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.host import Completion
 from raftcluster.policy.server import PolicyServer, parse_listen
@@ -28,7 +29,7 @@ class SlowHost(LocalHost):
     """A host whose decisions come when the test lets them come, on a thread of its own."""
 
     def __init__(self) -> None:
-        super().__init__([GreylistMachine()])
+        super().__init__([GreylistMachine(), ListsMachine()])
         self.held: list[Callable[[], None]] = []
 
     def submit(self, machine: str, command: Any, callback: Completion, **rest: Any) -> None:
@@ -43,7 +44,7 @@ class SlowHost(LocalHost):
 
 @pytest.fixture
 def host() -> LocalHost:
-    return LocalHost([GreylistMachine()])
+    return LocalHost([GreylistMachine(), ListsMachine()])
 
 
 @pytest.fixture
@@ -76,6 +77,13 @@ def listen(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 # --- decisions
+
+
+def test_an_allowed_client_name_is_told_nothing(host: LocalHost, serve: Serve) -> None:
+    Greylist(host).lists.add("allow", "client-name", "mail.example.net")
+    with PolicyClient(serve(host).address) as client:
+        assert client.ask(client_name="mx1.mail.example.net") == "DUNNO"
+        assert client.ask(client_name="unknown").startswith("DEFER_IF_PERMIT")
 
 
 def test_deferred_first_and_passed_after_the_delay(host: LocalHost, serve: Serve, listen: str) -> None:

@@ -36,7 +36,13 @@ WITHOUT_A_NODE = set(
 
 def arguments_of(command: click.Command) -> list[str]:
     """Something for each argument that is required."""
-    return ["127.0.0.1:1" if isinstance(p.type, Address) else "a" for p in command.params if p.required]
+    return [_something(each.type) for each in command.params if each.required]
+
+
+def _something(kind: click.ParamType[object]) -> str:
+    if isinstance(kind, click.Choice):
+        return str(kind.choices[0])
+    return "127.0.0.1:1" if isinstance(kind, Address) else "a"
 
 
 @pytest.mark.parametrize(

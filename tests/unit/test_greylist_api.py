@@ -10,6 +10,7 @@ import pytest
 from raftcluster.errors import NotRunning, OutcomeUnknown, RaftclusterError, Rejected, StorageFailed, Unavailable
 from raftcluster.greylist import api
 from raftcluster.greylist.api import Greylist, Verdict
+from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine, read_totals
 from raftcluster.greylist.settings import Settings
 from tests.local_host import LocalHost
@@ -20,7 +21,7 @@ MAIL: dict[str, Any] = {"client": "192.0.2.7", "sender": "a@example.net", "recip
 
 @pytest.fixture
 def host() -> LocalHost:
-    return LocalHost([GreylistMachine()])
+    return LocalHost([GreylistMachine(), ListsMachine()])
 
 
 @pytest.fixture
@@ -274,4 +275,5 @@ def test_stats(host: LocalHost, greylist: Greylist) -> None:
         "records": 1,
         "nodes": {"node-1": {"deferred": 1, "passed": 2, "first_passes": 1}},
         "degraded": {"pass": 0, "defer": 0},
+        "exempt": {},
     }

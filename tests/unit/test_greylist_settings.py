@@ -44,6 +44,8 @@ def test_defaults() -> None:
         ({"text": "später, %s s"}, ["text", "ASCII"]),
         ({"text": 5}, ["text"]),
         ({"privacy": 1}, ["privacy"]),
+        ({"recipients": "some"}, ["recipients", "all or opted-in"]),
+        ({"skip_spf": "yes"}, ["skip_spf"]),
         ({"colour": "grey"}, ["colour", "there are"]),
     ],
 )

@@ -15,6 +15,7 @@ from raftcluster.engine.inspection import inspect_ring
 from raftcluster.engine.operations import Operation
 from raftcluster.errors import FrameError, Unavailable
 from raftcluster.greylist.api import Greylist
+from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.machine import Inspectable
 from raftcluster.verify.answer import Answer, Wanted
@@ -174,13 +175,14 @@ def test_a_question_that_is_none_is_not_answered(said: Any) -> None:
 @contextmanager
 def used() -> Iterator[LocalHost]:
     """A host whose machines have done what they can."""
-    host = LocalHost([ConfigMachine(), GreylistMachine()])
+    host = LocalHost([ConfigMachine(), GreylistMachine(), ListsMachine()])
     greylist = Greylist(host)
     greylist.configure({"delay": 240, "text": "Wait %s s"}, reason="slow")
     for number in range(200):
         sender = "" if number % 5 == 0 else f"s{number % 50}@example.net"
         greylist.check(client=f"192.0.2.{number % 7}", sender=sender, recipient="r@example.org")
         host.now += 60_000
+    greylist.lists.add("opt-out", "recipient", "postmaster@example.org", comment="by law", lifetime=86_400)
     host.id = "another-node"
     other = Greylist(host)
     for number in range(50):

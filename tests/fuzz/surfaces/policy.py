@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from raftcluster import limits
 from raftcluster.errors import FrameError, RaftclusterError, Rejected
 from raftcluster.greylist.api import Greylist, Verdict
+from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.policy.decision import action, question
 from raftcluster.policy.protocol import REQUEST_BYTES, Attributes, Parser, response
@@ -41,7 +42,7 @@ def run(data: bytes) -> None:
     whole, trouble = _parse([body])
     cut, trouble_cut = _parse([body[at : at + step] for at in range(0, len(body), step)])
     assert (whole, trouble) == (cut, trouble_cut)
-    greylist = Greylist(LocalHost([GreylistMachine()]))
+    greylist = Greylist(LocalHost([GreylistMachine(), ListsMachine()]))
     for attributes in whole:
         _answer(greylist, attributes)
 
