@@ -211,6 +211,19 @@ def rollback(obj: Context, moment: float, prefix: str, reason: str, as_json: boo
 @config.command()
 @json_option
 @click.pass_obj
+def applied(obj: Context, as_json: bool) -> None:
+    """Show the revision that each node has applied, and why one trails."""
+    found = obj.client.config.reports()
+    if as_json:
+        output.as_json(found)
+    else:
+        rows = [[each["node"], each["revision"], output.moment(each["time"]), each["problem"]] for each in found]
+        output.table(("node", "revision", "since", "problem"), rows)
+
+
+@config.command()
+@json_option
+@click.pass_obj
 def schema(obj: Context, as_json: bool) -> None:
     """Show which settings the embedding product has registered, and what they take."""
     found = obj.client.config.schemas()

@@ -119,6 +119,7 @@ POLICY_CONNECTIONS: Final = 1_000
 POLICY_IDLE_SECONDS: Final = 600.0  # Postfix keeps its connections; a client that never ends its request does not
 CONFIG_KEY_BYTES: Final = 240
 CONFIG_VALUE_BYTES: Final = 64 * KIB
+CONFIG_REPORTS: Final = 128  # of how far nodes are: some times as many as there are members, the oldest gives way
 TRANSACTION_KEYS: Final = 1_000  # that are changed at once; together they fit an operation
 HISTORY_REVISIONS: Final = 1_000  # kept per configuration key
 

@@ -356,7 +356,11 @@ class Node(Offering, Verifying):
         """This node's view of itself and of the cluster, as plain values. Times in seconds, cluster time in milliseconds."""
         own = self._runtime.call(lambda replica: node_status(replica, self.facts, self._runtime.failure))
         match = own.pop("match")
-        own |= {"cluster": self.facts["cluster"], "config_revision": self.config.revision()}
+        own |= {
+            "cluster": self.facts["cluster"],
+            "config_revision": self.config.revision(),
+            "config_applied": self.config.reports(),
+        }
         with suppress(Unavailable):  # before the genesis is committed there is no hierarchy
             own["certificate_days"] = (
                 min(c.not_after for c in self.certs.show().certificates) // 86_400 - time.time() // 86_400

@@ -26,17 +26,20 @@ from weakref import WeakSet
 
 from raftcluster import limits
 from raftcluster.codec import Value
+from raftcluster.config.applying import Apply, Applying
 from raftcluster.config.local import Local, LocalRows
 from raftcluster.config.machine import NAME
 from raftcluster.config.past import Difference, Past, way_back
 from raftcluster.config.reading import (
     Entry,
     Page,
+    Report,
     Schema,
     read_changes,
     read_entry,
     read_history,
     read_keys,
+    read_reports,
     read_revision,
 )
 from raftcluster.config.rules import check_key, check_note, is_local, named, override, pack_value
@@ -54,7 +57,7 @@ class Config:
         """`local` is where the keys below `local/` are kept; `close` closes it."""
         self._host = host
         self._rows = local
-        self._typed, self._past = Typed(host), Past(host)
+        self._typed, self._past, self._applying = Typed(host), Past(host), Applying(host)
         self.local = Local(local)
         self._watches: WeakSet[Watch | AsyncWatch] = WeakSet()  # one that nobody holds any more is gone
         self._lock = threading.Lock()
@@ -149,6 +152,16 @@ class Config:
     def schemas(self, *, consistency: Consistency = "local") -> list[Schema]:
         """What was registered, by prefix."""
         return self._typed.schemas(consistency)
+
+    def apply(self, prefix: str, apply: Apply) -> None:
+        """Have `apply(values, revision)` called with all values that apply on this node below `prefix`, by key: soon, and
+        after each change, in a thread of this node. What it raises all nodes see as the reason why this one trails
+        (`reports`); it is called again then, after 1 s and later ones. It must bear the same values twice."""
+        self._applying.add(prefix, apply)
+
+    def reports(self, *, consistency: Consistency = "local") -> list[Report]:
+        """How far each node that applies anything (`apply`) has come, and why no farther."""
+        return self._host.query(NAME, lambda tables, _: read_reports(tables), consistency=consistency)
 
     def log(self, prefix: str = "", *, limit: int = 100, before: int | None = None) -> list[Entry]:
         """The newest `limit` changes of keys with `prefix`, newest first; with `before` those of earlier revisions."""
@@ -252,6 +265,7 @@ class Config:
             watches = list(self._watches)
         for watch in watches:
             watch.close()
+        self._applying.close()
         self._rows.close()
 
     def _follow(self, watch: Watch | AsyncWatch) -> None:
@@ -262,6 +276,7 @@ class Config:
         with self._lock:
             for watch in self._watches:
                 watch.signal()
+        self._applying.wake()
 
     def _reader(self, prefix: str) -> ReadPage:
         def read(after: int, limit: int) -> Page | None:

@@ -53,6 +53,14 @@ def inspect_schema(key: bytes, value: bytes) -> None:
         raise ValueError("the version is none")
 
 
+def inspect_report(key: bytes, value: bytes) -> None:
+    """A row of `reports`."""
+    node, revision, problem, time = unpack(value)
+    check_note(node, problem)
+    if not key.decode().isascii() or type(revision) is not int or type(time) is not int:
+        raise ValueError("the report's fields are of other kinds")
+
+
 def inspect_state(key: bytes, value: bytes) -> None:
     """A row of `state`."""
     if key not in (b"revision", b"forgotten") or len(value) != _REVISION_BYTES:
@@ -73,6 +81,7 @@ INSPECTIONS: Final = {
     "changes": inspect_change,
     "deleted": inspect_deleted,
     "schemas": inspect_schema,
+    "reports": inspect_report,
     "state": inspect_state,
 }
 """By table."""

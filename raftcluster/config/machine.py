@@ -6,6 +6,7 @@ Commands
     ["transact", [[key, "revision" | "value", expected], ...],
                  [["set", key, value] | ["delete", key], ...], author, reason, node] -> revision
     ["schema", prefix, version, document]                                           -> version in force
+    ["report", node id, node, revision, problem]                                    -> None
 The expected revision is the key's own; 0 means that there is no such key. All changes of a transaction have one revision;
 when a condition does not hold or a change is refused, none of them is made.
 
@@ -26,11 +27,13 @@ from raftcluster.config.reading import (
     FORGOTTEN,
     HISTORY,
     LAST,
+    REPORTS,
     SCHEMAS,
     STAMP,
     STATE,
     VALUES,
     read_entry,
+    read_reports,
     read_revision,
     read_schema,
 )
@@ -54,7 +57,7 @@ class ConfigMachine:
 
     name = NAME
     schema = 2
-    tables = (VALUES, HISTORY, CHANGES, DELETED, SCHEMAS, STATE)
+    tables = (VALUES, HISTORY, CHANGES, DELETED, SCHEMAS, REPORTS, STATE)
 
     def apply(self, command: Value, tables: Tables, time: int) -> Value:
         """See the file's head."""
@@ -67,6 +70,8 @@ class ConfigMachine:
                 return _transact(tables, time, conditions, changes, author, reason, node)
             case ["schema", prefix, version, document]:
                 return _register(tables, prefix, version, document)
+            case ["report", str(node_id), str(node), int(revision), str(problem)]:
+                return _report(tables, node_id, [node, revision, problem, time])
             case _:
                 raise _malformed()
 
@@ -199,6 +204,17 @@ def _register(tables: Tables, prefix: Value, version: Value, document: Value) ->
         check_setting(document, prefix, entry.key, entry.value)
     tables.put(SCHEMAS, prefix.encode(), codec.pack([version, document]))
     return version
+
+
+def _report(tables: Tables, node_id: str, row: list[Value]) -> None:
+    check_note(row[0], row[2])
+    good = 0 < len(node_id) <= limits.NAME_BYTES and node_id.isascii()
+    if not good or type(row[1]) is not int or not 0 <= row[1] <= read_revision(tables):
+        raise _malformed()
+    known = read_reports(tables)
+    if len(known) >= limits.CONFIG_REPORTS and all(each.node_id != node_id for each in known):
+        tables.delete(REPORTS, min(known, key=lambda each: each.time).node_id.encode())
+    tables.put(REPORTS, node_id.encode(), codec.pack(row))
 
 
 def _malformed() -> Rejected:

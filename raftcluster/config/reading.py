@@ -6,6 +6,7 @@ Tables
     changes  revision -> the keys that changed with it: what happened in which order, for whom watches
     deleted  key -> number, of keys that have a history and no value
     schemas  prefix -> [version, document]: what the values below it may be, see `config.schema`
+    reports  node id -> [node, revision, problem, time]: how far each node says that it has applied it, and why no farther
     state    "revision" -> the last one; "forgotten" -> the greatest that was dropped from a history
 
 Who reads `changes` from a revision on sees each later change once, unless that revision is below "forgotten": then
@@ -19,7 +20,7 @@ from typing import Final, NamedTuple
 
 from raftcluster import codec, limits
 from raftcluster.codec import Value
-from raftcluster.config.rules import Forgotten, shared_key
+from raftcluster.config.rules import Forgotten, override, shared_key
 from raftcluster.machine import ReadTables
 
 VALUES: Final = "values"
@@ -27,6 +28,7 @@ HISTORY: Final = "history"
 CHANGES: Final = "changes"
 DELETED: Final = "deleted"
 SCHEMAS: Final = "schemas"
+REPORTS: Final = "reports"
 STATE: Final = "state"
 
 LAST: Final = b"revision"
@@ -68,6 +70,39 @@ class Schema(NamedTuple):
     prefix: str
     version: int
     document: dict[str, Value]
+
+
+class Report(NamedTuple):
+    """How far a node has applied the configuration."""
+
+    node_id: str
+    node: str
+    revision: int
+    """What holds there, in all that it has registered."""
+    problem: str
+    """Why not more of it; empty when nothing has failed."""
+    time: int
+    """Cluster time in milliseconds."""
+
+
+def read_reports(tables: ReadTables) -> list[Report]:
+    """Of all nodes that apply anything, by node id."""
+    return [Report(key.decode(), *codec.unpack(row)) for key, row in tables.scan(REPORTS, limit=limits.SCAN_ROWS)]
+
+
+def read_effective(tables: ReadTables, prefix: str, node: str) -> dict[str, Value]:
+    """All values of keys with `prefix` that apply on `node`, by the key without what makes it an override."""
+    found: dict[str, Value] = {}
+    for start in (prefix, override(node, prefix)):
+        keys: list[str] = []
+        while len(page := read_keys(tables, start, keys[-1] if keys else "", limits.SCAN_ROWS)):
+            keys += page
+        for key in keys:
+            entry = read_entry(tables, key)
+            assert entry is not None, "it was just seen"
+            if start != prefix or shared_key(key) == key:
+                found[shared_key(key)] = entry.value
+    return found
 
 
 def read_revision(tables: ReadTables) -> int:

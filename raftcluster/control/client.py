@@ -244,6 +244,10 @@ class Config:
         """What the embedding product has registered: `prefix`, `version`, `document`."""
         return self._client.call("config.schemas")  # type: ignore[no-any-return]
 
+    def reports(self) -> list[dict[str, Value]]:
+        """How far each node has applied the configuration, and why no farther."""
+        return self._client.call("config.reports")  # type: ignore[no-any-return]
+
     def set_local(self, key: str, value: Value) -> None:
         """Set a key below `local/` on the node that is asked. See `Node.config.local`."""
         self._client.call("config.local.set", key=key, value=value)

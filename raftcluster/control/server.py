@@ -51,7 +51,7 @@ CALLS: Final = frozenset(
     greylist.explain greylist.stats greylist.settings greylist.configure greylist.settings_history
     greylist.lists.add greylist.lists.add_all greylist.lists.remove greylist.lists.show greylist.lists.test
     config.get config.effective config.entry config.set config.delete config.history config.keys config.revision
-    config.transact config.log config.revision_at config.at config.diff config.rollback config.schemas
+    config.transact config.log config.revision_at config.at config.diff config.rollback config.schemas config.reports
     config.local.set config.local.get config.local.delete
     lease.list
     members.facts members.list members.get members.remove members.move

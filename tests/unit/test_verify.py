@@ -191,6 +191,7 @@ def used() -> Iterator[LocalHost]:
         host.propose("config", ["set", f"a/{number % 7}", number, "me", "why", "mx1", None])
     host.propose("config", ["delete", "a/1", "me", "", "mx1", None])
     host.propose("config", ["schema", "b", 1, {"properties": {"size": {"type": "integer"}}}])
+    host.propose("config", ["report", "n1", "mx1", 3, "no such file"])
     yield host
 
 

@@ -39,6 +39,8 @@ def command(source: Source, tables: ReadTables) -> Any:
     elif kind < 240:
         schema = {source.choice(KEYWORDS): source.value(3)}
         made = ["schema", source.choice(KEYS), source.below(3), {"properties": {source.choice(("b", "size")): schema}}]
+    elif kind < 248:
+        made = ["report", source.choice(("n1", "", "n2")), "mx1", source.below(4), source.choice(("", "why"))]
     else:
         return source.value()
     place = source.below(64)
