@@ -187,7 +187,7 @@ class Node(Offering, Verifying):
         self._teardown = Teardown(directory, keystore, me, self._recorder, self._outlet.sync)
         self._admission = Admission(self, on_refused=self._auditor.refused, answer=self.teardown.answer)
         seats = Seats(self._runtime)
-        self.certs = Certs(self, directory.path, self._admission)
+        self.certs = Certs(self, directory.path, self._admission, self._schema)
         self._reconciler = Reconciler(
             self,
             directory,

@@ -190,7 +190,7 @@ class Cluster:
         self.engine.seats = {founder.id}
         founder.start()
         self.members, self.tokens = Members(founder.host), Tokens(founder.host)
-        self.certs = Certs(founder.host, path, founder.admission)
+        self.certs = Certs(founder.host, path, founder.admission, SCHEMA)
         try:
             eventually(lambda: self.view().facts is not None, what=f"the genesis: {founder.reconciler.troubles()}")
         except BaseException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from raftcluster.cluster import carried
 from raftcluster.cluster.admission import Admission
 from raftcluster.cluster.asking import MACHINE, facts_of, propose, read, unfounded
 from raftcluster.cluster.lifecycle import is_due
-from raftcluster.cluster.records import Generation, rejected
+from raftcluster.cluster.records import Generation, differences, rejected
 from raftcluster.cluster.verification import Report, verify
 from raftcluster.cluster.view import View, generation, generations
 from raftcluster.codec import Value
@@ -28,6 +28,8 @@ WAIT_SECONDS: Final = 60.0
 LOOK_SECONDS: Final = 0.05
 EXPORT_SECONDS: Final = 300
 """The life of the invitation that an export makes for itself."""
+SHOWN: Final = 10
+"""So many differences are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,16 @@ class Hierarchy:
 class Certs:
     """The certificate hierarchy of a running node."""
 
-    def __init__(self, host: Host, directory: Path | None = None, admission: Admission | None = None) -> None:
-        """`directory`: the node's, for `verify`. `admission`: for `export`."""
+    def __init__(
+        self,
+        host: Host,
+        directory: Path | None = None,
+        admission: Admission | None = None,
+        machines: Mapping[str, int] | None = None,
+    ) -> None:
+        """`directory`: the node's, for `verify`. `admission`, and `machines` (state machine -> schema version): for `export`."""
         self._host = host
+        self._machines = dict(machines or {})
         self._directory = directory
         self._admission = admission
 
@@ -175,6 +184,12 @@ class Certs:
             raise unfounded()
         pin = request_fingerprint(joiner.request)
         told = carried.quiet
+        facts = facts_of(view)
+        differing = differences(facts, joiner.product, joiner.schema, joiner.realm)
+        if joiner.machines != self._machines:  # nobody else sees this before it tries to link
+            differing.append(_difference(self._machines, joiner.machines))
+        if differing:
+            raise rejected("incompatible", f"{joiner.name} cannot join: {'; '.join(differing)}", subject=joiner.name)
         known = view.live().get(joiner.node_id)
         if known is not None and pin in known.pins:  # asked again: the same answer
             return self._admission.bundle(joiner.node_id, known.generation, [pin], told).message()
@@ -183,6 +198,14 @@ class Certs:
         propose(self._host, ["invite", token.id, token.public_key(), joiner.name, EXPORT_SECONDS, sources])
         number = self._admission.begin(["begin", str(uuid.uuid4()), joiner.command(token.id)], told)
         return self._admission.bundle(joiner.node_id, number, [pin], told).message()
+
+
+def _difference(ours: Mapping[str, int], theirs: Mapping[str, int]) -> str:
+    names = sorted({name for name in (*ours, *theirs) if ours.get(name) != theirs.get(name)}, key=str)[:SHOWN]
+    shown = (
+        f"{name!s:.64}: {ours.get(name, 'absent')} here, {theirs.get(name, 'absent')!r:.20} there" for name in names
+    )
+    return f"state machines: {'; '.join(shown)}; only the same in the same schema versions may join"
 
 
 def _name(view: View, node_id: str) -> str:
