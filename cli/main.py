@@ -19,6 +19,7 @@ from raftcluster.cli.events import events
 from raftcluster.cli.greylist import greylist
 from raftcluster.cli.lease import lease
 from raftcluster.cli.members import members
+from raftcluster.cli.notifications import notifications
 from raftcluster.cli.serve import serve
 from raftcluster.cli.tokens import tokens
 from raftcluster.cli.verify import verify
@@ -81,6 +82,7 @@ for command in (
     greylist,
     config,
     lease,
+    notifications,
     transfer,
     backup,
     restore,

@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from raftcluster.lease.holding import Lease
     from raftcluster.lease.rules import LeaseHeld, LeaseLost
     from raftcluster.node import Node
+    from raftcluster.notifications.api import Notifications
+    from raftcluster.notifications.machine import Notification
     from raftcluster.offline import scrub
     from raftcluster.service import Service
 
@@ -77,6 +79,8 @@ __all__ = [
     "MissingPrivilege",
     "Node",
     "NotRunning",
+    "Notification",
+    "Notifications",
     "OtherCluster",
     "OutcomeUnknown",
     "RaftclusterError",
@@ -137,6 +141,10 @@ def __getattr__(name: str) -> Any:
             from raftcluster.lease import rules as home
         case "Leases":
             from raftcluster.lease import api as home
+        case "Notification":
+            from raftcluster.notifications import machine as home
+        case "Notifications":
+            from raftcluster.notifications import api as home
         case "read_events":
             from raftcluster import history as home
         case "Node":

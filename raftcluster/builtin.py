@@ -11,6 +11,7 @@ from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.lease.machine import LeaseMachine
 from raftcluster.machine import StateMachine
+from raftcluster.notifications.machine import NotificationsMachine
 
 PRODUCT: Final = "raftcluster/0.1"
 """Of a node that nobody embeds."""
@@ -18,7 +19,15 @@ PRODUCT: Final = "raftcluster/0.1"
 
 def all_machines(embedders: Sequence[StateMachine] = ()) -> list[StateMachine]:
     """The machines of one node, in the order in which they tick: the built-in ones, then the embedder's."""
-    return [ClusterMachine(), ConfigMachine(), GreylistMachine(), ListsMachine(), LeaseMachine(), *embedders]
+    return [
+        ClusterMachine(),
+        ConfigMachine(),
+        GreylistMachine(),
+        ListsMachine(),
+        LeaseMachine(),
+        NotificationsMachine(),
+        *embedders,
+    ]
 
 
 def schemas(machines: Sequence[StateMachine]) -> dict[str, int]:

@@ -131,6 +131,15 @@ LEASE_MIN_SECONDS: Final = 1.0  # a renewal at a third of it survives an electio
 LEASE_MAX_SECONDS: Final = 7 * 86_400.0
 LEASE_BELIEF: Final = 0.9  # of its term, after which a holder that was not renewed knows that it has lost it
 
+# --- notifications
+NOTIFICATIONS: Final = 5_000  # kept; with the largest payloads 40 MB
+NOTIFICATION_BYTES: Final = 8 * KIB  # a payload: facts, no documents
+NOTIFICATION_TEXT_BYTES: Final = 1 * KIB
+NOTIFICATION_KEY_BYTES: Final = 253
+NOTIFICATION_SECONDS: Final = 7 * 86_400.0  # default life
+NOTIFICATION_MAX_SECONDS: Final = 365 * 86_400.0
+NOTIFICATION_CONSUMERS: Final = 1_000
+
 assert OPERATION_BYTES < ENTRY_BYTES < APPEND_BYTES, "an operation fits an entry, an entry an append"
 assert 2 * APPEND_BYTES < FRAME_BYTES < LINK_QUEUE_BYTES, "a frame holds an append whose last entry was the largest"
 assert 2 * PING_SECONDS < LINK_IDLE_SECONDS, "an idle link that lives is never taken for dead"

@@ -7,6 +7,7 @@ from raftcluster.config.local import LocalRows
 from raftcluster.greylist.api import Greylist
 from raftcluster.hosting import Hosting
 from raftcluster.lease.api import Leases
+from raftcluster.notifications.api import Notifications
 
 
 class Offering(Hosting):
@@ -15,12 +16,15 @@ class Offering(Hosting):
     greylist: Greylist
     config: Config
     lease: Leases
+    notifications: Notifications
 
     def _offer(self, local: LocalRows) -> None:
         """`local` keeps what is this node's own. Before the tick thread runs: they listen to what is applied."""
+        self.notifications = Notifications(self)
         self.greylist, self.config, self.lease = Greylist(self), Config(self, local), Leases(self)
 
     def _withdraw(self) -> None:
         """End what waits in them: watches, leases. While the node still runs."""
         self.lease.close()
+        self.notifications.close()
         self.config.close()

@@ -29,6 +29,7 @@ ROOMS = {
     "raftcluster.greylist": ("raftcluster.host",),
     "raftcluster.config": ("raftcluster.host",),
     "raftcluster.lease": ("raftcluster.host",),
+    "raftcluster.notifications": ("raftcluster.host",),
     "raftcluster.cluster": (
         "raftcluster.host",
         "raftcluster.events.log",
@@ -56,6 +57,7 @@ DETERMINISTIC_ROOMS = (
     "raftcluster.config",
     "raftcluster.cluster",
     "raftcluster.lease",
+    "raftcluster.notifications",
 )
 
 OWNERS = {

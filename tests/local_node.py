@@ -18,6 +18,8 @@ from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.lease.api import Leases
 from raftcluster.lease.machine import LeaseMachine
+from raftcluster.notifications.api import Notifications
+from raftcluster.notifications.machine import NotificationsMachine
 from tests.local_host import LocalHost, MemoryRows
 
 
@@ -38,11 +40,21 @@ class LocalNode:
     """A single node that leads; `held` is set when a transfer may end, `broken` makes `status` fail as a bug would."""
 
     def __init__(self) -> None:
-        self.host = LocalHost([ClusterMachine(), ConfigMachine(), GreylistMachine(), ListsMachine(), LeaseMachine()])
+        self.host = LocalHost(
+            [
+                ClusterMachine(),
+                ConfigMachine(),
+                GreylistMachine(),
+                ListsMachine(),
+                LeaseMachine(),
+                NotificationsMachine(),
+            ]
+        )
         self.id = self.host.id
         self.config = Config(self.host, MemoryRows())
         self.greylist = Greylist(self.host)
         self.lease = Leases(self.host)
+        self.notifications = Notifications(self.host)
         self.members = Members(self.host)
         self.tokens = Tokens(self.host)
         self.certs = Certs(self.host)

@@ -36,6 +36,7 @@ class Client:
         self.greylist = Greylist(self)
         self.config = Config(self)
         self.lease = Leases(self)
+        self.notifications = Notifications(self)
         self.members = Members(self)
         self.tokens = Tokens(self)
         self.certs = Certs(self)
@@ -278,6 +279,39 @@ class Leases:
     def list(self) -> Sequence[dict[str, Value]]:
         """Who holds what, by name. Times are cluster time in milliseconds."""
         return self._client.call("lease.list")  # type: ignore[no-any-return]
+
+
+class Notifications:
+    """The twin of `Node.notifications`, as far as an administrator needs it. Times are cluster time in milliseconds."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self, *, acknowledged: bool = False) -> Sequence[dict[str, Value]]:
+        """What is open, oldest first; with `acknowledged` also what somebody has seen to."""
+        return self._client.call("notifications.list", acknowledged=acknowledged)  # type: ignore[no-any-return]
+
+    def publish(
+        self,
+        severity: str,
+        text: str,
+        *,
+        key: str = "",
+        payload: Value = None,
+        ttl: float = limits.NOTIFICATION_SECONDS,
+    ) -> int:
+        """Tell the whole cluster; the position. See `Node.notifications.publish`."""
+        return self._client.call(  # type: ignore[no-any-return]
+            "notifications.publish", severity=severity, text=text, key=key, payload=payload, ttl=ttl
+        )
+
+    def acknowledge(self, position: int, *, author: str = "") -> bool:
+        """Say for the whole cluster that somebody has seen to it; False when somebody had before."""
+        return self._client.call("notifications.acknowledge", position=position, author=author)  # type: ignore[no-any-return]
+
+    def follow(self, since: int | None = None) -> Iterator[dict[str, Value]]:
+        """What comes after position `since` (default: all that is kept), then each as it comes."""
+        return self._client.stream("notifications.follow", since=since)
 
 
 class Members:

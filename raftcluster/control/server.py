@@ -54,6 +54,7 @@ CALLS: Final = frozenset(
     config.transact config.log config.revision_at config.at config.diff config.rollback config.schemas config.reports
     config.local.set config.local.get config.local.delete
     lease.list
+    notifications.list notifications.publish notifications.acknowledge notifications.last
     members.facts members.list members.get members.remove members.move
     tokens.list tokens.revoke
     certs.show certs.rotate certs.abort certs.wait certs.verify certs.export
@@ -85,6 +86,7 @@ class ControlServer:
         self._streams: dict[str, Stream] = {
             "status.watch": self._watch_status,
             "config.watch": self._watch_config,
+            "notifications.follow": self._follow,
             "backup": self._backup,
             "verify": self._verify,
         }
@@ -140,6 +142,11 @@ class ControlServer:
         changes = self._node.config.watch(prefix, since=since)
         threading.Thread(target=_close_when, args=(gone, changes), name="raftcluster-watch", daemon=True).start()
         yield from changes
+
+    def _follow(self, gone: threading.Event, *, since: int | None = None) -> Iterator[Value]:
+        subscription = self._node.notifications.subscribe(since=since)
+        threading.Thread(target=_close_when, args=(gone, subscription), name="raftcluster-watch", daemon=True).start()
+        yield from subscription
 
     def _backup(self, gone: threading.Event, *, local: bool = False) -> Iterator[Value]:
         with closing(self._node.backup_content(consistency="local" if local else "linearizable")) as content:

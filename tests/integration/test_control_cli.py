@@ -182,6 +182,22 @@ def test_greylist_lists_are_changed_shown_and_tested(run: Run) -> None:
     assert wrong.exit_code == 4 and "did you mean 192.0.2.0/24?" in wrong.stderr
 
 
+def test_notifications_from_publishing_to_acknowledging(run: Run) -> None:
+    assert (
+        run("notifications", "publish", "error", "disk full", "--key", "disk", "--ttl", "1h").stdout
+        == "published at 1\n"
+    )
+    again = run("notifications", "publish", "error", "disk full", "--key", "disk", "--payload", '{"free": 0}', "--json")
+    assert value(again) == {"position": 1}
+    assert "disk full" in run("notifications", "list").stdout
+    assert run("notifications", "ack", "1").stdout == "1 is acknowledged\n"
+    assert value(run("notifications", "ack", "1", "--json")) == {"position": 1, "first": False}
+    assert value(run("notifications", "list", "--json")) == []
+    assert value(run("notifications", "list", "--all", "--json"))[0]["repeats"] == 1
+    assert run("notifications", "ack", "7").exit_code == 4
+    assert run("notifications", "publish", "loud", "x").exit_code == 4
+
+
 def test_members_are_listed_and_removed(run: Run, founded: LocalNode) -> None:
     assert "127.0.0.1:9777" in run("members").stdout
     assert value(run("members", "--json"))[0]["name"] == "mx1"

@@ -1,0 +1,141 @@
+"""The notifications as a program sees them: `node.notifications`.
+
+    node.notifications.publish("error", "the signature update failed", key="signatures", payload={"code": 7})
+    for each in node.notifications.subscribe("pager"):
+        page(each.severity, each.text)
+
+Guarantee. What `publish` has returned is on a majority's disks. A subscription hands out everything that lives, in order, at
+least once: without a crash exactly once, after one at most the last `batch` again. Bounds: `limits.NOTIFICATIONS` are kept,
+and each as long as its `ttl`; who falls further behind is told (`FellBehind`).
+
+Errors: changes raise `Unavailable`, `OutcomeUnknown` (with a key it is safe to publish again), `Rejected`.
+Thread: every method may be called from any thread, but never from a node's callback: they wait.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from weakref import WeakSet
+
+from raftcluster import limits
+from raftcluster.codec import Value
+from raftcluster.errors import Rejected
+from raftcluster.host import Consistency, Host
+from raftcluster.notifications.machine import (
+    NAME,
+    Notification,
+    Page,
+    read_cursor,
+    read_dropped,
+    read_last,
+    read_page,
+)
+from raftcluster.notifications.rules import check_consumer, check_payload, check_severity, check_text, check_ttl
+from raftcluster.notifications.subscription import Subscription
+
+
+class Notifications:
+    """See the head of the file. `deadline` and `ttl` are in seconds."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._followed: WeakSet[Subscription] = WeakSet()
+        self._lock = threading.Lock()
+        host.on_apply(NAME, self._applied)
+
+    def publish(
+        self,
+        severity: str,
+        text: str,
+        *,
+        key: str = "",
+        payload: Value = None,
+        ttl: float = limits.NOTIFICATION_SECONDS,
+        deadline: float = limits.CALL_SECONDS,
+    ) -> int:
+        """Tell the whole cluster; the position in the stream. `severity` is info, warning, error or critical.
+
+        As long as one with the same `key` is neither acknowledged nor expired there is no second: that one's position.
+        """
+        check_severity(severity)
+        check_text("text", text, limits.NOTIFICATION_TEXT_BYTES, empty=False)
+        check_text("key", key, limits.NOTIFICATION_KEY_BYTES)
+        check_payload(payload)
+        ttl_ms = int(ttl * 1000) if abs(ttl) < limits.TIME_MS else 0
+        check_ttl(ttl_ms)
+        command = ["publish", severity, text, key, payload, ttl_ms, self._host.name]
+        position: int = self._host.propose(NAME, command, deadline=deadline)[0]
+        return position
+
+    def acknowledge(self, position: int, *, author: str = "", deadline: float = limits.CALL_SECONDS) -> bool:
+        """Say for the whole cluster that somebody has seen to it; False when somebody had before. `Rejected` when it is gone."""
+        answer = self._host.propose(NAME, ["acknowledge", position, author, self._host.name], deadline=deadline)
+        return bool(answer[0])
+
+    def list(
+        self, *, after: int = 0, acknowledged: bool = False, consistency: Consistency = "local"
+    ) -> list[Notification]:
+        """What is open, oldest first, after this position; with `acknowledged` also what was seen to."""
+        found: list[Notification] = []
+        query = partial(self._host.query, NAME, consistency=consistency)
+        after = max(after, query(lambda tables, _: read_dropped(tables)))
+        while True:
+            page: Page | None = query(partial(read_page, after=after, limit=limits.SCAN_ROWS))
+            if page is None or page.reached == after:  # dropped meanwhile, or the end
+                return found
+            found += [each for each in page.items if acknowledged or each.acknowledged is None]
+            after = page.reached
+
+    def subscribe(self, consumer: str | None = None, *, since: int | None = None, batch: int = 1) -> Subscription:
+        """Everything from where `consumer` was, whichever node it was on; a new one begins after position `since`.
+
+        Without `since` a new consumer begins with what is kept. One process at a time reads for a consumer (`node.lease`
+        sees to it): of two, both get everything. With None nothing is remembered. `batch` is how many may be handed out
+        again after a crash; each of them saves a write. Waits for a quorum when there is a consumer.
+        """
+        if batch < 1:
+            raise Rejected(f"a batch of {batch}", subject="batch", remedy="1 or more")
+        start: int | None = None
+        if consumer is not None:
+            check_consumer(consumer)
+            start = self._host.query(NAME, lambda t, _: read_cursor(t, consumer), consistency="linearizable")
+        if start is None:
+            start = self._host.query(NAME, lambda tables, _: read_dropped(tables)) if since is None else since
+        advance = None if consumer is None else partial(self._advance, consumer)
+        subscription = Subscription(self._page, advance, start, batch)
+        with self._lock:
+            self._followed.add(subscription)
+        return subscription
+
+    def seek(self, consumer: str, position: int) -> None:
+        """Have the next subscription of `consumer` begin after `position`, wherever it was."""
+        check_consumer(consumer)
+        self._host.propose(NAME, ["seek", consumer, position])
+
+    def forget(self, consumer: str) -> bool:
+        """Remember nothing of `consumer` any more; whether it was known."""
+        check_consumer(consumer)
+        return bool(self._host.propose(NAME, ["forget", consumer]))
+
+    def last(self, *, consistency: Consistency = "local") -> int:
+        """The newest position; 0 when there was none."""
+        return self._host.query(NAME, lambda tables, _: read_last(tables), consistency=consistency)
+
+    def close(self) -> None:
+        """End all subscriptions. Idempotent; `Node.close` does it."""
+        with self._lock:
+            followed = list(self._followed)
+        for each in followed:
+            each.close()
+
+    def _applied(self, index: int) -> None:
+        with self._lock:
+            for each in self._followed:
+                each.signal()
+
+    def _page(self, after: int, limit: int) -> Page | None:
+        return self._host.query(NAME, partial(read_page, after=after, limit=limit))
+
+    def _advance(self, consumer: str, position: int) -> None:
+        self._host.propose(NAME, ["advance", consumer, position])

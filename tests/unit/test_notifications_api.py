@@ -1,0 +1,140 @@
+"""Notifications as a program sees them: at least once, exactly once without a crash, at most a batch again after one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raftcluster import limits
+from raftcluster.errors import Rejected, Unavailable
+from raftcluster.notifications.api import Notifications
+from raftcluster.notifications.machine import NotificationsMachine, read_cursor
+from raftcluster.notifications.rules import FellBehind
+from tests.helpers import eventually
+from tests.local_host import LocalHost
+
+
+@pytest.fixture
+def host() -> LocalHost:
+    return LocalHost([NotificationsMachine()])
+
+
+@pytest.fixture
+def api(host: LocalHost) -> Iterator[Notifications]:
+    api = Notifications(host)
+    yield api
+    api.close()
+
+
+def test_publish_list_acknowledge(api: Notifications, host: LocalHost) -> None:
+    assert api.publish("error", "the update failed", key="update", payload={"code": 7}) == 1
+    assert api.publish("error", "the update failed", key="update") == 1
+    assert api.publish("info", "done", ttl=60) == api.last() == 2
+    assert [(each.text, each.repeats, each.payload) for each in api.list()] == [
+        ("the update failed", 1, {"code": 7}),
+        ("done", 0, None),
+    ]
+    assert api.acknowledge(1, author="anna") and not api.acknowledge(1, author="bob")
+    assert [each.position for each in api.list()] == [2]
+    assert [each.acknowledged and each.acknowledged[0] for each in api.list(acknowledged=True)] == ["anna", None]
+    host.now += 60_000
+    assert api.list() == []
+    with pytest.raises(Rejected):
+        api.acknowledge(2)
+
+
+def test_a_consumer_goes_on_where_it_was(api: Notifications) -> None:
+    for number in range(5):
+        api.publish("info", str(number))
+    with api.subscribe("pager") as first:
+        assert [each.text for each in islice(first, 3)] == ["0", "1", "2"]
+    with api.subscribe("pager") as second:
+        assert [each.text for each in islice(second, 3)] == ["2", "3", "4"], "the last one was not said to be handled"
+    assert [each.text for each in islice(api.subscribe(since=3), 2)] == ["3", "4"]
+    api.seek("pager", 1)
+    assert next(api.subscribe("pager")).text == "1"
+    assert api.forget("pager") and not api.forget("pager")
+    assert next(api.subscribe("pager")).text == "0"
+
+
+def test_without_a_quorum_nothing_more_is_handed_out(api: Notifications, host: LocalHost) -> None:
+    for number in range(3):
+        api.publish("info", str(number))
+    subscription, got = api.subscribe("pager"), list[str]()
+    assert next(subscription).text == "0"
+    host.failure = Unavailable("no quorum")
+    proposals = host.proposals
+    thread = threading.Thread(target=lambda: got.extend(each.text for each in subscription))
+    thread.start()
+    eventually(lambda: host.proposals >= proposals + 3, what="it tries to keep its cursor")
+    assert got == []
+    host.failure = None
+    eventually(lambda: got == ["1", "2"], what="it goes on")
+    eventually(lambda: host.query("notifications", lambda t, _: read_cursor(t, "pager")) == 3, what="all is handled")
+    api.publish("info", "3")
+    eventually(lambda: got == ["1", "2", "3"], what="it is woken")
+    api.close()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_who_fell_behind_is_told_and_can_go_on(api: Notifications, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "NOTIFICATIONS", 2)
+    api.seek("pager", 0)
+    for number in range(5):
+        api.publish("info", str(number))
+    with pytest.raises(FellBehind, match="after position 0 were dropped"):
+        next(api.subscribe("pager"))
+    assert [each.text for each in api.list()] == ["3", "4"]
+    assert next(api.subscribe("new")).text == "3"
+    api.seek("pager", 3)
+    assert next(api.subscribe("pager")).text == "3"
+
+
+@given(count=st.integers(1, 40), batch=st.integers(1, 7), crashes=st.lists(st.integers(1, 12), max_size=4))
+def test_at_least_once_and_at_most_a_batch_again(count: int, batch: int, crashes: list[int]) -> None:
+    api = Notifications(LocalHost([NotificationsMachine()]))
+    for number in range(count):
+        api.publish("info", str(number))
+    handed: list[int] = []
+    for taken in crashes:
+        part = [
+            int(each.text) for each in islice(api.subscribe("c", batch=batch), min(taken, count - len(set(handed))))
+        ]
+        assert len(set(part) & set(handed)) <= batch, "what was handed out before"
+        handed += part
+    missing = count - len(set(handed))
+    rest = api.subscribe("c", batch=batch)
+    while missing:
+        number = int(next(rest).text)
+        missing -= number not in handed
+        handed.append(number)
+    assert sorted(set(handed)) == list(range(count)), "nothing is lost"
+    assert len(handed) - count <= batch * len(crashes)
+    if not crashes:
+        assert handed == list(range(count)), "exactly once"
+
+
+def test_what_cannot_be_is_refused_before_it_is_sent(api: Notifications, host: LocalHost) -> None:
+    for arguments in (("loud", "x"), ("info", ""), ("info", "\udcff"), ("info", "x" * 2_000)):
+        with pytest.raises(Rejected):
+            api.publish(*arguments)
+    deep: list[object] = []
+    for _ in range(100):
+        deep = [deep]
+    cyclic: list[object] = []
+    cyclic += [cyclic, cyclic]
+    for payload in (deep, cyclic, 2**70, float("nan"), {1: 2}, object(), "x" * 9_000):
+        with pytest.raises(Rejected):
+            api.publish("info", "x", payload=payload)
+    for ttl in (0.5, -1.0, 1e12, float("inf"), float("nan")):
+        with pytest.raises(Rejected):
+            api.publish("info", "x", ttl=ttl)
+    with pytest.raises(Rejected, match="batch"):
+        api.subscribe("x", batch=0)
+    assert host.proposals == 0
