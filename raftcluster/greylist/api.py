@@ -69,6 +69,8 @@ class Verdict:
     """Not decided by the cluster: `on_unavailable` applies."""
     text: str
     """What to tell a client that is deferred; empty when it passes."""
+    training: bool = False
+    """It passes only because the setting `training` says so; `reason` and `seconds_left` are those of the deferral."""
 
 
 class Greylist:
@@ -362,12 +364,18 @@ class Greylist:
             return Verdict(PASS, "waited", 0, delayed // 1000, header, False, "")
         current, seconds = request.current, -(-left // 1000)
         reason = "new" if left == current.delay else "early"
-        verdict = Verdict(DEFER, reason, seconds, 0, None, False, current.settings.text % seconds)
+        if current.settings.training:
+            verdict = Verdict(PASS, reason, seconds, 0, None, False, "", True)
+        else:
+            verdict = Verdict(DEFER, reason, seconds, 0, None, False, current.settings.text % seconds)
         self._deferred = (result, current, verdict)
         return verdict
 
     def _header(self, request: Request, seconds: int) -> str | None:
-        """The header, unless another recipient of the same message has it."""
+        """The header, unless another recipient of the same message has it, or nothing was delayed: in training."""
+        settings = request.current.settings
+        if settings.training:
+            return None
         if request.instance and request.id is not None:
             with self._lock:
                 owner = self._headers.setdefault(request.instance, request.id)
@@ -375,11 +383,11 @@ class Greylist:
                     self._headers.popitem(last=False)
             if owner != request.id:
                 return None
-        return f"X-Greylist: delayed {seconds} seconds by raftcluster at {self._host.name}"
+        return "X-Greylist: " + settings.header.replace("%s", str(seconds)).replace("%h", self._host.name)
 
     def _without_cluster(self, request: Request, error: RaftclusterError) -> Verdict:
         settings = self._read_settings().settings
-        action: Action = settings.on_unavailable
+        action: Action = settings.without_cluster()
         with self._lock:
             self._degraded_answers[action] += 1
             self._degraded[request.key] = self._degraded.pop(request.key, 0) + 1

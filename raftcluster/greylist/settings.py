@@ -50,6 +50,10 @@ class Settings:
     """The answer, marked as degraded, when the cluster does not decide within the deadline."""
     text: str = "Greylisted, retry in %s s"
     """What a deferred client is told; `%s` becomes the seconds left."""
+    header: str = "delayed %s seconds by raftcluster at %h"
+    """What X-Greylist says; `%s` becomes the seconds since the first attempt, `%h` the node's name."""
+    training: bool = False
+    """Everything is decided, recorded and counted, and all mail passes: to see what greylisting would do."""
     recipients: Literal["all", "opted-in"] = "all"
     """Whose mail is greylisted: everybody's but for those who opted out, or only theirs who opted in."""
     skip_spf: bool = True
@@ -68,14 +72,18 @@ class Settings:
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= bits:
                 raise _rejected(name, f"takes a prefix length from 1 to {bits}, not {value!r}")
-        for name in ("privacy", "lab", "skip_spf"):
+        for name in ("privacy", "lab", "skip_spf", "training"):
             if type(getattr(self, name)) is not bool:
                 raise _rejected(name, f"takes true or false, not {getattr(self, name)!r}")
         if self.on_unavailable not in ("pass", "defer"):
             raise _rejected("on_unavailable", f"takes pass or defer, not {self.on_unavailable!r}")
         if self.recipients not in ("all", "opted-in"):
             raise _rejected("recipients", f"takes all or opted-in, not {self.recipients!r}")
-        _check_text(self.text)
+        _check_text("text", self.text, "the %s that becomes the seconds left")
+        if type(self.header) is str and self.header.count("%h") > 1:
+            raise _rejected("header", "takes the node's name %h at most once")
+        header = self.header.replace("%h", "") if type(self.header) is str else self.header
+        _check_text("header", header, "the %s that becomes the seconds, besides %h")
         if self.delay < DELAY_MIN:
             raise _rejected("delay", f"of {self.delay} s is less than {DELAY_MIN} s")
         if self.delay < DELAY_MIN_PRODUCTION and not self.lab:
@@ -98,6 +106,10 @@ class Settings:
         """All of them by name, in the order of their definition."""
         return asdict(self)
 
+    def without_cluster(self) -> Literal["pass", "defer"]:
+        """The answer when the cluster does not decide."""
+        return "pass" if self.training else self.on_unavailable
+
     def waits(self) -> Waits:
         """The times that decide, rounded to milliseconds."""
         return Waits(round(self.delay * 1000), round(self.window * 1000), round(self.life * 1000))
@@ -117,11 +129,11 @@ def check_names(changes: Value) -> None:
             )
 
 
-def _check_text(text: Value) -> None:
+def _check_text(name: str, text: Value, place: str) -> None:
     if type(text) is not str or not 0 < len(text) <= TEXT_BYTES or not all(" " <= sign <= "~" for sign in text):
-        raise _rejected("text", f"takes one line of 1 to {TEXT_BYTES} printable ASCII characters")
+        raise _rejected(name, f"takes one line of 1 to {TEXT_BYTES} printable ASCII characters")
     if text.count("%") != 1 or "%s" not in text:
-        raise _rejected("text", "takes exactly one % sign: the %s that becomes the seconds left")
+        raise _rejected(name, f"takes exactly one % sign: {place}")
 
 
 def _rejected(name: str, problem: str) -> Rejected:

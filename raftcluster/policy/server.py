@@ -196,6 +196,8 @@ class PolicyServer:
             connection.answer(self._undecided(error))
             return
         self._counts[verdict.action] += 1
+        if verdict.training:
+            self._counts["training"] += 1
         if verdict.degraded:
             self.trouble("degraded", f"{verdict.reason}: answered without the cluster, {verdict.action}")
         connection.answer(action(verdict))
@@ -204,7 +206,7 @@ class PolicyServer:
         if isinstance(error, Rejected):  # it never will be decided, so deferring it would defer it for ever
             self.trouble("rejected", f"{error}; passed without greylisting")
             return NO_OPINION
-        on_unavailable = self._greylist.known_settings.on_unavailable
+        on_unavailable = self._greylist.known_settings.without_cluster()
         self.trouble("overdue", f"{error or 'the node is silent'}: answered without the cluster, {on_unavailable}")
         return unavailable(on_unavailable)
 

@@ -79,6 +79,16 @@ def listen(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 # --- decisions
 
 
+def test_in_training_postfix_is_told_nothing(host: LocalHost, serve: Serve) -> None:
+    Greylist(host).configure({"training": True})
+    server = serve(host)
+    with PolicyClient(server.address) as client:
+        assert client.ask(instance="1") == "DUNNO"
+        host.now += DELAY_MS
+        assert client.ask(instance="2") == "DUNNO"
+    assert (server.stats()["pass"], server.stats()["training"]) == (2, 1)
+
+
 def test_an_allowed_client_name_is_told_nothing(host: LocalHost, serve: Serve) -> None:
     Greylist(host).lists.add("allow", "client-name", "mail.example.net")
     with PolicyClient(serve(host).address) as client:

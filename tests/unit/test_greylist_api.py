@@ -130,6 +130,33 @@ def test_instances_are_remembered_boundedly(
     assert len(greylist._headers) == 10
 
 
+def test_what_the_header_says_is_a_setting(host: LocalHost, greylist: Greylist) -> None:
+    greylist.configure({"header": "%h held it for %s s"})
+    greylist.check(**MAIL)
+    host.now += DELAY
+    assert greylist.check(**MAIL).header == "X-Greylist: node-1.example.org held it for 180 s"
+
+
+@WAYS
+def test_in_training_all_mail_passes_and_what_would_have_waited_is_told_and_counted(
+    host: LocalHost, greylist: Greylist, how: str
+) -> None:
+    greylist.configure({"training": True, "on_unavailable": "defer"})
+    assert ask(greylist, how, **MAIL) == Verdict("pass", "new", 180, 0, None, False, "", True)
+    host.now += DELAY - 1000
+    assert ask(greylist, how, **MAIL) == Verdict("pass", "early", 1, 0, None, False, "", True)
+    assert read_totals(host.tables["greylist"]) == {b"node-1\0\0": (2, 0, 0)}
+    host.now += 1000
+    assert ask(greylist, how, **MAIL) == Verdict("pass", "waited", 0, 180, None, False, "")
+    assert ask(greylist, how, **MAIL).reason == "known"
+    host.failure = Unavailable("no quorum")
+    assert ask(greylist, how, **MAIL) == Verdict("pass", "unavailable", 0, 0, None, True, "")
+    host.failure = None
+    greylist.configure({"training": False})
+    new = {**MAIL, "recipient": "c@example.org"}
+    assert ask(greylist, how, **new).action == "defer"
+
+
 # --- without the cluster
 
 
