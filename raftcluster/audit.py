@@ -1,7 +1,7 @@
 """The auditor: turns what this node sees into events, on a thread of its own, and never twice on purpose.
 
-It is woken by entries that change the cluster's tables, by changes of leadership, and by `post`; it looks at the tables,
-compares with its last look (`cluster.changes`), records what has happened and keeps the look: in this order, so that a
+It is woken by entries that change the cluster's tables, by changes of leadership, and by `post`; it looks at the tables, reads
+on in the order of changes of the configuration (`following`), and compares with its last look (`cluster.changes`), records what has happened and keeps the look: in this order, so that a
 crash in between tells something twice rather than never.
 """
 
@@ -19,6 +19,7 @@ from raftcluster.cluster.changes import Look, changes
 from raftcluster.cluster.view import View, invitations
 from raftcluster.errors import RaftclusterError, Unavailable
 from raftcluster.events.recorder import Recorder
+from raftcluster.following import Following
 from raftcluster.host import Host
 from raftcluster.limits import REFUSAL_LOG_SECONDS
 from raftcluster.storage.directory import DataDirectory
@@ -28,6 +29,8 @@ log = logging.getLogger("raftcluster.events")
 FILE: Final = "audit.json"
 """The last look, in the data directory."""
 INTERVAL_SECONDS: Final = 0.5
+SETTINGS_SECONDS: Final = 5.0
+"""The greylist's settings are looked at this often: its tables change with every check, so that says nothing."""
 LEADERLESS_SECONDS: Final = 2.0
 """An election takes less; without a leader for longer is worth an event."""
 REFUSED: Final = 256
@@ -53,7 +56,12 @@ class Auditor:
         self._thread = threading.Thread(target=self._run, name=f"raftcluster-audit-{host.name}", daemon=True)
         self._changed = threading.Event()
         self._changed.set()
+        self._following = Following(host, directory, recorder)
+        self._configured = threading.Event()
+        self._configured.set()
+        self._look_again = 0.0
         host.on_apply("cluster", self._applied)
+        host.on_apply("config", self._configured_at)
 
     def start(self) -> None:
         """Begin."""
@@ -90,6 +98,9 @@ class Auditor:
         self._changed.set()
         self._wake.set()
 
+    def _configured_at(self, index: int) -> None:
+        self._configured.set()
+
     def _run(self) -> None:
         while not self._closed.is_set():
             self._wake.wait(INTERVAL_SECONDS)
@@ -98,9 +109,14 @@ class Auditor:
             try:
                 if self._changed.is_set():
                     self._compare()
+                if self._configured.is_set() or time.monotonic() >= self._look_again:
+                    self._configured.clear()
+                    self._look_again = time.monotonic() + SETTINGS_SECONDS
+                    self._following.tell()
                 self._follow_leader()
             except Unavailable as error:  # closing, or the tick thread is late
                 self._changed.set()
+                self._configured.set()
                 log.debug("nothing to audit now: %s", error)
             except RaftclusterError as error:
                 self._changed.set()

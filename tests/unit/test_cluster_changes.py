@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from raftcluster import limits
 from raftcluster.audit import REFUSED, Auditor
 from raftcluster.cluster.changes import Change, Look, changes
 from raftcluster.cluster.create import init
@@ -16,11 +18,13 @@ from raftcluster.cluster.generations import expected_manifest
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.cluster.view import View, invitations
 from raftcluster.codec import unpack
+from raftcluster.config.machine import ConfigMachine
 from raftcluster.errors import StorageFailed
 from raftcluster.events import log
 from raftcluster.events.log import EventLog
 from raftcluster.events.outlet import Outlet
 from raftcluster.events.recorder import Recorder
+from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport.certificates import certificate_hash, public_key
 from tests.helpers import eventually
@@ -33,7 +37,7 @@ class Told:
 
     def __init__(self, folder: Path) -> None:
         init(folder / "mx1", "mx1", ("127.0.0.1", 9777), ("192.0.2.1", 9777), "mta/1", cluster="mail")
-        self.host = LocalHost([ClusterMachine()])
+        self.host = LocalHost([ClusterMachine(), ConfigMachine(), GreylistMachine()])
         self.host.propose("cluster", unpack((folder / "mx1" / "genesis").read_bytes()))
         self.me = self.look().members.copy().popitem()[0]
         self.seen = self.look()
@@ -180,6 +184,51 @@ def test_what_was_told_is_not_told_again_after_a_restart(told: Told, tmp_path: P
     third = Audited(told, tmp_path)
     eventually(lambda: third.names()[5:] == ["leader-changed"])
     assert third.stop().count("token-created") == 2
+
+
+def test_changes_of_the_configuration_are_told_once_with_who_where_when_and_why(told: Told, tmp_path: Path) -> None:
+    def set_(key: str, value: Any) -> None:
+        told.host.propose("config", ["set", key, value, "admin", "holiday wave", "mx7", None])
+
+    set_("before/the-node", 0)
+    audited = Audited(told, tmp_path)
+    eventually(lambda: audited.names() == ["leader-changed"])
+    set_("mail/limit", "a-value")
+    eventually(lambda: audited.names()[1:] == ["config-changed"])
+    audited.stop()
+    changes: list[Any] = [["set", f"k/{number}", number] for number in range(25)]
+    told.host.propose("config", ["transact", [], changes, "admin", "many", "mx8"])
+    told.host.propose("greylist", ["settings", {"delay": 240}, "admin", "slow", None])
+    again = Audited(told, tmp_path)
+    eventually(lambda: sorted(again.names()[2:]) == ["config-changed", "greylist-configured", "leader-changed"])
+    again.stop()
+    one, many = (each["fields"] for each in log.read(again.directory.events) if each["event"] == "config-changed")
+    when = datetime.fromtimestamp(told.host.now / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert one == {
+        "revision": 2, "keys": ["mail/limit"], "count": 1, "author": "admin", "reason": "holiday wave", "origin": "mx7",
+        "changed": when,
+    }  # fmt: skip
+    assert (many["count"], len(many["keys"]), many["origin"]) == (25, 20, "mx8")
+    assert b"a-value" not in again.directory.events.read_bytes()
+    third = Audited(told, tmp_path)
+    eventually(lambda: third.names()[5:] == ["leader-changed"])
+    third.stop()
+
+
+def test_what_was_forgotten_while_a_node_was_away_is_told_as_missed(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HISTORY_REVISIONS", 3)
+    audited = Audited(told, tmp_path)
+    eventually(lambda: audited.names() == ["leader-changed"])
+    audited.stop()
+    for number in range(9):
+        told.host.propose("config", ["set", "a", number, "", "", "mx7", None])
+    again = Audited(told, tmp_path)
+    eventually(lambda: "config-missed" in again.names())
+    again.stop()
+    (missed,) = (each["fields"] for each in log.read(again.directory.events) if each["event"] == "config-missed")
+    assert missed == {"first": 1, "last": 9}
 
 
 def test_leaders_are_followed_and_a_failure_is_told_once(told: Told, tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""What has changed in configuration and greylist settings since this node has told it last, as events.
+
+The place in both orders of changes is kept in the data directory: what happened while the node was down is told when it is
+back. It is kept after the events: a crash in between tells something twice rather than never. Values are not told.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Final
+
+from raftcluster.config.reading import read_changes, read_revision
+from raftcluster.errors import RaftclusterError
+from raftcluster.events.recorder import Recorder
+from raftcluster.greylist.machine import read_settings_history, read_settings_row
+from raftcluster.host import Host
+from raftcluster.storage.directory import DataDirectory
+
+log = logging.getLogger("raftcluster.events")
+
+FILE: Final = "audit-config.json"
+PAGE: Final = 100
+KEYS: Final = 20
+"""An event names so many keys, and counts the others."""
+
+
+class Following:
+    """Of one node. Thread: the auditor's."""
+
+    def __init__(self, host: Host, directory: DataDirectory, recorder: Recorder) -> None:
+        self._host, self._directory, self._recorder = host, directory, recorder
+        self._told = self._kept()
+
+    def tell(self) -> None:
+        """Record what is new. Raises `Unavailable` when the node does not answer now: nothing is lost then."""
+        if self._told is None:  # a node that is new has seen nothing happen
+            self._told = self._newest()
+            self._keep(self._told)
+        before = dict(self._told)
+        for name, fields in self._changes(self._told):
+            self._recorder.note(name, **fields)
+        if self._told != before:
+            self._keep(self._told)
+
+    def _newest(self) -> dict[str, int]:
+        return {
+            "config": self._host.query("config", lambda tables, _: read_revision(tables)),
+            "greylist": self._host.query("greylist", lambda tables, _: read_settings_row(tables)[0]),
+        }
+
+    def _changes(self, told: dict[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The events since `told`, which follows."""
+        while True:
+            reached = told["config"]
+            page = self._host.query("config", lambda tables, _: read_changes(tables, "", reached, PAGE))  # noqa: B023
+            if page is None:
+                newest = self._newest()["config"]
+                yield "config-missed", {"first": reached + 1, "last": newest}
+                told["config"] = newest
+                continue
+            for revision, together in groupby(page.changes, attrgetter("revision")):
+                changed = list(together)
+                first = changed[0]
+                yield (
+                    "config-changed",
+                    {
+                        "revision": revision,
+                        "keys": [each.key for each in changed[:KEYS]],
+                        "count": len(changed),
+                        "author": first.author,
+                        "reason": first.reason,
+                        "origin": first.node,
+                        "changed": _date(first.time),
+                    },
+                )
+                told["config"] = revision
+            told["config"] = page.reached
+            if page.reached == reached:
+                break
+        since = told["greylist"]
+        rows = self._host.query("greylist", lambda tables, _: read_settings_history(tables, PAGE))
+        for revision, settings, author, reason, time in reversed(rows):
+            if revision > since:
+                fields = {"settings": [f"{name} {value}" for name, value in settings.items()], "changed": _date(time)}
+                yield "greylist-configured", {"revision": revision, "author": author, "reason": reason, **fields}
+                told["greylist"] = revision
+
+    def _kept(self) -> dict[str, int] | None:
+        try:
+            kept = json.loads((self._directory.path / FILE).read_bytes())
+            return {"config": int(kept["config"]), "greylist": int(kept["greylist"])}
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError) as error:
+            log.warning("%s is no place in the changes, it begins anew: %s", FILE, error)
+            return None
+
+    def _keep(self, told: dict[str, int]) -> None:
+        try:
+            self._directory.write(FILE, json.dumps(told).encode())
+        except RaftclusterError as error:  # the disk; after a restart what was told is told again
+            log.warning("%s", error)
+
+
+def _date(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
