@@ -29,7 +29,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain, count, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
@@ -160,9 +160,9 @@ class Detour:
         return ((key, value) for key, value in chain.from_iterable(pages) if value is not None)
 
 
-def resting(keys: Iterable[bytes], count: int) -> bytearray | None:
-    """One byte per hash of a key, zero where none of `keys` is; None for too many to be worth it. 0.3 us a key."""
-    size = 1 << (count * _REST_SLOTS).bit_length()
+def resting(keys: Iterable[bytes], expected: int) -> bytearray | None:
+    """One byte per hash of a key, zero where none of `keys` is, with room for `expected` keys; None for too many to be worth it. 0.3 us a key."""
+    size = 1 << (expected * _REST_SLOTS).bit_length()
     if size > REST_BYTES:
         return None
     rest = bytearray(size)
@@ -254,7 +254,7 @@ class Writer:
         elif rows < self.bounds.run_keys or len(newest.runs) >= self.bounds.runs:
             return found
         used = {run for each in found for run in each.runs}
-        name = next(n for n in (f"{table}{MARK}{at}" for at in range(2 * self.bounds.runs)) if n not in used)
+        name = next(n for n in (f"{table}{MARK}{at}" for at in count()) if n not in used)
         return (*found[:-1], replace(newest, runs=(*newest.runs, name)))
 
     def gather(self, transaction: Transaction, run: Database, generation: Generation, changes: Changes) -> None:

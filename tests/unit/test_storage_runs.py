@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -140,6 +141,32 @@ def test_a_closed_store_has_no_runs_and_any_lmdb_binding_reads_it(written: Writt
     written.store.close()
     with lmdb.open(str(tmp_path), max_dbs=600, readonly=True) as env, env.begin(env.open_db(b"a.one")) as transaction:
         assert list(transaction.cursor()) == sorted(written.rows.items())
+
+
+def test_a_store_whose_bounds_have_become_smaller_goes_on(tmp_path: Path) -> None:
+    """It looked for the name of a new run among as few as it would have made itself, and its checkpoint thread ended."""
+    store = TableStore(
+        tmp_path / "old", bounds=runs.Bounds(burst_keys=1, burst_share=0, run_keys=1, runs=9, slice_keys=1)
+    )
+    rows: dict[bytes, bytes | None] = {}
+    answers: list[bool] = []
+    for index in range(1, 10):
+        rows[b"%d" % index] = b"v"
+        store.checkpoint(Unit(index, {"a.one": {b"%d" % index: b"v"}}, b"anchor"), answers.append)
+        eventually(lambda index=index: len(answers) == index, what="the unit")  # type: ignore[misc]
+    shutil.copytree(tmp_path / "old", tmp_path / "new")  # as after a crash
+    store.close()
+    store = TableStore(
+        tmp_path / "new", bounds=runs.Bounds(burst_keys=1, burst_share=0, run_keys=1, runs=1, slice_keys=1)
+    )
+    assert len(store._state.generations["a.one"][0].runs) > 2
+    for index in range(10, 20):
+        rows[b"%d" % index] = b"v"
+        store.checkpoint(Unit(index, {"a.one": {b"%d" % index: b"v"}}, b"anchor"), answers.append)
+        eventually(lambda index=index: len(answers) == index, what="the unit")  # type: ignore[misc]
+    store.refresh()
+    assert dict(store.scan("a.one")) == rows and store.health == "ok"
+    store.close()
 
 
 def test_a_quiet_store_moves_what_is_in_runs_by_itself(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
