@@ -10,7 +10,8 @@ import pytest
 
 from raftcluster import errors
 from raftcluster.errors import RaftclusterError
-from tests import checkout, docs_cli
+from raftcluster.greylist.settings import NAMES
+from tests import checkout, docs_cli, docs_config
 
 DOCS = sorted(path for path in checkout.files() if path.suffix == ".md")
 
@@ -40,6 +41,15 @@ def test_exit_codes_that_a_script_acts_upon_mean_one_thing(error: type[Raftclust
 def test_the_commands_are_documented_as_they_are() -> None:
     main = importlib.import_module("raftcluster.cli.main").main
     assert docs_cli.PAGE.read_text() == docs_cli.page(main), "run: python -m tests.docs_cli --write"
+
+
+def test_the_configuration_is_documented_as_it_is() -> None:
+    assert docs_config.PAGE.read_text() == docs_config.page(), "run: python -m tests.docs_config --write"
+
+
+def test_every_greylist_setting_says_what_it_is() -> None:
+    assert list(docs_config.meanings()) == list(NAMES)
+    assert all(docs_config.meanings().values())
 
 
 def test_every_command_and_option_says_what_it_is() -> None:
