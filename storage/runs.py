@@ -226,7 +226,7 @@ def merged(sources: Sequence[Iterator[Row]], page: int, *, plain: bool) -> Itera
 
 def is_due(found: tuple[Generation, ...]) -> bool:
     """Whether a table's oldest generation is to be swept now, however busy its writer."""
-    return len(found) > 1 or found[0].full
+    return len(found) > 1 or any(each.full for each in found)
 
 
 class Writer:
