@@ -192,7 +192,8 @@ def _slow_disks(random: Random) -> Options:
     options = _common(random, cut=random.random() < 0.5)
     faults = ("crash", "crash the leader", "reset", "transfer")
     bounds = replace(options.bounds, entry_operations=100, entry_bytes=2_000, append_bytes=4_000)
-    options = replace(options, disks=("second",), disks_heal=False, strikes=False, bounds=bounds)
+    link_bytes = max(options.link_bytes, 4 * bounds.append_bytes)  # else a whole append may never find room
+    options = replace(options, disks=("second",), disks_heal=False, strikes=False, bounds=bounds, link_bytes=link_bytes)
     return replace(options, faults=faults, operations_per_second=4.0, seconds=16.0)
 
 
