@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from raftcluster.cli import output
+from raftcluster.cli.config import Moment
 from raftcluster.cli.context import Address, Duration, json_or_text
 from raftcluster.cli.main import main
 
@@ -42,7 +43,9 @@ def arguments_of(command: click.Command) -> list[str]:
 def _something(kind: click.ParamType[object]) -> str:
     if isinstance(kind, click.Choice):
         return str(kind.choices[0])
-    return "127.0.0.1:1" if isinstance(kind, Address) else "a"
+    if isinstance(kind, Address):
+        return "127.0.0.1:1"
+    return "1" if isinstance(kind, (Moment, click.types.IntParamType)) else "a"
 
 
 @pytest.mark.parametrize(
