@@ -57,6 +57,7 @@ class Auditor:
         self._changed = threading.Event()
         self._changed.set()
         self._following = Following(host, directory, recorder)
+        self._last_word: str | None = None
         self._configured = threading.Event()
         self._configured.set()
         self._look_again = 0.0
@@ -82,6 +83,10 @@ class Auditor:
         """Record an event soon; does not wait, so the tick thread may call it."""
         self._posted.put((name, fields))
         self._wake.set()
+
+    def end_with(self, name: str) -> None:
+        """Record an event after all others, when this is closed: nothing is told of a node that has stopped."""
+        self._last_word = name
 
     def refused(self, code: str, address: str, reason: str) -> None:
         """Somebody was not let in. Told once per address and code in `REFUSAL_LOG_SECONDS`: strangers cause it."""
@@ -124,6 +129,8 @@ class Auditor:
                     self._failed = True
                     self._recorder.note("node-failed", reason=str(error))
         self._take()
+        if self._last_word is not None:
+            self._recorder.note(self._last_word)
 
     def _take(self) -> None:
         try:

@@ -293,7 +293,7 @@ class Node(Offering, Verifying):
                 self._closed = True
                 self._hand_over()
                 if self._runtime.failure is None:
-                    self._auditor.post("node-stopped")
+                    self._auditor.end_with("node-stopped")
                 self._undo.close()
 
     @property
