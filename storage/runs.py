@@ -17,8 +17,8 @@ come: what it has moved is still the same in its run. Tables at rest have no run
 some look into them first, newest first.
 
 A reader asks a generation's `slots` before its runs: one byte per hash of a key, the greatest ordinal of a run that may
-hold it; and the table's `rest` before the table. Most new keys are nowhere, and find that out without a call of LMDB, in
-which another thread may take the interpreter lock for 5 ms.
+hold it; and the table's `rest` before the table. Most keys that are nowhere are found absent without a call of LMDB, in which
+another thread may take the interpreter lock for 5 ms; one that shares a slot asks all runs up to that ordinal.
 
 Thread: a `Generation` never changes, but for its slots: the writer enters a key before the transaction that writes it ends,
 so that a view may find there an ordinal that is too new for it, and never one that is too old.
@@ -138,7 +138,7 @@ class Detour:
         self._mask = 0 if rest is None else len(rest) - 1
 
     def get(self, view: Transaction, key: bytes) -> bytes | None:
-        """The value of `key`. 0.3 us for a key that is nowhere."""
+        """The value of `key`. Costs: DESIGN.md, Runs."""
         hashed = hash(key)
         for slots, databases in self._generations:
             ordinal = slots[hashed & _SLOT]
@@ -161,7 +161,8 @@ class Detour:
 
 
 def resting(keys: Iterable[bytes], expected: int) -> bytearray | None:
-    """One byte per hash of a key, zero where none of `keys` is, with room for `expected` keys; None for too many to be worth it. 0.3 us a key."""
+    """One byte per hash of a key, zero where none of `keys` is, with room for `expected` keys; None for too many to be worth
+    it. 0.1 us a key."""
     size = 1 << (expected * _REST_SLOTS).bit_length()
     if size > REST_BYTES:
         return None

@@ -342,7 +342,7 @@ class TableStore:
     # --- parts
 
     def _load(self) -> _State:
-        """What the last writer left. With runs: 0.3 us for each of their keys."""
+        """What the last writer left. With runs: all of their keys are read."""
         handles = {name: self._env.database(name) for name in self._env.names()}
         with self._env.reading() as transaction:
             row = transaction.get(RUNS, None, self._meta)

@@ -32,7 +32,7 @@ BOUNDS: Final = {
     "kilobytes on the links": 320.0,
     "kilobytes in the log": 110.0,
 }
-"""Per 1,000 checks at 256 in flight, three nodes in one process: a third to two thirds above what docs/performance.md says
+"""Per 1,000 checks at 256 in flight, three nodes in one process: a quarter to four fifths above what docs/performance.md says
 was seen, and more for what moves with the clock."""
 
 

@@ -111,7 +111,8 @@ class Written:
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Iterator[Written]:
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Written]:
+    monkeypatch.setattr(tables, "QUIET_SECONDS", float("inf"))  # runs stay, however long a test takes
     found = Written(tmp_path, random.SystemRandom().randrange(2**32))
     yield found
     found.store.close()
@@ -143,7 +144,7 @@ def test_a_closed_store_has_no_runs_and_any_lmdb_binding_reads_it(written: Writt
         assert list(transaction.cursor()) == sorted(written.rows.items())
 
 
-def test_a_store_whose_bounds_have_become_smaller_goes_on(tmp_path: Path) -> None:
+def test_a_store_whose_bounds_have_become_smaller_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It looked for the name of a new run among as few as it would have made itself, and its checkpoint thread ended."""
     store = TableStore(
         tmp_path / "old", bounds=runs.Bounds(burst_keys=1, burst_share=0, run_keys=1, runs=9, slice_keys=1)
