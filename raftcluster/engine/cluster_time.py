@@ -9,7 +9,8 @@ Guarantee: stamps never decrease; they are off by at most one message delay per 
 
 Rules (numbers as in docs/divergences.md):
 
-17. a leader stamps max(noted + elapsed, last stamp in its own log);
+17. a leader stamps max(noted + elapsed, last stamp in its own log); what it notes itself runs on at its rate, until the
+    gap is closed that the rate is for, also when it leads again in another term;
 18. within a term a follower notes max(heard, noted + 0.95 x elapsed): a message may be late or doubled;
 19. the rate is changed by at most 5 %;
 20. a restarted leader stamps nothing until a quorum has answered; of what they know it takes the latest term's time, and
@@ -62,20 +63,29 @@ class ClusterTime:
         self._leading = -1
         """The last term in which this node stamped."""
         self._rate = 1.0
+        """How this node runs from its note on, while it steers; 1 for a note that it was told."""
         self._answers: dict[str, _Answer] = {}
 
     def _elapsed(self) -> float:
         return self._boot() - self._noted_at
 
+    def _here(self) -> float:
+        """What was noted, and what has passed since. A rate is for closing a gap, so it holds for as long as that takes: a
+        leader that was cut off for an hour is not three minutes off when it returns."""
+        assert self._time is not None
+        elapsed = self._elapsed()
+        return self._time + elapsed + (self._rate - 1.0) * min(elapsed, CORRECTION_MS)
+
     def _note(self, time: float, term: int) -> None:
         self._time, self._noted_at, self._term = min(time, CEILING_MS), self._boot(), term
 
     def now(self) -> float | None:
-        """The best estimate of a node that does not lead, None when it has heard of no time yet."""
-        if self._time is None:
-            return None
-        rate = self._rate if self._leading == self._term else 1.0
-        return min(self._time + self._elapsed() * rate, CEILING_MS)
+        """The best estimate, None when this node has heard of no time yet.
+
+        Invariant: the next stamp is not below it, in whichever term; what an append of a new leader carries before its first
+        stamp is on the same course as that stamp.
+        """
+        return None if self._time is None else min(self._here(), CEILING_MS)
 
     # ---- follower
 
@@ -84,6 +94,7 @@ class ClusterTime:
         if self._time is not None and term == self._term and "late_time" not in self._disabled:
             time = max(time, self._time + self._elapsed() * (1 - limits.CLOCK_SLEW))
         self._note(time, term)
+        self._rate = 1.0
 
     def known(self) -> Known | None:
         """What to tell a leader that asks."""
@@ -107,14 +118,11 @@ class ClusterTime:
         """
         if self._time is None and not self._learn(term, last, voters, me):
             return None
-        assert self._time is not None
+        time = self._here()
         if self._leading != term:  # first use in this term
-            time = self._time + self._elapsed()
             self._leading, self._rate = term, 1.0
             if "time_floor" not in self._disabled:
                 time = max(time, last)
-        else:
-            time = self._time + self._elapsed() * self._rate
         median = self._median(term, voters, me)
         if median is not None:
             slew = limits.CLOCK_SLEW
