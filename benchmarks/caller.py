@@ -21,7 +21,7 @@ from typing import Any
 
 from raftcluster import Node
 from raftcluster.errors import RaftclusterError, Unavailable
-from raftcluster.greylist.api import Verdict
+from raftcluster.greylist.verdict import Verdict
 from tests.helpers import eventually
 
 RECIPIENT = "recipient@example.test"

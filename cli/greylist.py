@@ -23,14 +23,16 @@ def greylist() -> None:
 @click.argument("client")
 @click.argument("sender")
 @click.argument("recipient")
+@click.option("--name", help="The client's verified host name: entries of the lists may be about it.")
 @json_option
 @click.pass_obj
-def explain(obj: Context, client: str, sender: str, recipient: str, as_json: bool) -> None:
-    """Say what CLIENT (an address) sending from SENDER to RECIPIENT would be told now, and why.
+def explain(obj: Context, client: str, sender: str, recipient: str, name: str | None, as_json: bool) -> None:
+    """Say what CLIENT (an address) sending from SENDER to RECIPIENT would be told now, and why: by which rule of the lists,
+    of its client or of its record, and when it would pass.
 
     The null sender is written '<>' or ''. Nothing is changed by asking.
     """
-    found = obj.client.greylist.explain(client, sender, recipient)
+    found = obj.client.greylist.explain(client, sender, recipient, client_name=name)
     output.as_json(found) if as_json else output.document(found)
 
 

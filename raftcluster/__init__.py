@@ -50,7 +50,8 @@ if TYPE_CHECKING:
         verify_certificates,
         write_bundle,
     )
-    from raftcluster.greylist.api import Greylist, Verdict
+    from raftcluster.greylist.api import Greylist
+    from raftcluster.greylist.verdict import Verdict
     from raftcluster.history import read_events
     from raftcluster.lease.api import Leases
     from raftcluster.lease.holding import Lease
@@ -133,8 +134,10 @@ def __getattr__(name: str) -> Any:
             | "write_bundle"
         ):
             from raftcluster import entry as home
-        case "Greylist" | "Verdict":
+        case "Greylist":
             from raftcluster.greylist import api as home
+        case "Verdict":
+            from raftcluster.greylist import verdict as home
         case "Lease":
             from raftcluster.lease import holding as home
         case "LeaseHeld" | "LeaseLost":

@@ -44,7 +44,12 @@ ROOMS = {
     ),
     "raftcluster.events": (),
     "raftcluster.firewall": ("raftcluster.storage.directory",),
-    "raftcluster.policy": ("raftcluster.loop", "raftcluster.greylist.api", "raftcluster.greylist.rules"),
+    "raftcluster.policy": (
+        "raftcluster.loop",
+        "raftcluster.greylist.api",
+        "raftcluster.greylist.rules",
+        "raftcluster.greylist.verdict",
+    ),
     "raftcluster.control": ("raftcluster.loop", "raftcluster.backup.file", "raftcluster.backup.summary"),
     "raftcluster.verify": ("raftcluster.storage.",),
     "raftcluster.cli": ("raftcluster", "raftcluster.control.client"),

@@ -108,9 +108,10 @@ class Greylist:
         self._client = client
         self.lists = Lists(client)
 
-    def explain(self, client: str, sender: str, recipient: str) -> dict[str, Value]:
+    def explain(self, client: str, sender: str, recipient: str, *, client_name: str | None = None) -> dict[str, Value]:
         """What would be answered for this triplet now, and why."""
-        return self._client.call("greylist.explain", client=client, sender=sender, recipient=recipient)  # type: ignore[no-any-return]
+        mail: dict[str, Value] = {"client": client, "sender": sender, "recipient": recipient}
+        return self._client.call("greylist.explain", **mail, client_name=client_name)  # type: ignore[no-any-return]
 
     def stats(self) -> dict[str, Value]:
         """Records, decisions per node, and this node's degraded answers."""

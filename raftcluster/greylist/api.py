@@ -17,7 +17,6 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -25,7 +24,9 @@ from raftcluster import limits
 from raftcluster.codec import Value
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, StorageRefusal, Unavailable
 from raftcluster.greylist import check
+from raftcluster.greylist.clients import read_client_counts
 from raftcluster.greylist.explanation import explain
+from raftcluster.greylist.hints import Hints
 from raftcluster.greylist.lists.api import Lists
 from raftcluster.greylist.lists.book import LISTED, SILENT
 from raftcluster.greylist.machine import (
@@ -36,9 +37,10 @@ from raftcluster.greylist.machine import (
     read_totals,
 )
 from raftcluster.greylist.record import node_label, node_text
-from raftcluster.greylist.request import Current, Request
+from raftcluster.greylist.request import Current, Mail, Request
 from raftcluster.greylist.rules import DEFER, PASS, Action
 from raftcluster.greylist.settings import Settings, check_names
+from raftcluster.greylist.verdict import Verdict
 from raftcluster.host import Consistency, Host
 from raftcluster.machine import ReadTables
 
@@ -48,29 +50,6 @@ CANNOT_DECIDE: Final = (Unavailable, OutcomeUnknown, StorageRefusal)  # the clus
 FRESH_SECONDS: Final = 1.0  # settings that spare mail the wait are not older than this
 
 _LEAST: Final = 0.001  # seconds that a call gets in any case: time that has run out is for the node to find
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The answer to one check."""
-
-    action: Action
-    """pass: take the mail; defer: tell the client to try again later."""
-    reason: str
-    """new, early (it retried too soon), waited (it passes for the first time), known; when nothing was to be decided:
-    authenticated, opted-out, not-opted-in, allowed, spf; when degraded, the error's code."""
-    seconds_left: int
-    """How long the client has to wait yet, rounded up; 0 when it passes."""
-    delayed_seconds: int
-    """How long the first attempt was ago, when the client passes for the first time."""
-    header: str | None
-    """To be prepended to the message: on the first pass, once per SMTP instance."""
-    degraded: bool
-    """Not decided by the cluster: `on_unavailable` applies."""
-    text: str
-    """What to tell a client that is deferred; empty when it passes."""
-    training: bool = False
-    """It passes only because the setting `training` says so; `reason` and `seconds_left` are those of the deferral."""
 
 
 class Greylist:
@@ -85,6 +64,7 @@ class Greylist:
         self._node = node_label(host.id)
         self.lists = Lists(host)
         """Who is never greylisted, who always, and for whom."""
+        self._hints = Hints(host, NAME)
         self._exempted: Counter[str] = Counter()
         """This node's answers since its start for which no triplet was looked up, by reason."""
         self._known: Current | None = None
@@ -117,15 +97,9 @@ class Greylist:
         caller has one: entries of `lists` may be about it. Whether the client has `authenticated` and whether SPF has
         passed for the sender is for the caller to know.
         """
-        known = self._known
-        if known is None or known.opted_in_only or spf_pass:
-            known = self._settled()
-        request = self._request(client, sender, recipient, instance, known)
-        exempt = None
-        if self.lists.speak or authenticated or spf_pass or known.opted_in_only:
-            exempt = self._exempt(request, client_name, authenticated, spf_pass)
-        if exempt is not None:
-            return exempt
+        request = self._begin(Mail(client, client_name, sender, recipient, instance, authenticated, spf_pass))
+        if isinstance(request, Verdict):
+            return request
         end = time.monotonic() + deadline
         while True:
             try:
@@ -135,6 +109,8 @@ class Greylist:
                 return self._without_cluster(request, error)
             verdict = self._verdict(request, result)
             if verdict is not None:
+                if self._hints.due:
+                    self._hints.refresh()
                 return verdict
 
     async def acheck(
@@ -150,15 +126,10 @@ class Greylist:
         deadline: float = limits.CALL_SECONDS,
     ) -> Verdict:
         """`check` from asyncio."""
-        known = self._known
-        if known is None or known.opted_in_only or spf_pass:
-            known = await asyncio.to_thread(self._settled)
-        request = self._request(client, sender, recipient, instance, known)
-        exempt = None
-        if self.lists.speak or authenticated or spf_pass or known.opted_in_only:
-            exempt = await asyncio.to_thread(self._exempt, request, client_name, authenticated, spf_pass)
-        if exempt is not None:
-            return exempt
+        mail = Mail(client, client_name, sender, recipient, instance, authenticated, spf_pass)
+        request = await asyncio.to_thread(self._begin, mail) if self._may_wait(mail) else self._begin(mail)
+        if isinstance(request, Verdict):
+            return request
         end = time.monotonic() + deadline
         while True:
             try:
@@ -168,6 +139,8 @@ class Greylist:
                 return await asyncio.to_thread(self._without_cluster, request, error)
             verdict = self._verdict(request, result)
             if verdict is not None:
+                if self._hints.due:
+                    await asyncio.to_thread(self._hints.refresh)
                 return verdict
 
     def submit(
@@ -187,18 +160,13 @@ class Greylist:
 
         It is called once, on the node's tick thread -- or at once, when nothing has to be decided -- and must not block.
 
-        Only the first check after the start or after a change of the lists may wait, until the tick thread has a moment.
+        Only the first check after the start, after some seconds, or after a change of the lists may wait, until the tick
+        thread has a moment.
         Raises `Rejected` like `check`; then `callback` is not called.
         """
-        known = self._known
-        if known is None or known.opted_in_only or spf_pass:
-            known = self._settled()
-        request = self._request(client, sender, recipient, instance, known)
-        exempt = None
-        if self.lists.speak or authenticated or spf_pass or known.opted_in_only:
-            exempt = self._exempt(request, client_name, authenticated, spf_pass)
-        if exempt is not None:
-            callback(exempt, None)
+        request = self._begin(Mail(client, client_name, sender, recipient, instance, authenticated, spf_pass))
+        if isinstance(request, Verdict):
+            callback(request, None)
             return
         done = partial(self._submitted, request, callback, time.monotonic() + deadline)
         self._host.submit(NAME, request.command, done, id=request.id, deadline=deadline)
@@ -216,6 +184,8 @@ class Greylist:
             verdict = self._verdict(request, result)
             if verdict is not None:
                 callback(verdict, None)
+                if self._hints.due:
+                    self._hints.refresh()  # at once: this is the tick thread
                 return
             done = partial(self._submitted, request, callback, end)
             left = max(_LEAST, end - time.monotonic())
@@ -231,16 +201,21 @@ class Greylist:
         client: str,
         sender: str | bytes,
         recipient: str | bytes,
+        client_name: str | None = None,
         consistency: Consistency = "local",
     ) -> dict[str, Value]:
-        """What a check would be told now, by which rule, from which record, and which node saw what; changes nothing.
+        """What a check would be told now, by which rule -- the lists', its client's, its record's -- and which node saw what;
+        changes nothing. That a client has authenticated or that SPF has passed is not asked.
 
         `degraded_here` counts this node's answers about the triplet that the cluster did not decide. Keys: see
         `raftcluster.greylist.explanation.explain`. Raises `Rejected`, and `Unavailable` as `consistency` demands.
         """
+        ruling = self.lists.ruling(
+            client, client_name, sender, recipient, self.settings().recipients == "opted-in", consistency
+        )
 
         def read(tables: ReadTables, now: int) -> dict[str, Value]:
-            return explain(tables, now, client, sender, recipient)
+            return explain(tables, now, client, sender, recipient, ruling)
 
         explanation = self._host.query(NAME, read, consistency=consistency)
         with self._lock:
@@ -248,21 +223,31 @@ class Greylist:
         return explanation
 
     def stats(self, *, consistency: Consistency = "local") -> dict[str, Value]:
-        """Counts since the cluster was made: records, and per node checks deferred, passed, passed for the first time.
+        """Counts since the cluster was made: records, clients whose passes are counted and those of them that are allowed, and
+        per node checks deferred, passed, passed for the first time, passed because their client is allowed.
 
         Of this node's answers since its start `degraded` counts those that the cluster did not decide, `exempt` those for
         which there was nothing to decide, by reason; they are in no other count.
         """
-        records, totals = self._host.query(
-            NAME, lambda tables, _: (read_record_count(tables), read_totals(tables)), consistency=consistency
+        records, clients, totals = self._host.query(
+            NAME,
+            lambda tables, _: (read_record_count(tables), read_client_counts(tables), read_totals(tables)),
+            consistency=consistency,
         )
         nodes = {
-            node_text(node): {"deferred": deferred, "passed": passed, "first_passes": first_passes}
-            for node, (deferred, passed, first_passes) in totals.items()
+            node_text(node): dict(zip(("deferred", "passed", "first_passes", "client_passes"), total, strict=True))
+            for node, total in totals.items()
         }
         with self._lock:
             degraded, exempt = dict(self._degraded_answers), dict(self._exempted)
-        return {"records": records, "nodes": nodes, "degraded": degraded, "exempt": exempt}
+        return {
+            "records": records,
+            "clients": clients[0],
+            "allowed_clients": clients[1],
+            "nodes": nodes,
+            "degraded": degraded,
+            "exempt": exempt,
+        }
 
     def settings(self, *, consistency: Consistency = "local") -> Settings:
         """The settings of the cluster."""
@@ -307,26 +292,40 @@ class Greylist:
             return self._read_settings()
         return self._known
 
-    def _request(
-        self, client: str, sender: str | bytes, recipient: str | bytes, instance: str | None, known: Current
-    ) -> Request:
-        return Request(self._host.id, self._node, known, client, sender, recipient, instance)
+    def _may_wait(self, mail: Mail) -> bool:
+        """Whether `_begin` may have to read something."""
+        known = self._known
+        return known is None or known.opted_in_only or mail.spf_pass or self.lists.speak or self._hints.late
 
-    def _exempt(self, request: Request, name: str | None, authenticated: bool, spf_pass: bool) -> Verdict | None:
-        """The verdict about a mail that need not be looked up: authenticated, then the lists, then SPF. None: it must."""
-        if authenticated:
-            reason = "authenticated"
-        else:
-            current = request.current
-            ruling = self.lists.rule(request.client, name, request.sender, request.recipient, current.opted_in_only)
-            reason = SILENT if ruling is None else ruling.rule
-            if reason == SILENT and spf_pass and current.settings.skip_spf:
-                reason = "spf"
-            if reason in (SILENT, LISTED):
-                return None
+    def _begin(self, mail: Mail) -> Request | Verdict:
+        """What the machine has to be asked; or the verdict, when there is nothing to look up. Raises `Rejected`."""
+        known = self._known
+        if known is None or known.opted_in_only or mail.spf_pass:
+            known = self._settled()
+        if known.clients and self._hints.late:
+            self._hints.refresh()
+        request = Request(self._host.id, self._node, known, mail, self._hints.allow)
+        if not (self.lists.speak or mail.authenticated or mail.spf_pass or known.opted_in_only):
+            return request
+        reason = self._exemption(request, mail)
+        if reason == LISTED:
+            request.insist()
+        if reason in (SILENT, LISTED):
+            return request
         with self._lock:
             self._exempted[reason] += 1
         return Verdict(PASS, reason, 0, 0, None, False, "")
+
+    def _exemption(self, request: Request, mail: Mail) -> str:
+        """Why a mail need not be looked up: it is authenticated, the lists say so, or SPF. Empty, or LISTED: it must."""
+        if mail.authenticated:
+            return "authenticated"
+        current = request.current
+        ruling = self.lists.rule(
+            request.client, mail.client_name, request.sender, request.recipient, current.opted_in_only
+        )
+        reason = SILENT if ruling is None else ruling.rule
+        return "spf" if reason == SILENT and mail.spf_pass and current.settings.skip_spf else reason
 
     def _read(self, consistency: Consistency) -> Current:
         return self._host.query(NAME, lambda tables, _: _current(*read_settings_row(tables)), consistency=consistency)
@@ -357,7 +356,11 @@ class Greylist:
         if known == result and under is request.current:
             return verdict
         passes, before, _, left, delayed = check.told(result)
+        if request.hinted and passes != check.SERVED:
+            self._hints.drop(request.network)
         if passes:
+            if passes == check.SERVED:
+                return _CLIENT
             if before:
                 return _KNOWN
             header = self._header(request, delayed // 1000)
@@ -400,6 +403,7 @@ class Greylist:
 
 
 _KNOWN: Final = Verdict(PASS, "known", 0, 0, None, False, "")
+_CLIENT: Final = Verdict(PASS, "client", 0, 0, None, False, "")
 
 
 def _current(revision: int, values: Mapping[str, Value]) -> Current:

@@ -49,6 +49,8 @@ def inspect_setting(key: bytes, value: bytes) -> None:
 
 def inspect_state(key: bytes, value: bytes) -> None:
     """A row of `state`: its length says what it can be."""
-    lengths = {b"sequence": (16,), b"cursor": (4, 13)}.get(key, (24,) if key.startswith(b"total") else ())
+    lengths = {b"sequence": (16,), b"cursor": (4, 13), b"clients": (24,)}.get(
+        key, (32,) if key.startswith(b"total") else ()
+    )
     if len(value) not in lengths:
         raise ValueError("the counter has a wrong length")

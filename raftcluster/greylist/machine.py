@@ -2,21 +2,16 @@
 
 Tables
     records   triplet key (16) -> record (see `record`)
-    expiry    minute (4, big endian) + sequence (8) -> up to 64 triplet keys: who is due for a look when
+    expiry    see `expiry`
+    clients, allowed   see `clients`
     settings  "current" -> [revision, changes from the defaults]; revision (8) -> what was changed by whom and why
-    state     "sequence" -> next sequence and keys in the index; "cursor" -> where in `expiry` the look goes on;
-              "total" + node -> deferred, passed, passed for the first time
+    state     "total" + node -> deferred, passed, passed for the first time, passed because the client is allowed;
+              counters and cursors of the others
 
 Commands
     bytes, see `check`: one check, answered in bytes
         -> ["settings", revision, changes]: it was made under other settings; nothing was done, ask again under these
     ["settings", changes, author, reason, expected revision or None]        -> revision
-
-Expiry. A row of `expiry` is written once per log entry and due time, not per record: the random writes of a second index
-would cost as much as the records. Renewing a record does not touch the index; when its time comes it is looked at, and
-deleted or entered again under its later time. So every record is in the index exactly once, and a record may stay for
-up to an hour after it expired -- which nobody can tell, because `decide` takes it for none. The work per entry is bounded
-by the entry's own operations, so the clean-up keeps up with any load and never stops the world.
 
 Between `apply` and `tick` the machine keeps what the entry's checks have in common: settings, new keys, counts. Nothing
 outlives the entry: a snapshot may change the tables between two entries.
@@ -25,29 +20,23 @@ outlives the entry: a snapshot may change the tables between two entries.
 from __future__ import annotations
 
 from struct import Struct, error
-from typing import Final
+from typing import Final, NamedTuple
 
 from raftcluster import codec, limits
 from raftcluster.codec import Value
 from raftcluster.errors import Rejected
-from raftcluster.greylist import check
+from raftcluster.greylist import check, clients
+from raftcluster.greylist.clients import ALLOWED, CLIENTS, inspect_allowed, inspect_client
+from raftcluster.greylist.expiry import EXPIRY, RECORDS, STATE, Due, begun, due_minute, enter, look, read_held
 from raftcluster.greylist.inspection import inspect_expiry, inspect_record, inspect_setting, inspect_state
 from raftcluster.greylist.record import COUNT_MAX, FRESH, HEAD, NODE, NODE_BYTES, NODES_MAX, Record
-from raftcluster.greylist.rules import DEFER, KEY_BYTES, decide
+from raftcluster.greylist.rules import DEFER, KEY_BYTES, decide, network_in
 from raftcluster.greylist.settings import Settings, Waits, check_names
 from raftcluster.machine import ReadTables, Tables
 
 NAME: Final = "greylist"
-RECORDS: Final = "records"
-EXPIRY: Final = "expiry"
 SETTINGS: Final = "settings"
-STATE: Final = "state"
 
-MINUTE_MS: Final = 60_000
-HOUR_MINUTES: Final = 60
-DAY_MS: Final = 86_400_000
-ROW_KEYS: Final = 64  # keys per row of the index: a row is 1 KB
-PAGE_ROWS: Final = 16  # rows per scan of the index
 TICK_KEYS: Final = 64  # keys looked at per entry, and twice as many as the entry had checks
 
 _INSPECTIONS: Final = {
@@ -55,18 +44,26 @@ _INSPECTIONS: Final = {
     EXPIRY: inspect_expiry,
     SETTINGS: inspect_setting,
     STATE: inspect_state,
+    CLIENTS: inspect_client,
+    ALLOWED: inspect_allowed,
 }
 _CURRENT: Final = b"current"
-_CURSOR: Final = b"cursor"
-_SEQUENCE: Final = b"sequence"
 _TOTAL: Final = b"total"
-_MINUTE: Final = Struct(">I")
 _REVISION: Final = Struct(">Q")
-_EXPIRY_KEY: Final = Struct(">IQ")
-_SEQUENCE_ROW: Final = Struct(">QQ")
-_TOTAL_ROW: Final = Struct(">QQQ")
+_TOTAL_ROW: Final = Struct(">QQQQ")
 _CHECK: Final = check.HEAD
 _TOLD: Final = check.RESULT
+
+
+class _InForce(NamedTuple):
+    """What the checks of an entry need of the settings."""
+
+    revision: int
+    waits: Waits
+    passes: int
+    """That allow a client."""
+    values: dict[str, Value]
+    """What differs from the defaults."""
 
 
 class _First:
@@ -84,16 +81,16 @@ class GreylistMachine:
     """A `raftcluster.machine.StateMachine`."""
 
     name = NAME
-    schema = 1
-    tables = (RECORDS, EXPIRY, SETTINGS, STATE)
+    schema = 2
+    tables = (RECORDS, EXPIRY, SETTINGS, STATE, CLIENTS, ALLOWED)
 
     def __init__(self) -> None:
-        self._settings: tuple[int, Waits, dict[str, Value]] | None = None
-        self._due: dict[int, list[bytes]] = {}
+        self._settings: _InForce | None = None
+        self._due: Due = {}
         self._firsts: dict[bytes, _First] = {}
         """By node."""
         self._counts: dict[bytes, list[int]] = {}
-        """Node -> checks deferred, passed, passed for the first time."""
+        """Node -> as in `state`."""
 
     def apply(self, command: Value, tables: Tables, time: int) -> Value:
         """See the file's head."""
@@ -115,11 +112,11 @@ class GreylistMachine:
         for node, count in counts.items():
             known = _TOTAL_ROW.unpack(tables.get(STATE, _TOTAL + node) or bytes(_TOTAL_ROW.size))
             checks += count[0] + count[1]
-            total = (known[0] + count[0], known[1] + count[1], known[2] + count[2])
+            total = [before + more for before, more in zip(known, count, strict=True)]
             tables.put(STATE, _TOTAL + node, _TOTAL_ROW.pack(*total))
-        taken = _look(tables, time, TICK_KEYS + 2 * checks, due)
+        taken = look(tables, time, TICK_KEYS + 2 * checks, due)
         if due or taken:
-            _enter(tables, due, taken)
+            enter(tables, due, taken)
 
     def inspect(self, table: str, key: bytes, value: bytes) -> None:
         """See `raftcluster.machine.Inspectable`."""
@@ -133,16 +130,23 @@ class GreylistMachine:
         current = self._settings
         if current is None:
             current = self._settings = _load(tables)
-        if revision != current[0]:
-            return ["settings", current[0], current[2]]
-        if flags & ~check.FLAGS or len(command) > check.CHECK_BYTES:
+        if revision != current.revision:
+            return ["settings", current.revision, current.values]
+        rest = command[_CHECK.size :]
+        wrong = flags & check.HASHED and len(rest) != KEY_BYTES
+        if flags & ~check.FLAGS or wrong or len(command) > check.CHECK_BYTES:
             raise Rejected("malformed check", subject=NAME)
-        triplet = command[_CHECK.size :]
+        life, passes = current.waits.life, current.passes
+        if flags & check.CLIENT and clients.serve(tables, _client(rest, flags), time, life, passes):
+            count = self._counted_at(node)
+            count[1] += 1
+            count[3] += 1
+            return _TOLD.pack(check.SERVED, True, 0, 0, 0)
         old = tables.get(RECORDS, key)
         if old is not None:
-            return self._again(old, key, node, flags != 0, triplet, tables, time, current[1])
-        first = self._firsts.get(node) or self._first(node, time, current[1])
-        tables.put(RECORDS, key, first.row + triplet)
+            return self._again(old, key, node, flags, rest, tables, time, current)
+        first = self._firsts.get(node) or self._first(node, time, current.waits)
+        tables.put(RECORDS, key, first.row + (b"" if flags & check.HASHED else rest))
         first.keys.append(key)
         first.count[0] += 1
         return first.told
@@ -150,9 +154,9 @@ class GreylistMachine:
     def _first(self, node: bytes, time: int, waits: Waits) -> _First:
         _, first, expires, before, left, delayed = decide(0, 0, False, time, waits, False)
         row = FRESH.pack(first, time, expires, False, 1, node, 1, 0)
-        keys = self._due.setdefault(_due_minute(expires, time), [])
-        told = _TOLD.pack(False, before, first, left, delayed)
-        made = self._firsts[node] = _First(row, told, keys, self._counts.setdefault(node, [0, 0, 0]))
+        keys = self._due.setdefault(due_minute(expires, time), [])
+        told = _TOLD.pack(check.DEFERRED, before, first, left, delayed)
+        made = self._firsts[node] = _First(row, told, keys, self._counted_at(node))
         return made
 
     def _again(
@@ -160,15 +164,17 @@ class GreylistMachine:
         old: bytes,
         key: bytes,
         node: bytes,
-        null_sender: bool,
-        triplet: bytes,
+        flags: int,
+        rest: bytes,
         tables: Tables,
         time: int,
-        waits: Waits,
+        current: _InForce,
     ) -> bytes:
         """A check of a triplet that has a record, alive or not."""
         first, _, expires, passed, nodes, known, deferrals, passes = FRESH.unpack_from(old)
-        action, first, expires_now, before, left, delayed = decide(first, expires, passed, time, waits, null_sender)
+        action, first, expires_now, before, left, delayed = decide(
+            first, expires, passed, time, current.waits, flags & check.NULL_SENDER != 0
+        )
         deferred = action is DEFER
         if time >= expires:  # it counts from nought, as if it had been cleaned up already
             row = FRESH.pack(first, time, expires_now, False, 1, node, 1, 0)
@@ -180,15 +186,27 @@ class GreylistMachine:
             row = FRESH.pack(first, time, expires_now, not deferred, 1, node, deferrals, passes)
         else:
             row = _counted(old, first, time, expires_now, deferred, node)
-        tables.put(RECORDS, key, row + triplet)
-        count = self._counts.setdefault(node, [0, 0, 0])
+        tables.put(RECORDS, key, row + (b"" if flags & check.HASHED else rest))
+        count = self._counted_at(node)
         if deferred:
             count[0] += 1
-        else:
-            count[1] += 1
-            if not before:
-                count[2] += 1
-        return _TOLD.pack(not deferred, before, first, left, delayed)
+            return _TOLD.pack(check.DEFERRED, before, first, left, delayed)
+        count[1] += 1
+        if not before:
+            count[2] += 1
+            if current.passes:
+                self._count_client(rest, flags, tables, time, current)
+        return _TOLD.pack(check.PASSED, before, first, left, delayed)
+
+    def _count_client(self, rest: bytes, flags: int, tables: Tables, time: int, current: _InForce) -> None:
+        """A triplet has waited and passes."""
+        key, network = _client(rest, flags), b"" if flags & check.HASHED else network_in(rest)
+        expires = clients.count(tables, key, network, time, current.waits.life, current.passes)
+        if expires is not None:
+            self._due.setdefault(due_minute(expires, time), []).append(key)
+
+    def _counted_at(self, node: bytes) -> list[int]:
+        return self._counts.setdefault(node, [0, 0, 0, 0])
 
     def _change_settings(
         self, changes: Value, author: Value, reason: Value, expected: Value, tables: Tables, time: int
@@ -204,7 +222,7 @@ class GreylistMachine:
             error.code = "revision-mismatch"
             raise error
         if "lab" in changes and bool(changes["lab"]) != values.get("lab", False):
-            if revision or tables.get(STATE, _SEQUENCE) is not None:
+            if revision or begun(tables):
                 raise Rejected("whether this is a lab cluster is decided when it is made", subject="lab")
         values = {**values, **changes}
         values = {name: values[name] for name in sorted(values) if values[name] is not None}
@@ -235,16 +253,15 @@ def read_settings_history(tables: ReadTables, limit: int) -> list[list[Value]]:
     return [codec.unpack(row) for _, row in reversed(rows)]
 
 
-def read_totals(tables: ReadTables) -> dict[bytes, tuple[int, int, int]]:
-    """Per node label: checks deferred, checks passed, checks passed for the first time."""
+def read_totals(tables: ReadTables) -> dict[bytes, tuple[int, int, int, int]]:
+    """Per node label: checks deferred, passed, passed for the first time, passed because their client is allowed."""
     rows = tables.scan(STATE, _TOTAL, _TOTAL + b"\xff" * (NODE_BYTES + 1))
     return {key[len(_TOTAL) :]: _TOTAL_ROW.unpack(row) for key, row in rows}
 
 
 def read_record_count(tables: ReadTables) -> int:
     """How many records there are, expired ones that were not looked at yet included."""
-    row = tables.get(STATE, _SEQUENCE)
-    return 0 if row is None else int(_SEQUENCE_ROW.unpack(row)[1])
+    return read_held(tables) - clients.read_client_counts(tables)[0]
 
 
 def read_record(tables: ReadTables, key: bytes) -> Record | None:
@@ -253,9 +270,15 @@ def read_record(tables: ReadTables, key: bytes) -> Record | None:
     return None if row is None else Record.unpack(row)
 
 
-def _load(tables: ReadTables) -> tuple[int, Waits, dict[str, Value]]:
+def _load(tables: ReadTables) -> _InForce:
     revision, values = read_settings_row(tables)
-    return revision, Settings.of(values).waits(), values
+    settings = Settings.of(values)
+    return _InForce(revision, settings.waits(), settings.auto_allow, values)
+
+
+def _client(rest: bytes, flags: int) -> bytes:
+    """The key of a check's client; `rest` is what follows its head."""
+    return rest if flags & check.HASHED else clients.client_key(network_in(rest))
 
 
 def _counted(old: bytes, first: int, time: int, expires: int, deferred: bool, node: bytes) -> bytes:
@@ -280,58 +303,3 @@ def _counted(old: bytes, first: int, time: int, expires: int, deferred: bool, no
         passes += passes < COUNT_MAX
     head = HEAD.pack(first, time, expires, not deferred, nodes)
     return head + old[HEAD.size : at] + NODE.pack(node, deferrals, passes) + old[after:end]
-
-
-def _due_minute(expires: int, time: int) -> int:
-    """The first whole minute after `expires`; more than a day ahead the whole hour, so that rows are shared."""
-    minute = expires // MINUTE_MS + 1
-    return minute if expires - time <= DAY_MS else minute + -minute % HOUR_MINUTES
-
-
-def _look(tables: Tables, time: int, budget: int, due: dict[int, list[bytes]]) -> int:
-    """Look at the keys that are due, about `budget` of them, and enter the living into `due`; how many were taken."""
-    stop = _MINUTE.pack(time // MINUTE_MS + 1)
-    cursor = tables.get(STATE, _CURSOR) or b""
-    if cursor >= stop:
-        return 0
-    taken = 0
-    while budget > 0 and cursor < stop:
-        rows = tables.scan(EXPIRY, cursor, stop, limit=PAGE_ROWS)
-        for row_key, keys in rows:
-            for at in range(0, len(keys), KEY_BYTES):
-                _look_at(tables, keys[at : at + KEY_BYTES], time, due)
-            tables.delete(EXPIRY, row_key)
-            cursor = row_key + b"\0"
-            taken += len(keys) // KEY_BYTES
-            budget -= len(keys) // KEY_BYTES
-            if budget <= 0:
-                break
-        else:
-            if len(rows) < PAGE_ROWS:
-                cursor = stop
-    tables.put(STATE, _CURSOR, cursor)
-    return taken
-
-
-def _look_at(tables: Tables, key: bytes, time: int, due: dict[int, list[bytes]]) -> None:
-    row = tables.get(RECORDS, key)
-    if row is None:
-        return
-    expires = HEAD.unpack_from(row)[2]
-    if expires <= time:
-        tables.delete(RECORDS, key)
-    else:
-        due.setdefault(_due_minute(expires, time), []).append(key)
-
-
-def _enter(tables: Tables, due: dict[int, list[bytes]], taken: int) -> None:
-    """Write the rows of `due`, and how many keys the index holds now."""
-    sequence, held = _SEQUENCE_ROW.unpack(tables.get(STATE, _SEQUENCE) or bytes(_SEQUENCE_ROW.size))
-    entered = 0
-    for minute, keys in due.items():
-        for at in range(0, len(keys), ROW_KEYS):
-            chunk = keys[at : at + ROW_KEYS]
-            tables.put(EXPIRY, _EXPIRY_KEY.pack(minute, sequence), b"".join(chunk))
-            sequence += 1
-            entered += len(chunk)
-    tables.put(STATE, _SEQUENCE, _SEQUENCE_ROW.pack(sequence, held + entered - taken))

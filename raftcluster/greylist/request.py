@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
+from typing import NamedTuple
 
 from raftcluster.greylist import check
+from raftcluster.greylist.clients import client_key
 from raftcluster.greylist.rules import key_of, network_of, normal_recipient, normal_sender, pack_triplet
 from raftcluster.greylist.settings import Settings
 
 ID_BYTES = 16
 
 
+class Mail(NamedTuple):
+    """What is asked about: see `Greylist.check`."""
+
+    client: str
+    client_name: str | None
+    sender: str | bytes
+    recipient: str | bytes
+    instance: str | None
+    authenticated: bool
+    spf_pass: bool
+
+
 class Current:
     """The settings of one revision, and what each check needs of them."""
 
-    __slots__ = ("delay", "opted_in_only", "revision", "settings")
+    __slots__ = ("clients", "delay", "opted_in_only", "revision", "settings")
 
     def __init__(self, revision: int, settings: Settings) -> None:
         self.revision, self.settings = revision, settings
         self.delay = settings.waits().delay
         """In milliseconds."""
         self.opted_in_only = settings.recipients == "opted-in"
+        self.clients = settings.auto_allow > 0
 
 
 class Request:
@@ -31,31 +47,47 @@ class Request:
     request walks the same way and finds the same verdict.
     """
 
-    __slots__ = ("_node", "client", "command", "current", "id", "instance", "key", "recipient", "sender")
+    __slots__ = (
+        "_allow",
+        "_node",
+        "client",
+        "command",
+        "current",
+        "hinted",
+        "id",
+        "instance",
+        "key",
+        "network",
+        "recipient",
+        "sender",
+    )
 
     command: bytes
     """What `GreylistMachine.apply` takes."""
+    hinted: bool
+    """It says that its client is allowed."""
 
     def __init__(
-        self,
-        node_id: str,
-        node: bytes,
-        current: Current,
-        client: str,
-        sender: str | bytes,
-        recipient: str | bytes,
-        instance: str | None,
+        self, node_id: str, node: bytes, current: Current, mail: Mail, allow: Callable[[bytes], bool] | None
     ) -> None:
+        """`allow` is asked whether mail from a network is believed to pass at once; None: it does not, whatever is believed."""
         self._node = node
-        self.client = client
-        self.sender = normal_sender(sender)
-        self.recipient = normal_recipient(recipient)
-        self.instance = instance
+        self._allow = allow
+        self.client = mail.client
+        self.sender = normal_sender(mail.sender)
+        self.recipient = normal_recipient(mail.recipient)
+        self.instance = mail.instance
         self.id: bytes | None = None
-        if instance:
-            name = instance.encode("utf-8", "surrogatepass")
+        if mail.instance:
+            name = mail.instance.encode("utf-8", "surrogatepass")
             self.id = _derived(node_id.encode(), name, self.recipient)
         self._settle(current)
+
+    def insist(self) -> None:
+        """Whatever is believed of its client: it waits."""
+        self._allow = None
+        if self.hinted:
+            self._settle(self.current)
 
     def renew(self, current: Current) -> None:
         """Make it again under other settings."""
@@ -66,11 +98,13 @@ class Request:
     def _settle(self, current: Current) -> None:
         self.current = current
         settings = current.settings
-        network = network_of(self.client, settings.network4, settings.network6)
+        self.network = network = network_of(self.client, settings.network4, settings.network6)
         triplet = pack_triplet(network, self.sender, self.recipient)
         self.key = key_of(triplet)
-        kept = b"" if settings.privacy else triplet
-        self.command = check.command(current.revision, self.key, self._node, not self.sender, kept)
+        self.hinted = current.clients and self._allow is not None and self._allow(network)
+        hashed = settings.privacy
+        rest = client_key(network) if hashed else triplet
+        self.command = check.command(current.revision, self.key, self._node, not self.sender, rest, hashed, self.hinted)
 
 
 def _derived(*parts: bytes) -> bytes:

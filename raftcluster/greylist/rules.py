@@ -79,6 +79,11 @@ def pack_triplet(network: bytes, sender: bytes, recipient: bytes) -> bytes:
     return length(len(network)) + network + length(len(sender)) + sender + length(len(recipient)) + recipient
 
 
+def network_in(packed: bytes) -> bytes:
+    """The network of a packed triplet."""
+    return packed[2 : 2 + int.from_bytes(packed[:2], "big")]
+
+
 def key_of(packed: bytes) -> bytes:
     """The key of a packed triplet: fixed in size, where triplets may be longer than a key of the store."""
     return blake2b(packed, digest_size=KEY_BYTES).digest()

@@ -19,6 +19,7 @@ DAY: Final = 24 * HOUR
 DELAY_MIN: Final = 1
 DELAY_MIN_PRODUCTION: Final = MINUTE  # below it spam that retries at once passes; only a lab cluster may
 LIFE_MAX: Final = 10 * 365 * DAY
+AUTO_ALLOW_MAX: Final = 1_000
 TEXT_BYTES: Final = 200  # with "DEFER_IF_PERMIT 4.2.0 " and the seconds it still fits one SMTP reply line
 
 
@@ -56,6 +57,9 @@ class Settings:
     """Everything is decided, recorded and counted, and all mail passes: to see what greylisting would do."""
     recipients: Literal["all", "opted-in"] = "all"
     """Whose mail is greylisted: everybody's but for those who opted out, or only theirs who opted in."""
+    auto_allow: int = 5
+    """A client's network passes at once after so many triplets of it have passed after a wait, of which one an hour counts;
+    it is allowed for a life since it was last seen. 0: never."""
     skip_spf: bool = True
     """Mail whose caller says that SPF passed for the sender does not wait."""
     privacy: bool = False
@@ -72,6 +76,8 @@ class Settings:
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= bits:
                 raise _rejected(name, f"takes a prefix length from 1 to {bits}, not {value!r}")
+        if type(self.auto_allow) is not int or not 0 <= self.auto_allow <= AUTO_ALLOW_MAX:
+            raise _rejected("auto_allow", f"takes a number from 0 to {AUTO_ALLOW_MAX}, not {self.auto_allow!r}")
         for name in ("privacy", "lab", "skip_spf", "training"):
             if type(getattr(self, name)) is not bool:
                 raise _rejected(name, f"takes true or false, not {getattr(self, name)!r}")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-from raftcluster.greylist.api import Verdict
 from raftcluster.greylist.rules import PASS, Action
+from raftcluster.greylist.verdict import Verdict
 from raftcluster.policy.protocol import Attributes
 
 NO_OPINION: Final = "DUNNO"

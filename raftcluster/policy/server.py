@@ -23,7 +23,8 @@ from typing import Any, Final
 
 from raftcluster import limits
 from raftcluster.errors import AddressInUse, MissingPrivilege, RaftclusterError, Refusal, Rejected
-from raftcluster.greylist.api import Greylist, Verdict
+from raftcluster.greylist.api import Greylist
+from raftcluster.greylist.verdict import Verdict
 from raftcluster.loop import LoopThread
 from raftcluster.policy.connection import Connection
 from raftcluster.policy.decision import (

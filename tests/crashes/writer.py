@@ -39,7 +39,7 @@ from raftcluster.engine.guards import Message
 from raftcluster.engine.ports import Bounds, Timing
 from raftcluster.engine.replica import Replica
 from raftcluster.errors import RaftclusterError, StorageFailed
-from raftcluster.greylist.api import Verdict
+from raftcluster.greylist.verdict import Verdict
 from raftcluster.host import Consistency
 from raftcluster.node import READY_SECONDS
 from raftcluster.storage.digest import digest

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from raftcluster.errors import RaftclusterError
-from raftcluster.greylist.api import Verdict
+from raftcluster.greylist.verdict import Verdict
 from raftcluster.transport.link import Link
 from tests.clusters import Cluster
 from tests.helpers import eventually

@@ -9,10 +9,11 @@ import pytest
 
 from raftcluster.errors import NotRunning, OutcomeUnknown, RaftclusterError, Rejected, StorageFailed, Unavailable
 from raftcluster.greylist import api
-from raftcluster.greylist.api import Greylist, Verdict
+from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine, read_totals
 from raftcluster.greylist.settings import Settings
+from raftcluster.greylist.verdict import Verdict
 from tests.local_host import LocalHost
 
 DELAY, WINDOW, LIFE = Settings().waits()
@@ -103,7 +104,7 @@ def test_asking_again_within_a_transaction_gives_the_same_verdict_and_counts_onc
     host.now += 1000
     assert ask(greylist, how, **MAIL, instance="4711.1") == first
     assert first.header is not None
-    assert read_totals(host.tables["greylist"]) == {b"node-1\0\0": (1, 1, 1)}
+    assert read_totals(host.tables["greylist"]) == {b"node-1\0\0": (1, 1, 1, 0)}
     assert ask(greylist, how, **MAIL, instance="4711.2").reason == "known"
 
 
@@ -145,7 +146,7 @@ def test_in_training_all_mail_passes_and_what_would_have_waited_is_told_and_coun
     assert ask(greylist, how, **MAIL) == Verdict("pass", "new", 180, 0, None, False, "", True)
     host.now += DELAY - 1000
     assert ask(greylist, how, **MAIL) == Verdict("pass", "early", 1, 0, None, False, "", True)
-    assert read_totals(host.tables["greylist"]) == {b"node-1\0\0": (2, 0, 0)}
+    assert read_totals(host.tables["greylist"]) == {b"node-1\0\0": (2, 0, 0, 0)}
     host.now += 1000
     assert ask(greylist, how, **MAIL) == Verdict("pass", "waited", 0, 180, None, False, "")
     assert ask(greylist, how, **MAIL).reason == "known"
@@ -260,6 +261,7 @@ def test_explain_tells_the_rule_the_record_and_who_saw_what(host: LocalHost, gre
         "rule": "early",
         "text": "first seen 60 s ago, which is less than the delay of 180 s",
         "seconds_left": 120,
+        "passes_at_ms": host.now + 119_500,
         "key": "60f8c2d327e0326b92d55b72882a61d2",
         "network": "192.0.2.0/24",
         "sender": "a@example.net",
@@ -268,6 +270,8 @@ def test_explain_tells_the_rule_the_record_and_who_saw_what(host: LocalHost, gre
         "last_seen_ms": began,
         "expires_ms": began + WINDOW,
         "seen_by": [{"node": "node-1", "deferred": 1, "passed": 0}],
+        "lists": "",
+        "client": {"allowed": False, "passes": 0, "needed": 5, "served": 0, "expires_ms": None},
         "cluster_time_ms": host.now,
         "delay_seconds": 180,
         "window_seconds": 172_800,
@@ -300,7 +304,9 @@ def test_stats(host: LocalHost, greylist: Greylist) -> None:
     greylist.check(**MAIL)
     assert greylist.stats() == {
         "records": 1,
-        "nodes": {"node-1": {"deferred": 1, "passed": 2, "first_passes": 1}},
+        "clients": 1,
+        "allowed_clients": 0,
+        "nodes": {"node-1": {"deferred": 1, "passed": 2, "first_passes": 1, "client_passes": 0}},
         "degraded": {"pass": 0, "defer": 0},
         "exempt": {},
     }

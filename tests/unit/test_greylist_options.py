@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 
+from raftcluster.greylist import hints
 from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine
@@ -43,6 +44,16 @@ def entry(*words: str) -> Step:
 
 NEW, EARLY = "defer new", "defer early"
 WAITED, KNOWN = "pass waited", "pass known"
+
+
+def earned(passes: int, apart: int = 3600) -> list[Step]:
+    """So many new senders of the client wait and pass, so many seconds after each other."""
+    steps: list[Step] = []
+    for number in range(passes):
+        sender = f"earner{number}x@example.net"
+        steps += [after(apart - 180, NEW, sender=sender), after(180, WAITED, sender=sender)]
+    return steps
+
 
 ROWS: Final[dict[str, list[Step]]] = {
     "delay, by default 180 s": [mail(NEW), after(179, EARLY), after(1, WAITED), mail(KNOWN)],
@@ -86,6 +97,15 @@ ROWS: Final[dict[str, list[Step]]] = {
         mail(NEW, client="198.51.100.1"),
         mail(WAITED),
     ],
+    "client auto-allow: 5 passes": [
+        *earned(5),
+        mail("pass client", sender="x@example.com"),
+        mail(NEW, client="192.0.3.7"),
+    ],
+    "client auto-allow: not after 4": [*earned(4), mail(NEW, sender="x@example.com")],
+    "client auto-allow: at most one an hour": [*earned(6, apart=1800), mail(NEW, sender="x@example.com")],
+    "client auto-allow, set": [settings(auto_allow=1), *earned(1), mail("pass client", sender="x@example.com")],
+    "client auto-allow, off": [settings(auto_allow=0), *earned(6), mail(NEW, sender="x@example.com")],
     "sender normalisation: BATV": [
         mail(NEW, sender="prvs=0001aaaaaa=a@example.net"),
         after(180, WAITED, sender="prvs=0002bbbbbb=a@example.net"),
@@ -167,7 +187,10 @@ ROWS: Final[dict[str, list[Step]]] = {
 
 
 @pytest.mark.parametrize("option", ROWS)
-def test_option(option: str) -> None:
+def test_option(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        hints, "LOOK_SECONDS", 0.0
+    )  # the node looks after each answer, where a real one does once a second
     host = LocalHost([GreylistMachine(), ListsMachine()])
     greylist = Greylist(host)
     for number, (what, given, told) in enumerate(ROWS[option]):

@@ -115,11 +115,24 @@ class Lists:
     ) -> dict[str, Value]:
         """What the lists say about such a mail: `rule`, as in `book.Ruling`, and every entry with `matches`, `decides` and
         `why`: those that match first."""
-        question = Question(client, normal_name(client_name), normal_sender(sender), normal_recipient(recipient))
+        question = _question(client, client_name, sender, recipient)
         entries, _, now = self._read()
         ruling = Book(entries, now).rule(question, opted_in_only)
         judged = sorted((judge(entry, question, ruling, now) for entry in entries), key=_interest)
         return {"rule": ruling.rule, "entries": [_told(each, now) for each in judged]}
+
+    def ruling(
+        self,
+        client: str,
+        client_name: str | None,
+        sender: str | bytes,
+        recipient: str | bytes,
+        opted_in_only: bool,
+        consistency: Consistency = "local",
+    ) -> Ruling:
+        """What the lists say about such a mail, read from the tables."""
+        entries, _, now = self._read(consistency=consistency)
+        return Book(entries, now).rule(_question(client, client_name, sender, recipient), opted_in_only)
 
     def revision(self, *, consistency: Consistency = "local") -> int:
         """How often the lists were changed."""
@@ -177,16 +190,24 @@ class Lists:
                 if self._stale:  # asked after it was set: a change between the two is not lost
                     self.speak = True
 
-    def _read(self, deadline: float = limits.CALL_SECONDS) -> tuple[list[Entry], int, int]:
+    def _read(
+        self, deadline: float = limits.CALL_SECONDS, consistency: Consistency = "local"
+    ) -> tuple[list[Entry], int, int]:
         """All entries, the revision to which they were read at least, and cluster time."""
         found: list[Entry] = []
         after, oldest = b"", None
         while True:
-            page, after, revision, now = self._host.query(NAME, _page(after), deadline=deadline)
+            page, after, revision, now = self._host.query(
+                NAME, _page(after), consistency=consistency, deadline=deadline
+            )
             oldest = revision if oldest is None else oldest
             found += page
             if len(page) < limits.SCAN_ROWS:
                 return found, oldest, now
+
+
+def _question(client: str, name: str | None, sender: str | bytes, recipient: str | bytes) -> Question:
+    return Question(client, normal_name(name), normal_sender(sender), normal_recipient(recipient))
 
 
 def _page(after: bytes) -> Callable[[ReadTables, int], tuple[list[Entry], bytes, int, int]]:

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from raftcluster import limits
 from raftcluster.errors import FrameError, RaftclusterError, Rejected
-from raftcluster.greylist.api import Greylist, Verdict
+from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine
+from raftcluster.greylist.verdict import Verdict
 from raftcluster.policy.decision import action, question
 from raftcluster.policy.protocol import REQUEST_BYTES, Attributes, Parser, response
 from tests.fuzz.source import Source
