@@ -20,6 +20,7 @@ from raftcluster.cli.greylist import greylist
 from raftcluster.cli.lease import lease
 from raftcluster.cli.members import members
 from raftcluster.cli.notifications import notifications
+from raftcluster.cli.quarantine import quarantine
 from raftcluster.cli.serve import serve
 from raftcluster.cli.tokens import tokens
 from raftcluster.cli.verify import verify
@@ -83,6 +84,7 @@ for command in (
     config,
     lease,
     notifications,
+    quarantine,
     transfer,
     backup,
     restore,

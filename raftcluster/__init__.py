@@ -60,6 +60,9 @@ if TYPE_CHECKING:
     from raftcluster.notifications.api import Notifications
     from raftcluster.notifications.machine import Notification
     from raftcluster.offline import scrub
+    from raftcluster.quarantine.api import Quarantine
+    from raftcluster.quarantine.delivery import SmtpDelivery
+    from raftcluster.quarantine.envelope import Envelope
     from raftcluster.service import Service
 
 __all__ = [
@@ -70,6 +73,7 @@ __all__ = [
     "Consistency",
     "Damaged",
     "DataVersion",
+    "Envelope",
     "Greylist",
     "Host",
     "Lease",
@@ -84,12 +88,14 @@ __all__ = [
     "Notifications",
     "OtherCluster",
     "OutcomeUnknown",
+    "Quarantine",
     "RaftclusterError",
     "ReadTables",
     "Refusal",
     "Rejected",
     "Removed",
     "Service",
+    "SmtpDelivery",
     "StateMachine",
     "StorageFailed",
     "StorageFull",
@@ -152,6 +158,12 @@ def __getattr__(name: str) -> Any:
             from raftcluster import history as home
         case "Node":
             from raftcluster import node as home
+        case "Envelope":
+            from raftcluster.quarantine import envelope as home
+        case "Quarantine":
+            from raftcluster.quarantine import api as home
+        case "SmtpDelivery":
+            from raftcluster.quarantine import delivery as home
         case "readdress":
             from raftcluster.cluster import moving as home
         case "scrub":

@@ -12,6 +12,7 @@ from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.lease.machine import LeaseMachine
 from raftcluster.machine import StateMachine
 from raftcluster.notifications.machine import NotificationsMachine
+from raftcluster.quarantine.machine import QuarantineMachine
 
 PRODUCT: Final = "raftcluster/0.1"
 """Of a node that nobody embeds."""
@@ -26,6 +27,7 @@ def all_machines(embedders: Sequence[StateMachine] = ()) -> list[StateMachine]:
         ListsMachine(),
         LeaseMachine(),
         NotificationsMachine(),
+        QuarantineMachine(),
         *embedders,
     ]
 

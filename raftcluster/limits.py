@@ -140,6 +140,25 @@ NOTIFICATION_SECONDS: Final = 7 * 86_400.0  # default life
 NOTIFICATION_MAX_SECONDS: Final = 365 * 86_400.0
 NOTIFICATION_CONSUMERS: Final = 1_000
 
+# --- quarantine: envelopes only, the messages are kept by the product
+QUARANTINE_MESSAGES: Final = 100_000  # kept; beyond it captures are refused, nothing is evicted
+QUARANTINE_BYTES: Final = 256 * MIB  # of their envelopes, together
+QUARANTINE_ENVELOPE_BYTES: Final = 128 * KIB  # of one
+QUARANTINE_RECIPIENTS: Final = 1_000  # of one message: as many as Postfix takes; RFC 5321 asks for 100
+QUARANTINE_ADDRESS_BYTES: Final = 1_024  # a path has 256 (RFC 5321, 4.5.3.1.3); longer ones fit no command line
+QUARANTINE_ORCPT: Final = 500  # characters (RFC 3461, 4.2)
+QUARANTINE_ENVID: Final = 100  # characters (RFC 3461, 4.4)
+QUARANTINE_MESSAGE_BYTES: Final = 128 * MIB  # one is in memory while it is delivered
+QUARANTINE_REFERENCE_BYTES: Final = 1 * KIB
+QUARANTINE_REASON_BYTES: Final = 1 * KIB
+QUARANTINE_SECONDS: Final = 30 * 86_400.0  # default life
+QUARANTINE_MAX_SECONDS: Final = 365 * 86_400.0
+QUARANTINE_KEY_BYTES: Final = 32  # as long as the digest (RFC 2104, 3)
+QUARANTINE_CLAIM_SECONDS: Final = 120.0  # for one delivery: for so long nobody else may try when a node has crashed
+QUARANTINE_CLAIM_MAX_SECONDS: Final = 3_600.0
+QUARANTINE_PAGE: Final = 100  # messages of a list; together they fit a frame
+QUARANTINE_PAGE_BYTES: Final = 1 * MIB
+
 assert OPERATION_BYTES < ENTRY_BYTES < APPEND_BYTES, "an operation fits an entry, an entry an append"
 assert 2 * APPEND_BYTES < FRAME_BYTES < LINK_QUEUE_BYTES, "a frame holds an append whose last entry was the largest"
 assert 2 * PING_SECONDS < LINK_IDLE_SECONDS, "an idle link that lives is never taken for dead"
@@ -148,6 +167,8 @@ assert 2 * HEARTBEAT_SECONDS < ELECTION_MIN_SECONDS < ELECTION_MAX_SECONDS <= CH
 assert CHECKPOINT_KEYS * 2 < OVERLAY_KEYS
 assert ENTRY_RESULT_BYTES + 4 * APPEND_BYTES < VALUE_BYTES, "the results of one entry fit a row"
 assert VALUE_BYTES + 8 * SNAPSHOT_CHUNK_BYTES < SNAPSHOT_BLOCK_BYTES, "a chunk fits a block, whatever its rows"
+assert QUARANTINE_ENVELOPE_BYTES + 8 * KIB < OPERATION_BYTES, "a captured envelope is one command"
+assert QUARANTINE_PAGE_BYTES + QUARANTINE_ENVELOPE_BYTES < FRAME_BYTES, "a page fits a frame"
 assert LEASE_BELIEF + 0.05 < 1 / (1 + CLOCK_SLEW) + 1e-3, (
     "who holds a lease is told before cluster time can have ended it"
 )

@@ -8,6 +8,7 @@ from raftcluster.greylist.api import Greylist
 from raftcluster.hosting import Hosting
 from raftcluster.lease.api import Leases
 from raftcluster.notifications.api import Notifications
+from raftcluster.quarantine.api import Quarantine
 
 
 class Offering(Hosting):
@@ -17,14 +18,16 @@ class Offering(Hosting):
     config: Config
     lease: Leases
     notifications: Notifications
+    quarantine: Quarantine
 
     def _offer(self, local: LocalRows) -> None:
         """`local` keeps what is this node's own. Before the tick thread runs: they listen to what is applied."""
-        self.notifications = Notifications(self)
+        self.notifications, self.quarantine = Notifications(self), Quarantine(self)
         self.greylist, self.config, self.lease = Greylist(self), Config(self, local), Leases(self)
 
     def _withdraw(self) -> None:
         """End what waits in them: watches, leases. While the node still runs."""
+        self.quarantine.close()
         self.lease.close()
         self.notifications.close()
         self.config.close()

@@ -30,6 +30,7 @@ ROOMS = {
     "raftcluster.config": ("raftcluster.host",),
     "raftcluster.lease": ("raftcluster.host",),
     "raftcluster.notifications": ("raftcluster.host",),
+    "raftcluster.quarantine": ("raftcluster.host",),
     "raftcluster.cluster": (
         "raftcluster.host",
         "raftcluster.events.log",
@@ -63,6 +64,7 @@ DETERMINISTIC_ROOMS = (
     "raftcluster.cluster",
     "raftcluster.lease",
     "raftcluster.notifications",
+    "raftcluster.quarantine",
 )
 
 OWNERS = {

@@ -20,6 +20,8 @@ from raftcluster.lease.api import Leases
 from raftcluster.lease.machine import LeaseMachine
 from raftcluster.notifications.api import Notifications
 from raftcluster.notifications.machine import NotificationsMachine
+from raftcluster.quarantine.api import Quarantine
+from raftcluster.quarantine.machine import QuarantineMachine
 from tests.local_host import LocalHost, MemoryRows
 
 
@@ -48,6 +50,7 @@ class LocalNode:
                 ListsMachine(),
                 LeaseMachine(),
                 NotificationsMachine(),
+                QuarantineMachine(),
             ]
         )
         self.id = self.host.id
@@ -55,6 +58,7 @@ class LocalNode:
         self.greylist = Greylist(self.host)
         self.lease = Leases(self.host)
         self.notifications = Notifications(self.host)
+        self.quarantine = Quarantine(self.host)
         self.members = Members(self.host)
         self.tokens = Tokens(self.host)
         self.certs = Certs(self.host)

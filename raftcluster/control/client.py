@@ -11,7 +11,6 @@ be called from any thread, each call is a connection of its own; they block, so 
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -20,9 +19,9 @@ from typing import Final
 from raftcluster import limits
 from raftcluster.backup.file import save
 from raftcluster.backup.summary import verify
-from raftcluster.codec import Value, unpack
-from raftcluster.control.wire import LENGTH_BYTES, frame, length, revive
-from raftcluster.errors import FrameError, MissingPrivilege, NotRunning, OutcomeUnknown, Unavailable
+from raftcluster.codec import Value
+from raftcluster.control.exchange import Exchange
+from raftcluster.errors import FrameError, OutcomeUnknown, Unavailable
 
 ANSWER_SECONDS: Final = 120.0  # calls have deadlines of their own, at the node; this one is for a node that hangs
 
@@ -37,6 +36,7 @@ class Client:
         self.config = Config(self)
         self.lease = Leases(self)
         self.notifications = Notifications(self)
+        self.quarantine = Quarantine(self)
         self.members = Members(self)
         self.tokens = Tokens(self)
         self.certs = Certs(self)
@@ -91,12 +91,12 @@ class Client:
 
     def call(self, method: str, **arguments: Value) -> Value:
         """One call. Raises what the node raises; `NotRunning`, `MissingPrivilege`; `OutcomeUnknown` when it hung up."""
-        with _Exchange(self, method, arguments) as exchange:
+        with Exchange(self.path, self.timeout, method, arguments) as exchange:
             return exchange.receive()[1]
 
     def stream(self, method: str, **arguments: Value) -> Iterator[Value]:
         """The items of a streaming call, until the node ends it or the iterator is closed."""
-        with _Exchange(self, method, arguments) as exchange:
+        with Exchange(self.path, self.timeout, method, arguments) as exchange:
             while (received := exchange.receive(wait=True))[0] == "item":
                 yield received[1]
 
@@ -315,6 +315,33 @@ class Notifications:
         return self._client.stream("notifications.follow", since=since)
 
 
+class Quarantine:
+    """The twin of `Node.quarantine`, as far as an administrator needs it. Times are cluster time in milliseconds, addresses bytes."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self, after: str = "", limit: int = limits.QUARANTINE_PAGE) -> dict[str, Value]:
+        """A page of `messages`, and after which id the `next` one begins."""
+        return self._client.call("quarantine.list", after=after, limit=limit)  # type: ignore[no-any-return]
+
+    def show(self, id: str) -> dict[str, Value]:
+        """All that is known of one message, with its `recipients` and how far each is."""
+        return self._client.call("quarantine.show", id=id)  # type: ignore[no-any-return]
+
+    def release(self, id: str, number: int, *, author: str = "") -> dict[str, Value]:
+        """Have the node deliver the message to its recipient of this number; how that ended. See `Node.quarantine.release`."""
+        return self._client.call("quarantine.release", id=id, number=number, author=author)  # type: ignore[no-any-return]
+
+    def discard(self, id: str) -> bool:
+        """Forget a message, for ever; whether it was there."""
+        return self._client.call("quarantine.discard", id=id)  # type: ignore[no-any-return]
+
+    def usage(self) -> dict[str, int]:
+        """How many messages are kept, in how many bytes, and how many may be."""
+        return self._client.call("quarantine.usage")  # type: ignore[no-any-return]
+
+
 class Members:
     """The twin of `Node.members`. Nodes are named by name or id."""
 
@@ -408,69 +435,3 @@ class Teardown:
     def progress(self) -> dict[str, Value]:
         """How far it is."""
         return self._client.call("teardown.progress")  # type: ignore[no-any-return]
-
-
-class _Exchange:
-    """One call's connection, with an event loop of its own that nobody else sees.
-
-    `asyncio.Runner` because it ends its work in an orderly way when the main thread is interrupted.
-    """
-
-    def __init__(self, client: Client, method: str, arguments: dict[str, Value]) -> None:
-        self._path, self._timeout = client.path, client.timeout
-        self._method = method
-        self._request = frame([method, arguments])
-        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
-
-    def __enter__(self) -> _Exchange:
-        try:
-            self._runner.run(self._open())
-        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
-            self._runner.close()
-            raise NotRunning(
-                f"no node answers at {self._path}",
-                subject=self._path,
-                remedy="start it with `raftcluster serve`, or name its directory with -C",
-            ) from error
-        except OSError as error:
-            self._runner.close()
-            raise MissingPrivilege(
-                f"cannot open {self._path}: {error.strerror or error}", subject=self._path, remedy="run as root"
-            ) from error
-        except BaseException:
-            self._runner.close()
-            raise
-        return self
-
-    def receive(self, *, wait: bool = False) -> tuple[str, Value]:
-        """("value" | "item" | "end", value), or the node's error raised here. With `wait` without a time-out."""
-        try:
-            packed = self._runner.run(self._read(None if wait else self._timeout))
-        except (EOFError, OSError) as error:
-            raise OutcomeUnknown(
-                f"the node hung up during {self._method}",
-                subject=self._path,
-                remedy="look at `raftcluster status` before you repeat it",
-            ) from error
-        parts = unpack(packed)
-        if not isinstance(parts, list) or len(parts) != 2 or parts[0] not in ("value", "item", "end", "error"):
-            raise FrameError("the node's answer is malformed", subject=self._path)
-        if parts[0] == "error":
-            raise revive(parts[1])
-        return parts[0], parts[1]
-
-    def __exit__(self, *exception: object) -> None:
-        self._runner.run(self._hang_up())
-        self._runner.close()
-
-    async def _open(self) -> None:
-        self._reader, self._writer = await asyncio.open_unix_connection(self._path)
-        self._writer.write(self._request)
-
-    async def _read(self, seconds: float | None) -> bytes:
-        async with asyncio.timeout(seconds):
-            return await self._reader.readexactly(length(await self._reader.readexactly(LENGTH_BYTES)))
-
-    async def _hang_up(self) -> None:
-        self._writer.transport.abort()
-        await asyncio.sleep(0)  # in which the transport closes its socket

@@ -55,6 +55,7 @@ CALLS: Final = frozenset(
     config.local.set config.local.get config.local.delete
     lease.list
     notifications.list notifications.publish notifications.acknowledge notifications.last
+    quarantine.list quarantine.show quarantine.release quarantine.discard quarantine.usage
     members.facts members.list members.get members.remove members.move
     tokens.list tokens.revoke
     certs.show certs.rotate certs.abort certs.wait certs.verify certs.export

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from raftcluster.cluster.view import View
 from raftcluster.codec import unpack
 from raftcluster.control.server import ControlServer
 from raftcluster.errors import OutcomeUnknown, StorageFull, Unavailable
+from raftcluster.quarantine.envelope import Envelope, Recipient
 from tests.local_node import LocalNode
 
 Run = Callable[..., Result]
@@ -156,6 +160,41 @@ def test_leases_are_listed(run: Run, node: LocalNode) -> None:
         (row,) = value(run("lease", "list", "--json"))
         assert (row["name"], row["token"], row["released"]) == ("nightly-scan", 1, False)
         assert "nightly-scan" in run("lease", "list").stdout
+
+
+def test_the_quarantine_is_listed_shown_released_and_discarded(run: Run, node: LocalNode) -> None:
+    message = b"To: spoofed@example.com\r\n\r\nhello\r\n"
+    delivered: list[bytes] = []
+
+    def deliver(envelope: Envelope, to: Recipient, body: bytes, left: Callable[[], float]) -> str:
+        delivered.append(to.address)
+        return "250 taken"
+
+    node.quarantine.attach(b"k" * 32, lambda _: BytesIO(message), deliver)
+    envelope = Envelope("a@example.net")
+    for recipient in ("box@example.test", b"latin\xe9@example.test"):
+        envelope.rcpt(recipient)
+    digest = sha256(message).digest()
+    ident = node.quarantine.capture(envelope, digest=digest, size=len(message), reference="1", reason="virus")
+    (row,) = value(run("quarantine", "list", "--json"))
+    assert (row["id"], row["first"], row["recipients"]) == (ident, "box@example.test", 2)
+    assert "0 of 2" in run("quarantine", "list").stdout
+    shown = value(run("quarantine", "show", ident, "--json"))
+    assert shown["digest"] == digest.hex() and shown["recipients"][1]["address"] == "latin\\xe9@example.test"
+    assert re.search("^intact +yes$", run("quarantine", "show", ident).stdout, re.MULTILINE)
+    assert run("quarantine", "release", ident, "1").stdout == "delivered to box@example.test: 250 taken\n"
+    assert value(run("quarantine", "release", ident, "2", "--json"))["state"] == "delivered"
+    again = run("quarantine", "release", ident, "1", "--json")
+    assert again.exit_code == 4 and json.loads(again.stdout)["error"]["code"] == "quarantine-delivered"
+    assert (
+        json.loads(run("quarantine", "release", ident, "3", "--json").stdout)["error"]["code"] == "quarantine-recipient"
+    )
+    assert delivered == [b"box@example.test", b"latin\xe9@example.test"]
+    assert run("quarantine", "discard", ident).stdout == "discarded\n"
+    assert value(run("quarantine", "discard", ident, "--json")) == {"id": ident, "was_there": False}
+    unknown = run("quarantine", "show", ident)
+    assert unknown.exit_code == 4 and "it may have expired" in unknown.stderr
+    assert run("quarantine", "show", "17").exit_code == 4
 
 
 def test_greylist_lists_are_changed_shown_and_tested(run: Run) -> None:

@@ -1,0 +1,125 @@
+"""What one node captured another one releases, once, over three real nodes and a real SMTP connection."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raftcluster import Envelope, Node, SmtpDelivery
+from raftcluster.errors import RaftclusterError, Rejected, Unavailable
+from raftcluster.quarantine.rules import AlreadyDelivered, Claimed, UnknownMessage
+from tests.clusters import SECONDS, Cluster
+from tests.helpers import eventually
+from tests.smtp_server import SmtpServer
+
+KEY = b"the product's own key, 32 bytes."
+MESSAGE = b"To: spoofed@example.com\r\nCc: c@example.com\r\nBcc: d@example.com\r\nResent-To: e@example.com\r\n\r\n.\r\n"
+ABOUT = {"digest": hashlib.sha256(MESSAGE).digest(), "size": len(MESSAGE), "reason": "macro virus"}
+
+
+@pytest.fixture
+def server() -> Iterator[SmtpServer]:
+    with SmtpServer() as server:
+        yield server
+
+
+@pytest.fixture
+def cluster(server: SmtpServer, tmp_path: Path) -> Iterator[Cluster]:
+    """Three nodes of a product that keeps its messages in one folder."""
+    (tmp_path / "1.eml").write_bytes(MESSAGE)
+    with Cluster(tmp_path, 3) as cluster:
+        for node in cluster.nodes.values():
+            attach(node, tmp_path, server)
+        yield cluster
+
+
+def attach(node: Node, folder: Path, server: SmtpServer) -> None:
+    node.quarantine.attach(KEY, lambda reference: (folder / reference).open("rb"), SmtpDelivery(server.connect))
+
+
+def captured(node: Node) -> str:
+    envelope = Envelope("a@example.net", ret="HDRS")
+    envelope.rcpt("box@example.test", orcpt="rfc822;alias@example.test")
+    envelope.rcpt("other@example.test")
+    return node.quarantine.capture(envelope, **ABOUT, reference="1.eml")  # type: ignore[arg-type]
+
+
+def test_all_nodes_release_at_once_and_one_delivers_also_when_the_leader_goes(
+    cluster: Cluster, server: SmtpServer, tmp_path: Path
+) -> None:
+    ident = captured(cluster.nodes[0])
+    at_it, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        at_it.set()
+        go_on.wait(SECONDS)
+
+    server.on_dot = hold
+    outcomes: list[object] = []
+
+    def release(node: Node) -> None:
+        try:
+            outcomes.append(node.quarantine.release(ident, 1, author=node.name))
+        except RaftclusterError as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=release, args=(node,)) for node in cluster.nodes.values()]
+    for thread in threads:
+        thread.start()
+    assert at_it.wait(SECONDS)
+    eventually(lambda: len(outcomes) == 2, SECONDS, "the others are told")
+    assert all(type(each) is Claimed for each in outcomes), outcomes
+    claimed = cluster.nodes[0].quarantine.show(ident, consistency="linearizable").recipients[0].node
+    leader = cluster.leader()
+    if cluster.nodes[leader].name != claimed:  # the claim outlives its leader
+        cluster.stop(leader)
+    go_on.set()
+    for thread in threads:
+        thread.join(SECONDS)
+    (session,) = server.taken
+    assert session.commands[1:3] == [
+        b"MAIL FROM:<a@example.net> SIZE=%d RET=HDRS" % len(MESSAGE),
+        b"RCPT TO:<box@example.test> ORCPT=rfc822;alias@example.test",
+    ]
+    assert session.data == MESSAGE[:-3] + b"..\r\n.\r\n"
+    for number in sorted({0, 1, 2} - set(cluster.nodes)):
+        attach(cluster.start(number), tmp_path, server)
+    for node in cluster.nodes.values():
+        with pytest.raises(AlreadyDelivered):
+            node.quarantine.release(ident, 1)
+        assert [each.deliveries for each in node.quarantine.show(ident).recipients] == [1, 0], (
+            "it has read linearizably"
+        )
+    report = cluster.nodes[0].verify()
+    assert report.verdict == "sound", report
+
+
+def test_without_a_quorum_nothing_is_released_and_what_was_captured_is_found_again(
+    cluster: Cluster, server: SmtpServer
+) -> None:
+    ident = captured(cluster.nodes[2])
+    cluster.stop(0)
+    cluster.stop(1)
+    with pytest.raises(Unavailable):
+        cluster.nodes[2].quarantine.release(ident, 1)
+    assert server.sessions == []
+    assert cluster.nodes[2].quarantine.show(ident).recipients[0].state == "held", "local reads go on"
+    cluster.start(0)
+    assert eventually(lambda: released(cluster.nodes[2], ident), SECONDS, "it is released") == "delivered"
+    assert len(server.taken) == 1
+    assert cluster.nodes[2].quarantine.discard(ident)
+    with pytest.raises(UnknownMessage):
+        cluster.nodes[0].quarantine.show(ident, consistency="linearizable")
+    with pytest.raises(Rejected, match="nothing is attached"):
+        cluster.nodes[0].quarantine.release(ident, 1)
+
+
+def released(node: Node, ident: str) -> str:
+    try:
+        return node.quarantine.release(ident, 1).state
+    except Unavailable:
+        return ""
