@@ -156,7 +156,7 @@ def _release(tables: Tables, time: int, name: str, token: Value) -> bool:
 
 def _owned(tables: Tables, time: int, name: str, token: Value) -> Tenure | None:
     held = read_lease(tables, name)
-    if held is None or held.released or time >= held.expires or held.token != token:
+    if held is None or held.released or time >= held.expires or type(token) is not int or held.token != token:
         return None
     return held
 

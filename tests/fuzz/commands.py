@@ -1,4 +1,4 @@
-"""What the surfaces of the three state machines share: commands through two appliers that must end alike."""
+"""What the surfaces of the state machines share: commands through two appliers that must end alike."""
 
 from __future__ import annotations
 

@@ -16,7 +16,10 @@ from raftcluster.engine.guards import Message
 from raftcluster.engine.ports import Bounds, Ports
 from raftcluster.engine.replica import Replica
 from raftcluster.errors import FrameError
+from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine
+from raftcluster.lease.machine import LeaseMachine
+from raftcluster.notifications.machine import NotificationsMachine
 from raftcluster.storage.memory import MemoryDisk, MemoryLog, MemoryTables
 from raftcluster.storage.ports import Entry, LogImage
 
@@ -51,7 +54,14 @@ class Victim:
         self.replica = Replica(
             ME,
             ["a", "b", "c"],
-            [ClusterMachine(), ConfigMachine(), GreylistMachine()],
+            [
+                ClusterMachine(),
+                ConfigMachine(),
+                GreylistMachine(),
+                LeaseMachine(),
+                NotificationsMachine(),
+                ListsMachine(),
+            ],
             MemoryLog(self.disk, auto=True),
             MemoryTables(self.disk, auto=True),
             ports,

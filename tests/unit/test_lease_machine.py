@@ -135,6 +135,15 @@ def test_malformed_commands_are_rejected_and_leave_no_trace(cluster: Cluster, co
     assert not any(cluster.rows.rows.values())
 
 
+@pytest.mark.parametrize("token", [True, 1.0, "1", None, {}, 2, 0, -1])
+def test_what_is_not_the_token_is_none(cluster: Cluster, token: Any) -> None:
+    assert cluster.acquire() == 1
+    assert not cluster.release(token)
+    with pytest.raises(Rejected) as caught:
+        cluster.renew(token)
+    assert caught.value.code == "lease-lost"
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["acquire", "acquire", "renew", "release", "wait"]),
