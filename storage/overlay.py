@@ -123,6 +123,8 @@ class Overlay:
         self._undo: list[tuple[_Layers, bytes, bytes | _Absent | None]] = []
         self._open = False
         self._frozen = False
+        self.active_keys = self._frozen_keys = 0
+        """Keys of all tables in the active and in the frozen layers: every step asks for them, and there are many tables."""
 
     # --- one operation
 
@@ -142,6 +144,7 @@ class Overlay:
         for layers, key, old in reversed(self._undo):
             if old is ABSENT:
                 del layers.active[key]
+                self.active_keys -= 1
             else:
                 layers.active[key] = old
             layers.gap = None
@@ -153,7 +156,7 @@ class Overlay:
     @property
     def keys(self) -> int:
         """Changed keys held in memory, both generations."""
-        return sum(len(layers.active) + len(layers.frozen) for layers in self._layers.values())
+        return self.active_keys + self._frozen_keys
 
     @property
     def frozen(self) -> bool:
@@ -165,6 +168,7 @@ class Overlay:
         if self._open or self._frozen:
             raise RuntimeError("a unit is under way" if self._frozen else "an operation is open")
         self._frozen = True
+        self._frozen_keys, self.active_keys = self.active_keys, 0
         changes = {}
         for name, layers in self._layers.items():
             layers.freeze()
@@ -178,6 +182,7 @@ class Overlay:
         for layers in self._layers.values():
             layers.release()
         self._frozen = False
+        self._frozen_keys = 0
 
     def replace(self) -> None:
         """The store was replaced under us (an install): forget all changes and read it afresh."""
@@ -187,6 +192,7 @@ class Overlay:
         for layers in self._layers.values():
             layers.clear()
         self._frozen = False
+        self.active_keys = self._frozen_keys = 0
 
     def image(self, index: int) -> Image:
         """The tables as they are now, at log index `index`, for another thread to read. Copies what was written since the
@@ -367,8 +373,10 @@ class View(Reader):
             raise _bad_key(table, key)
         old = layers.active.get(key, ABSENT)
         self._undo.append((layers, key, old))
-        if old is ABSENT and layers.active_keys is not None:
-            layers.active_keys.fresh.append(key)
+        if old is ABSENT:
+            self._overlay.active_keys += 1
+            if layers.active_keys is not None:
+                layers.active_keys.fresh.append(key)
         return layers
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from raftcluster.storage.environment import Database, Transaction
 
 MARK: Final = "@"  # no table of a machine has it in its name
-SLOTS: Final = 1 << 21
+SLOTS: Final = 1 << 23
 _SLOT: Final = SLOTS - 1
 _REST_SLOTS: Final = 8  # per key: an eighth of the absent keys is looked for in vain
 REST_BYTES: Final = 1 << 25  # for tables of up to 4 million rows

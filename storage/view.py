@@ -49,7 +49,7 @@ class TableView:
         self._transaction.abort()
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        """The value of `key`. 1.1 us; beside runs 1.4 to 2.5 us (DESIGN.md)."""
+        """The value of `key`. 1.1 us; more beside runs (DESIGN.md)."""
         handle = self._handles.get(table)
         if handle is None:
             return None

@@ -162,8 +162,12 @@ def use_clock(now: Callable[[], float]) -> None:
 class Peer(_PackageNode):  # type: ignore[misc]
     """A node as the engine knows it. Hashed by its id alone, so that sets iterate alike in every process."""
 
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self._hash = zlib.crc32(id.encode())  # the engine's dictionaries ask dozens of times an entry
+
     def __hash__(self) -> int:
-        return zlib.crc32(self.id.encode())
+        return self._hash
 
     def __lt__(self, other: Peer) -> bool:
         return bool(self.id < other.id)

@@ -19,6 +19,7 @@ outlives the entry: a snapshot may change the tables between two entries.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct, error
 from typing import Final, NamedTuple
 
@@ -129,7 +130,7 @@ class GreylistMachine:
             raise Rejected("malformed check", subject=NAME) from None
         current = self._settings
         if current is None:
-            current = self._settings = _load(tables)
+            current = self._settings = _in_force(tables.get(SETTINGS, _CURRENT))
         if revision != current.revision:
             return ["settings", current.revision, current.values]
         rest = command[_CHECK.size :]
@@ -238,11 +239,7 @@ class GreylistMachine:
 
 def read_settings_row(tables: ReadTables) -> tuple[int, dict[str, Value]]:
     """The settings' revision (0: never changed) and what differs from the defaults."""
-    row = tables.get(SETTINGS, _CURRENT)
-    if row is None:
-        return 0, {}
-    revision, values = codec.unpack(row)
-    return revision, values
+    return _settings(tables.get(SETTINGS, _CURRENT))
 
 
 def read_settings_history(tables: ReadTables, limit: int) -> list[list[Value]]:
@@ -270,8 +267,17 @@ def read_record(tables: ReadTables, key: bytes) -> Record | None:
     return None if row is None else Record.unpack(row)
 
 
-def _load(tables: ReadTables) -> _InForce:
-    revision, values = read_settings_row(tables)
+def _settings(row: bytes | None) -> tuple[int, dict[str, Value]]:
+    if row is None:
+        return 0, {}
+    revision, values = codec.unpack(row)
+    return revision, values
+
+
+@lru_cache(maxsize=2)
+def _in_force(row: bytes | None) -> _InForce:
+    """What a row of settings means: remembered, because every entry with a check asks and the row hardly ever changes."""
+    revision, values = _settings(row)
     settings = Settings.of(values)
     return _InForce(revision, settings.waits(), settings.auto_allow, values)
 

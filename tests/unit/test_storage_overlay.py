@@ -32,6 +32,8 @@ class OverlayAgainstModel(RuleBasedStateMachine):
         self.view = self.overlay.view("m", ["t", "other"])
         self.model: dict[bytes, bytes] = {}
         self.index = 0
+        self.active: set[bytes] = set()
+        self.frozen: set[bytes] = set()
 
     def write(self, model: dict[bytes, bytes], writes: list[tuple[bytes, bytes | None]]) -> None:
         for key, value in writes:
@@ -47,6 +49,7 @@ class OverlayAgainstModel(RuleBasedStateMachine):
         self.overlay.begin()
         self.write(self.model, writes)
         self.overlay.commit()
+        self.active.update(key for key, _ in writes)
 
     @rule(writes=WRITES, start=KEYS)
     def operation_undone(self, writes: list[tuple[bytes, bytes | None]], start: bytes) -> None:
@@ -62,6 +65,7 @@ class OverlayAgainstModel(RuleBasedStateMachine):
         self.overlay.begin()
         for key, _ in self.view.scan("t", limit=count):
             self.view.delete("t", key)
+            self.active.add(key)
             del self.model[key]
         self.overlay.commit()
 
@@ -70,6 +74,7 @@ class OverlayAgainstModel(RuleBasedStateMachine):
     def freeze(self) -> None:
         self.index += 1
         self.store.checkpoint(self.overlay.freeze(self.index, b"a"), lambda result: None)
+        self.frozen, self.active = self.active, set()
 
     @precondition(lambda self: self.overlay.frozen)
     @rule()
@@ -82,6 +87,7 @@ class OverlayAgainstModel(RuleBasedStateMachine):
     def release(self) -> None:
         self.store.complete()
         self.overlay.release()
+        self.frozen = set()
 
     @rule(rows=st.dictionaries(KEYS, VALUES))
     def install(self, rows: dict[bytes, bytes]) -> None:
@@ -90,6 +96,7 @@ class OverlayAgainstModel(RuleBasedStateMachine):
         self.store.complete()
         self.overlay.replace()
         self.model = dict(rows)
+        self.active, self.frozen = set(), set()
 
     @rule(start=KEYS | st.just(b""), stop=st.none() | KEYS, limit=st.integers(0, 50))
     def scan(self, start: bytes, stop: bytes | None, limit: int) -> None:
@@ -113,6 +120,10 @@ class OverlayAgainstModel(RuleBasedStateMachine):
     @invariant()
     def the_other_table_is_empty(self) -> None:
         assert self.view.scan("other") == []
+
+    @invariant()
+    def keys_are_counted(self) -> None:
+        assert self.overlay.keys == len(self.active) + len(self.frozen)
 
 
 OverlayAgainstModel.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
