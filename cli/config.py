@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+import raftcluster
 from raftcluster.cli import output
 from raftcluster.cli.context import (
     Commands,
@@ -206,6 +207,26 @@ def rollback(obj: Context, moment: float, prefix: str, reason: str, as_json: boo
         output.as_json({"revision": revision})
     else:
         click.echo(f"rolled back, revision {revision}" if revision else "it is what it was then, nothing has changed")
+
+
+@config.command()
+@click.option("--offline", is_flag=True, help="Read only the data directory, in which no node runs.")
+@json_option
+@click.pass_obj
+def verify(obj: Context, offline: bool, as_json: bool) -> None:
+    """Prove that the record of all changes, and what each of them set, are what they were.
+
+    Each change is bound to the one before by its digest. The last one, which is printed, is the same on every node that has
+    applied the same revision: written down, it tells later whether somebody has made the past anew. Exit code 14: the first
+    revision that is not what it was is named.
+    """
+    found = raftcluster.verify_config(obj.directory)._asdict() if offline else obj.client.config.verify()
+    if found["bad"] is not None:
+        raise raftcluster.Damaged(f"revision {found['bad']}: {found['reason']}", subject="config")
+    if as_json:
+        output.as_json(found)
+    else:
+        click.echo(f"revisions {found['first']} to {found['last']} are what they were\ndigest {found['digest']}")
 
 
 @config.command()

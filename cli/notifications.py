@@ -60,14 +60,43 @@ def publish(obj: Context, severity: str, text: str, key: str, ttl: float, payloa
 
 
 @notifications.command()
-@click.option("--since", type=int, help="Begin after this position.", show_default="what is kept")
+@click.option("--since", type=click.IntRange(0), help="Begin after this position.", show_default="what is kept")
+@click.option("--consumer", metavar="NAME", help="Go on where NAME was, on whichever node; --since is for a new one.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="How many NAME may get again.")
 @json_option
 @click.pass_obj
-def follow(obj: Context, since: int | None, as_json: bool) -> None:
-    """Print each notification, as it comes, until interrupted."""
+def follow(obj: Context, since: int | None, consumer: str | None, batch: int, as_json: bool) -> None:
+    """Print each notification, as it comes, until interrupted.
+
+    With --consumer the cluster remembers what NAME has got: the next one is asked for when the one before is printed. After a
+    crash at most --batch of them come again, else each comes once. One process at a time reads for a consumer.
+    """
     until_interrupted()
-    for each in obj.client.notifications.follow(since):
+    for each in obj.client.notifications.follow(since, consumer=consumer, batch=batch):
         if as_json:
             output.as_json(each)
         else:
             click.echo(f"{each['position']}  {each['severity']}  {each['node']}  {each['text']}")
+
+
+@notifications.command()
+@click.argument("consumer")
+@click.argument("position", type=click.IntRange(0))
+@json_option
+@click.pass_obj
+def seek(obj: Context, consumer: str, position: int, as_json: bool) -> None:
+    """Have CONSUMER go on after POSITION, wherever it was."""
+    obj.client.notifications.seek(consumer, position)
+    told = {"consumer": consumer, "position": position}
+    output.as_json(told) if as_json else click.echo(f"{consumer} goes on after {position}")
+
+
+@notifications.command()
+@click.argument("consumer")
+@json_option
+@click.pass_obj
+def forget(obj: Context, consumer: str, as_json: bool) -> None:
+    """Remember nothing of CONSUMER any more: it would begin anew."""
+    known = obj.client.notifications.forget(consumer)
+    told = {"consumer": consumer, "known": known}
+    output.as_json(told) if as_json else click.echo(f"{consumer} {'is forgotten' if known else 'was not known'}")

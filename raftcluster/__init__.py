@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from raftcluster.node import Node
     from raftcluster.notifications.api import Notifications
     from raftcluster.notifications.machine import Notification
-    from raftcluster.offline import scrub
+    from raftcluster.offline import scrub, verify_config
     from raftcluster.quarantine.api import Quarantine
     from raftcluster.quarantine.delivery import SmtpDelivery
     from raftcluster.quarantine.envelope import Envelope
@@ -114,6 +114,7 @@ __all__ = [
     "restore",
     "scrub",
     "verify_certificates",
+    "verify_config",
     "write_bundle",
 ]
 
@@ -166,7 +167,7 @@ def __getattr__(name: str) -> Any:
             from raftcluster.quarantine import delivery as home
         case "readdress":
             from raftcluster.cluster import moving as home
-        case "scrub":
+        case "scrub" | "verify_config":
             from raftcluster import offline as home
         case "Service":
             from raftcluster import service as home

@@ -117,11 +117,24 @@ POLICY_LINE_BYTES: Final = 8_192  # one attribute of a policy request
 POLICY_ATTRIBUTES: Final = 100
 POLICY_CONNECTIONS: Final = 1_000
 POLICY_IDLE_SECONDS: Final = 600.0  # Postfix keeps its connections; a client that never ends its request does not
-CONFIG_KEY_BYTES: Final = 240
-CONFIG_VALUE_BYTES: Final = 64 * KIB
+CONFIG_KEY_BYTES: Final = 240  # and an override's prefix before it
+CONFIG_VALUE_BYTES: Final = 1 * MIB  # two of them, before and after, fit a frame
+CONFIG_VALUE_ITEMS: Final = 32_768  # each is looked at by every node between two log entries: 50 ms
+SCHEMA_STEPS: Final = 100_000  # to judge one transaction's values by their schemas: 0.2 s
+CONFIG_INLINE_BYTES: Final = (
+    64 * KIB
+)  # of a value that travels in its command; a larger one is uploaded in parts before
+CONFIG_PART_BYTES: Final = 128 * KIB  # of those
+CONFIG_UPLOAD_BYTES: Final = 64 * MIB  # that are uploaded and belong to no key yet
+CONFIG_UPLOAD_SECONDS: Final = 600.0  # and are removed then, in cluster time
+CONFIG_PAGE_BYTES: Final = 1 * MIB  # of values read in one step, beyond the last revision of it
+CONFIG_CHANGES: Final = 100_000  # listed, in the order of their revisions, each with the digest of what it was
 CONFIG_REPORTS: Final = 128  # of how far nodes are: some times as many as there are members, the oldest gives way
-TRANSACTION_KEYS: Final = 1_000  # that are changed at once; together they fit an operation
+TRANSACTION_KEYS: Final = 1_000  # that are changed at once; without what is uploaded they fit an operation
+TRANSACTION_BYTES: Final = 4 * MIB  # of uploaded values that one transaction sets
+TRANSACTION_ITEMS: Final = 2 * CONFIG_VALUE_ITEMS  # of all values
 HISTORY_REVISIONS: Final = 1_000  # kept per configuration key
+HISTORY_BYTES: Final = 16 * MIB  # of them: what is read between two log entries is bounded
 
 # --- leases
 LEASES: Final = 10_000  # names that are held, or kept, at once
@@ -165,6 +178,11 @@ assert 2 * PING_SECONDS < LINK_IDLE_SECONDS, "an idle link that lives is never t
 assert FRAME_BYTES <= LINK_BURST_BYTES, "one turn can bring a whole frame"
 assert 2 * HEARTBEAT_SECONDS < ELECTION_MIN_SECONDS < ELECTION_MAX_SECONDS <= CHECK_QUORUM_SECONDS
 assert CHECKPOINT_KEYS * 2 < OVERLAY_KEYS
+assert CONFIG_INLINE_BYTES < OPERATION_BYTES and CONFIG_PART_BYTES + KIB < OPERATION_BYTES, "a part fits an operation"
+assert CONFIG_VALUE_BYTES < TRANSACTION_BYTES < CONFIG_UPLOAD_BYTES and CONFIG_VALUE_BYTES < HISTORY_BYTES
+assert CONFIG_VALUE_ITEMS < SCHEMA_STEPS and TRANSACTION_KEYS < CONFIG_CHANGES
+assert 2 * CONFIG_VALUE_BYTES + 64 * KIB < FRAME_BYTES, "before and after fit a frame of the control socket"
+assert NAME_BYTES + CONFIG_KEY_BYTES + 16 <= KEY_BYTES, "the key of an override's version fits a row"
 assert ENTRY_RESULT_BYTES + 4 * APPEND_BYTES < VALUE_BYTES, "the results of one entry fit a row"
 assert VALUE_BYTES + 8 * SNAPSHOT_CHUNK_BYTES < SNAPSHOT_BLOCK_BYTES, "a chunk fits a block, whatever its rows"
 assert QUARANTINE_ENVELOPE_BYTES + 8 * KIB < OPERATION_BYTES, "a captured envelope is one command"

@@ -51,11 +51,19 @@ Times are in seconds.
 """
 BOUNDS = {
     "CONFIG_KEY_BYTES": "characters of a key",
-    "CONFIG_VALUE_BYTES": "bytes of a value, as msgpack has it",
+    "CONFIG_VALUE_BYTES": "bytes of a value, as msgpack has it; from `CONFIG_INLINE_BYTES` on it is uploaded in parts",
+    "CONFIG_INLINE_BYTES": "bytes of a value that travels in one piece",
+    "CONFIG_VALUE_ITEMS": "items of a value, those within items among them",
     "NESTING": "levels of nesting in what is sent, some of them ours",
     "TRANSACTION_KEYS": "keys in one transaction",
-    "OPERATION_BYTES": "bytes of one transaction",
+    "TRANSACTION_BYTES": "bytes of all its values",
+    "TRANSACTION_ITEMS": "items of them",
+    "SCHEMA_STEPS": "steps that judging them by their schemas may take",
     "HISTORY_REVISIONS": "versions kept of each key",
+    "HISTORY_BYTES": "bytes of them; of a key's versions the newest is always kept",
+    "CONFIG_CHANGES": "changes listed, and bound to each other, in the log of all keys",
+    "CONFIG_UPLOAD_BYTES": "bytes of large values that are being uploaded",
+    "CONFIG_UPLOAD_SECONDS": "seconds after which an upload that was given up is removed",
 }
 
 

@@ -27,9 +27,9 @@ ROOMS = {
     "raftcluster.transport": (),
     "raftcluster.engine": ("raftcluster.storage.ports", "raftcluster.storage.overlay"),
     "raftcluster.greylist": ("raftcluster.host",),
-    "raftcluster.config": ("raftcluster.host",),
-    "raftcluster.lease": ("raftcluster.host",),
-    "raftcluster.notifications": ("raftcluster.host",),
+    "raftcluster.config": ("raftcluster.host", "raftcluster.iteration"),
+    "raftcluster.lease": ("raftcluster.host", "raftcluster.iteration"),
+    "raftcluster.notifications": ("raftcluster.host", "raftcluster.iteration"),
     "raftcluster.quarantine": ("raftcluster.host",),
     "raftcluster.cluster": (
         "raftcluster.host",

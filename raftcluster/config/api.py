@@ -11,7 +11,8 @@ gets the next revision of the cluster, and is kept with who made it, where, when
 
 Errors: changes raise `Unavailable` (not made), `OutcomeUnknown` (may be), `Rejected` (never), whose kinds are in
 `config.rules`: `RevisionMismatch` when it was conditional and the key has changed, `InvalidValue`, `ValueTooLarge`,
-`CyclicValue`, `NodeLocal`. Reads raise `Unavailable` when they cannot be as fresh as asked for.
+`CyclicValue`, `NodeLocal`. A value of more than `CONFIG_INLINE_BYTES` is uploaded in parts first, which takes its time from
+the same deadline; nobody sees any of it before the change is made, and then all of it. Reads raise `Unavailable` when they cannot be as fresh as asked for.
 
 Thread: every method may be called from any thread, but never from a node's callback: they wait.
 """
@@ -19,14 +20,14 @@ Thread: every method may be called from any thread, but never from a node's call
 from __future__ import annotations
 
 import math
-import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
-from weakref import WeakSet
 
-from raftcluster import limits
+from raftcluster import codec, limits
 from raftcluster.codec import Value
 from raftcluster.config.applying import Apply, Applying
+from raftcluster.config.chain import Proof
 from raftcluster.config.local import Local, LocalRows
 from raftcluster.config.machine import NAME
 from raftcluster.config.past import Difference, Past, way_back
@@ -42,11 +43,27 @@ from raftcluster.config.reading import (
     read_reports,
     read_revision,
 )
-from raftcluster.config.rules import check_key, check_note, is_local, named, override, pack_value
+from raftcluster.config.rules import (
+    BlobMissing,
+    RevisionMismatch,
+    ValueTooLarge,
+    canonical,
+    check_key,
+    check_note,
+    check_prefix,
+    check_revision,
+    is_local,
+    named,
+    override,
+    pack_value,
+    weigh,
+)
 from raftcluster.config.typed import Typed
-from raftcluster.config.watch import AsyncWatch, ReadPage, Watch
-from raftcluster.errors import Rejected
+from raftcluster.config.uploads import Uploads
+from raftcluster.config.watch import AsyncWatch, Changes, ReadPage, Watch
+from raftcluster.errors import Rejected, Unavailable
 from raftcluster.host import Consistency, Host
+from raftcluster.iteration import Followers
 from raftcluster.machine import ReadTables
 
 
@@ -57,10 +74,9 @@ class Config:
         """`local` is where the keys below `local/` are kept; `close` closes it."""
         self._host = host
         self._rows = local
-        self._typed, self._past, self._applying = Typed(host), Past(host), Applying(host)
+        self._typed, self._past, self._applying, self._uploads = Typed(host), Past(host), Applying(host), Uploads(host)
         self.local = Local(local)
-        self._watches: WeakSet[Watch | AsyncWatch] = WeakSet()  # one that nobody holds any more is gone
-        self._lock = threading.Lock()
+        self._followers = Followers()
         host.on_apply(NAME, self._applied)
 
     def set(
@@ -113,23 +129,47 @@ class Config:
         """Make all of `changes` when all of `conditions` hold, or nothing; the one revision of them all.
 
         A condition is (key, "revision", the key's revision; 0 when it is not set) or (key, "value", its value), a change
-        ("set", key, value) or ("delete", key); at most `TRANSACTION_KEYS` of each, 256 KiB together. Raises
+        ("set", key, value) or ("delete", key); at most `TRANSACTION_KEYS` of each, `TRANSACTION_BYTES` together. Raises
         `RevisionMismatch` when a condition does not hold, `InvalidValue` when a schema does not take a value.
         """
-        wanted = [list(each) for each in changes]
-        for kind, key, *value in wanted:
-            check_key(key)
-            if kind == "set" and len(value) == 1:
-                pack_value(value[0])
-            elif kind != "delete" or value:
-                raise Rejected(f"{kind!r:.40} is no change of a key", subject=key, remedy="set or delete it")
+        end = time.monotonic() + deadline
+        wanted, packed = _checked(changes)
+        compared = self._compared(conditions)
         check_note(author, reason)
         self._typed.check(wanted)
-        command = ["transact", [list(each) for each in conditions], wanted, author, reason, self._host.name]
-        try:
-            return int(self._host.propose(NAME, command, deadline=deadline))
-        except Rejected as error:
-            raise named(error) from error
+        while True:
+            sent = self._uploads.uploaded(wanted, packed, len(codec.pack(compared)), end)
+            command = ["transact", compared, sent, author, reason, self._host.name]
+            left = end - time.monotonic()
+            if left <= 0:
+                raise Unavailable("the time for a change was over before it was sent", subject=NAME, remedy="ask again")
+            try:
+                return int(self._host.propose(NAME, command, deadline=left))
+            except Rejected as error:
+                if error.code != BlobMissing.code:  # else somebody was the last to refer to it, a moment ago
+                    raise named(error) from error
+
+    def _compared(self, conditions: Sequence[Sequence[Value]]) -> list[list[Value]]:
+        """`conditions` as they are proposed. A large value is compared here, and stands for its revision then."""
+        compared: list[list[Value]] = []
+        for condition in conditions:
+            match condition:
+                case [key, "revision", expected]:
+                    check_key(key)
+                    check_revision(expected)
+                case [key, "value", expected]:
+                    check_key(key)
+                    if len(pack_value(expected)) > limits.CONFIG_INLINE_BYTES:
+                        entry = self.entry(key, consistency="linearizable")
+                        if entry is None or canonical(entry.value) != canonical(expected):
+                            raise RevisionMismatch(f"{key} has not the expected value", subject=key)
+                        condition = [key, "revision", entry.revision]
+                case _:
+                    raise Rejected(
+                        f"{condition!r:.80} is no condition", subject=NAME, remedy="compare revision or value"
+                    )
+            compared.append(list(condition))
+        return compared
 
     def register(self, prefix: str, model: type, *, version: int = 1, deadline: float = 10.0) -> int:
         """Let the keys below `prefix` be the fields of `model`, a msgspec struct or a pydantic model, on all nodes.
@@ -164,12 +204,21 @@ class Config:
         return self._host.query(NAME, lambda tables, _: read_reports(tables), consistency=consistency)
 
     def log(self, prefix: str = "", *, limit: int = 100, before: int | None = None) -> list[Entry]:
-        """The newest `limit` changes of keys with `prefix`, newest first; with `before` those of earlier revisions."""
+        """The newest `limit` changes of keys with `prefix`, newest first; with `before` those of earlier revisions. What was
+        changed by one revision is never parted, so there may be more: go on before the last one's revision."""
         return self._past.log(prefix, limit, before)
 
-    def revision_at(self, time: float) -> int:
-        """The newest revision that was made until `time`, seconds since the epoch in cluster time."""
-        return self._past.revision_at(math.floor(time * 1000))
+    def verify(self) -> Proof:
+        """Whether all that this node has of the configuration's past is what it was: each change is bound to the one before
+        by its digest (`config.chain`). `Proof.digest` is the same on every node at the same revision."""
+        return self._past.verify()
+
+    def revision_at(self, moment: float) -> int:
+        """The newest revision that was made until `moment`, seconds since the epoch in cluster time. Raises `Forgotten` when
+        that is no longer listed."""
+        if not 0 <= moment < limits.TIME_MS / 1000:
+            raise Rejected(f"{moment!r:.40} is no time", subject="time", remedy="seconds since 1970")
+        return self._past.revision_at(math.floor(moment * 1000))
 
     def at(self, revision: int, prefix: str = "") -> dict[str, Entry]:
         """What was set at `revision`, by key. Raises `Forgotten` when that is no longer kept."""
@@ -204,8 +253,8 @@ class Config:
 
     def effective(self, key: str, *, node: str | None = None, consistency: Consistency = "local") -> Entry | None:
         """What applies on `node` (a name; by default this one); `Entry.key` tells an override from the cluster's value."""
-        own = override(self._host.name if node is None else node, key)
         check_key(key)
+        own = override(self._host.name if node is None else node, key)
 
         def read(tables: ReadTables, now: int) -> Entry | None:
             return read_entry(tables, own) or read_entry(tables, key)
@@ -229,6 +278,7 @@ class Config:
 
         With more than `SCAN_ROWS` of them, not of one moment.
         """
+        check_prefix(prefix)
         if is_local(prefix):
             return self.local.keys(prefix)
         found: list[str] = []
@@ -247,42 +297,67 @@ class Config:
         """Every change of keys that begin with `prefix`, in order, once, after revision `since` (default: from now on).
 
         Iterating waits for the next change. It ends when the watch or the node is closed, and raises `FellBehind` when
-        changes that were not seen yet are no longer kept.
+        changes that were not seen yet are no longer kept. Raises `Rejected` when there is no revision `since` in the cluster
+        yet: what happens until then would be missed.
         """
-        watch = Watch(self._reader(prefix), self.revision() if since is None else since)
-        self._follow(watch)
-        return watch
+        return self._followers.add(Watch(self._changes(prefix, since)))
 
     def awatch(self, prefix: str = "", since: int | None = None) -> AsyncWatch:
-        """The same for `async for`, in a running loop. Without `since`, from `async with` or the first step on."""
-        watch = AsyncWatch(self._reader(prefix), self.revision, since)
-        self._follow(watch)
-        return watch
+        """The same for `async for`, in a running loop. It begins with `async with` or the first step."""
+        return self._followers.add(AsyncWatch(self._changes(prefix, since)))
 
     def close(self) -> None:
         """End all watches, and what is kept for this node alone. Idempotent; `Node.close` does it."""
-        with self._lock:
-            watches = list(self._watches)
-        for watch in watches:
-            watch.close()
+        self._followers.close()
         self._applying.close()
         self._rows.close()
 
-    def _follow(self, watch: Watch | AsyncWatch) -> None:
-        with self._lock:
-            self._watches.add(watch)
-
     def _applied(self, index: int) -> None:
-        with self._lock:
-            for watch in self._watches:
-                watch.signal()
+        self._followers.signal()
         self._applying.wake()
+
+    def _changes(self, prefix: str, since: int | None) -> Changes:
+        check_prefix(prefix)
+        if since is not None:
+            check_revision(since)
+
+        def begin() -> int:
+            if since is None:
+                return self.revision()
+            if since > self.revision() and since > (last := self.revision(consistency="linearizable")):
+                raise Rejected(f"there is no revision {since} yet", subject="watch", remedy=f"the newest is {last}")
+            return since
+
+        return Changes(self._reader(prefix), begin)
 
     def _reader(self, prefix: str) -> ReadPage:
         def read(after: int, limit: int) -> Page | None:
             return self._host.query(NAME, lambda tables, _: read_changes(tables, prefix, after, limit))
 
         return read
+
+
+def _checked(changes: Sequence[Sequence[Value]]) -> tuple[list[list[Value]], dict[int, bytes]]:
+    """`changes` as lists, and the values of those that set something, packed, by number."""
+    packed: dict[int, bytes] = {}
+    total = 0
+    for number, change in enumerate(changes):
+        match change:
+            case ["set", key, value]:
+                check_key(key)
+                packed[number], items = weigh(value)
+                total += items
+            case ["delete", key]:
+                check_key(key)
+            case _:
+                raise Rejected(f"{change!r:.80} is no change of a key", subject=NAME, remedy="set or delete one")
+    if sum(map(len, packed.values())) > limits.TRANSACTION_BYTES or total > limits.TRANSACTION_ITEMS:
+        raise ValueTooLarge(
+            f"more than {limits.TRANSACTION_BYTES} bytes or {limits.TRANSACTION_ITEMS} items in one transaction",
+            subject=NAME,
+            remedy="change fewer keys at once",
+        )
+    return [list(each) for each in changes], packed
 
 
 def _at(node: str | None, key: str) -> str:

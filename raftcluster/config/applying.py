@@ -14,7 +14,7 @@ from typing import Final
 
 from raftcluster.codec import Value
 from raftcluster.config.machine import NAME
-from raftcluster.config.reading import read_effective, read_revision
+from raftcluster.config.reading import read_effective, read_entry, read_revision
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, Unavailable
 from raftcluster.host import Host
 from raftcluster.machine import ReadTables
@@ -34,22 +34,31 @@ class _Applier:
         self.prefix, self._apply = prefix, apply
         self.revision = 0
         self.problem = ""
-        self._done: Mapping[str, Value] | None = None
+        self._done: Mapping[str, tuple[str, int]] | None = None
+        """Which versions were applied last."""
 
     def step(self, host: Host) -> None:
-        def read(tables: ReadTables, now: int) -> tuple[dict[str, Value], int]:
-            return read_effective(tables, self.prefix, host.name), read_revision(tables)
+        def read(tables: ReadTables, now: int) -> tuple[dict[str, tuple[str, int]], dict[str, Value], int]:
+            versions = read_effective(tables, self.prefix, host.name)
+            values = {} if versions == self._done else {key: _value(tables, at) for key, (at, _) in versions.items()}
+            return versions, values, read_revision(tables)
 
-        values, revision = host.query(NAME, read)
+        versions, values, revision = host.query(NAME, read)
         try:
-            if repr(values) != repr(self._done):  # True is not 1
+            if versions != self._done:
                 self._done = None
                 self._apply(values, revision)
         except Exception as error:  # noqa: BLE001 - the embedder's: it is reported to the cluster
             self.problem = f"{self.prefix}: {type(error).__name__}: {error}"[:500]
             log.warning("revision %d of the configuration is not applied: %s", revision, self.problem)
         else:
-            self._done, self.revision, self.problem = values, revision, ""
+            self._done, self.revision, self.problem = versions, revision, ""
+
+
+def _value(tables: ReadTables, key: str) -> Value:
+    entry = read_entry(tables, key)
+    assert entry is not None, "it was just seen"
+    return entry.value
 
 
 class Applying:

@@ -17,14 +17,24 @@ REFERENCE: Final = "#/$defs/"
 
 def document_of(model: type) -> dict[str, Value]:
     """The schema document of a msgspec struct or pydantic model. Raises `InvalidValue` when it is neither, or recursive."""
-    if _is_struct(model):
-        import msgspec
+    try:
+        if _is_struct(model):
+            import msgspec
 
-        schema = msgspec.json.schema(model)
-    elif _is_pydantic(model):
-        schema = model.model_json_schema()  # type: ignore[attr-defined]
-    else:
-        raise InvalidValue(f"{model!r:.80} is no msgspec struct and no pydantic model", subject="schema")
+            schema = msgspec.json.schema(model)
+        elif _is_pydantic(model):
+            schema = model.model_json_schema()  # type: ignore[attr-defined]
+        else:
+            raise InvalidValue(f"{model!r:.80} is no msgspec struct and no pydantic model", subject="schema")
+    except (
+        NameError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # of both: what is in it has no schema, or no name here
+        raise InvalidValue(
+            f"{model!r:.80} has no schema: {' '.join(str(error).split())[:300]}", subject="schema"
+        ) from error
     whole = _plain(schema, schema.get("$defs", {}), ())
     kept = {name: whole[name] for name in ("title", "description") if name in whole}
     return {**kept, "properties": whole.get("properties", {})}

@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from raftcluster import limits
+from raftcluster import codec, limits
 from raftcluster.codec import Value
+from raftcluster.config.chain import Place, Proof, prove, read_proof
 from raftcluster.config.machine import NAME
 from raftcluster.config.reading import Entry, Page, read_at, read_log, read_revision, read_revision_at
+from raftcluster.config.rules import check_prefix, check_revision
 from raftcluster.errors import Rejected
 from raftcluster.host import Host
 from raftcluster.machine import ReadTables
 
 KEYS: int = 50  # looked at in one step: a key costs up to a millisecond of the tick thread
+ROWS: int = 100  # proven in one step
 
 
 class Difference(NamedTuple):
@@ -36,13 +39,17 @@ class Past:
 
     def log(self, prefix: str, limit: int, before: int | None) -> list[Entry]:
         """See `Config.log`."""
+        check_prefix(prefix)
+        last = self._revision()
+        if before is not None:
+            check_revision(before)
         found: list[Entry] = []
-        reached = self._revision() + 1 if before is None else before
+        reached = last + 1 if before is None else min(before, last + 1)
         while reached > 1 and len(found) < limit:
             page = self._host.query(NAME, _log(prefix, reached, limit - len(found)))
             found += page.changes
             reached = page.reached
-        return found[:limit]
+        return found
 
     def revision_at(self, time: int) -> int:
         """The newest revision made until `time`, cluster time in milliseconds; 0 when there was none."""
@@ -50,15 +57,17 @@ class Past:
 
     def at(self, revision: int, prefix: str) -> dict[str, Entry]:
         """See `Config.at`."""
+        check_prefix(prefix)
+        check_revision(revision)
         last = self._revision()
-        if not 0 <= revision <= last:
+        if revision > last:
             raise Rejected(f"there is no revision {revision}", subject="revision", remedy=f"the newest is {last}")
         found: dict[str, Entry] = {}
         after = ""
         while True:
             page = self._host.query(NAME, _at(prefix, revision, after))
             found |= {each.key: each for each in page if not each.deleted}
-            if len(page) < KEYS:
+            if not page:
                 return found
             after = page[-1].key
 
@@ -71,6 +80,13 @@ class Past:
             for key in sorted(before.keys() | after.keys())
             if _value(before.get(key)) != _value(after.get(key))
         ]
+
+    def verify(self) -> Proof:
+        """See `Config.verify`."""
+        place = Place()
+        while not place.done:
+            place = self._host.query(NAME, _proven(place))
+        return self._host.query(NAME, lambda tables, _: read_proof(tables, place))
 
     def _revision(self) -> int:
         return self._host.query(NAME, lambda tables, _: read_revision(tables))
@@ -92,9 +108,13 @@ def way_back(differences: list[Difference]) -> tuple[list[Value], list[Value]]:
     return conditions, changes
 
 
-def _value(entry: Entry | None) -> list[Value]:
+def _value(entry: Entry | None) -> bytes:
     """Comparable: a value is as it is written, True is not 1."""
-    return [] if entry is None else [repr(entry.value)]
+    return b"" if entry is None else codec.pack(entry.value)
+
+
+def _proven(place: Place) -> Callable[[ReadTables, int], Place]:
+    return lambda tables, _: prove(tables, place, ROWS)
 
 
 def _log(prefix: str, before: int, limit: int) -> Callable[[ReadTables, int], Page]:

@@ -16,6 +16,8 @@ NODES: Final = "nodes"
 """The class of overrides: `nodes/NAME/KEY` is `KEY` as the node NAME has it."""
 
 _KEY: Final = re.compile(r"[a-z0-9_.-]+(?:/[a-z0-9_.-]+)*", re.ASCII)
+_PREFIX: Final = re.compile(r"[a-z0-9_./-]*", re.ASCII)
+_SEGMENT: Final = re.compile(r"[a-z0-9_.-]+", re.ASCII)
 _GREYLIST: Final = "these are checked together: they are set with the greylist's own configure"
 
 
@@ -55,8 +57,15 @@ class Forgotten(Rejected):
     code = "forgotten"
 
 
+class BlobMissing(Rejected):
+    """A large value was to be set that is not uploaded, or no more: `node.config` uploads it again by itself."""
+
+    code = "blob-missing"
+
+
 _KINDS: Final[dict[str, type[Rejected]]] = {
-    each.code: each for each in (NodeLocal, InvalidValue, ValueTooLarge, CyclicValue, RevisionMismatch, Forgotten)
+    each.code: each
+    for each in (NodeLocal, InvalidValue, ValueTooLarge, CyclicValue, RevisionMismatch, Forgotten, BlobMissing)
 }
 
 
@@ -99,6 +108,18 @@ def check_local_key(key: Value) -> None:
         )
 
 
+def check_prefix(prefix: Value) -> None:
+    """What keys may begin with: any part of one, or nothing."""
+    if type(prefix) is not str or len(prefix) > limits.KEY_BYTES // 2 or not _PREFIX.fullmatch(prefix):
+        raise Rejected(f"no key begins with {prefix!r:.300}", subject="prefix", remedy="a-z 0-9 _ . - and /")
+
+
+def check_revision(revision: Value) -> None:
+    """A whole number, not below 0."""
+    if type(revision) is not int or not 0 <= revision < 2**63:
+        raise Rejected(f"{revision!r:.40} is no revision", subject="revision", remedy="a whole number from 0 on")
+
+
 def is_local(key: str) -> bool:
     """Whether `key` belongs to one node."""
     return key.startswith(f"{LOCAL}/")
@@ -110,12 +131,26 @@ def shared_key(key: str) -> str:
 
 
 def override(node: str, key: str) -> str:
-    """The key that holds what `key` is on `node`. Check it: the name is anything yet."""
+    """The key that holds what `key` is on `node`. Check it: the key is anything yet.
+
+    Raises `Rejected` for a name that is no segment of a key: it would be the override of another key.
+    """
+    if type(node) is not str or len(node) > limits.NAME_BYTES or not _SEGMENT.fullmatch(node):
+        raise Rejected(
+            f"{node!r:.300} is no name of a node that can have values of its own",
+            subject="node",
+            remedy=f"a-z 0-9 _ . -, at most {limits.NAME_BYTES} characters",
+        )
     return f"{NODES}/{node}/{key}"
 
 
 def _check_spelling(key: Value) -> None:
-    if type(key) is not str or len(key) > limits.CONFIG_KEY_BYTES or not _KEY.fullmatch(key):
+    """A key that can be set can be overridden on every node, however long both names are."""
+    rest, most = key, limits.CONFIG_KEY_BYTES
+    if type(key) is str and key.startswith(f"{NODES}/"):
+        node, _, rest = key.removeprefix(f"{NODES}/").partition("/")
+        most = most if len(node) <= limits.NAME_BYTES else 0
+    if type(key) is not str or len(rest) > most or not _KEY.fullmatch(key):
         raise Rejected(
             f"{key!r:.300} is no configuration key",
             subject="key",
@@ -123,20 +158,37 @@ def _check_spelling(key: Value) -> None:
         )
 
 
-def pack_value(value: Value) -> bytes:
-    """`value` as bytes.
+def pack_value(value: Value, most: int = limits.CONFIG_VALUE_BYTES) -> bytes:
+    """`value` as bytes, at most `most` of them.
 
     It must be None, bool, int (64 bits), float (a number), str, bytes, or a list or dict (keys: str) of these, nested
-    less than `NESTING` deep and at most `CONFIG_VALUE_BYTES` long.
+    less than `NESTING` deep, of at most `CONFIG_VALUE_ITEMS` items.
     """
-    _Walk().into(value, limits.NESTING - 4)  # it travels inside lists of ours
+    return weigh(value, most)[0]
+
+
+def weigh(value: Value, most: int = limits.CONFIG_VALUE_BYTES) -> tuple[bytes, int]:
+    """The same, and how many items it has."""
+    walk = _Walk()
+    walk.into(value, limits.NESTING - 4)  # it travels inside lists of ours
     try:
         packed = codec.pack(value)
     except (OverflowError, ValueError) as error:
         raise Rejected("the value holds an integer of more than 64 bits or no valid text", subject="value") from error
-    if len(packed) > limits.CONFIG_VALUE_BYTES:
-        raise _too_large(f"{len(packed)} bytes")
-    return packed
+    if len(packed) > most:
+        raise ValueTooLarge(f"the value has {len(packed)} bytes, more than {most}", subject="value")
+    return packed, walk.items
+
+
+def canonical(value: Value) -> bytes:
+    """Equal for equal values: as they are written (`True` is not 1, 1 is not 1.0), whatever the order of a dict's keys."""
+    return codec.pack(_sorted(value))
+
+
+def _sorted(value: Value) -> Value:
+    if isinstance(value, dict):
+        return {name: _sorted(value[name]) for name in sorted(value)}
+    return [_sorted(each) for each in value] if isinstance(value, list) else value
 
 
 def check_note(author: Value, reason: Value) -> None:
@@ -153,14 +205,14 @@ class _Walk:
     """Through a value that may be anything a program can make."""
 
     def __init__(self) -> None:
-        self._items = 0
+        self.items = 0
         self._above: set[int] = set()
         """The containers that are being walked through."""
 
     def into(self, value: Value, depth: int) -> None:
-        self._items += 1
-        if self._items > limits.CONFIG_VALUE_BYTES:  # each takes a byte at least, also one that is shared
-            raise _too_large("more items than that")
+        self.items += 1
+        if self.items > limits.CONFIG_VALUE_ITEMS:  # one that is shared counts each time
+            raise ValueTooLarge(f"the value has more than {limits.CONFIG_VALUE_ITEMS} items", subject="value")
         if isinstance(value, list | dict):
             if id(value) in self._above:
                 raise CyclicValue("the value contains itself", subject="value")
@@ -179,7 +231,3 @@ class _Walk:
                 raise Rejected("the value holds a float that is no number", subject="value")
         elif value is not None and type(value) not in (bool, int, str, bytes):
             raise Rejected(f"a value cannot be a {type(value).__name__}", subject="value")
-
-
-def _too_large(size: str) -> ValueTooLarge:
-    return ValueTooLarge(f"the value has {size}, more than {limits.CONFIG_VALUE_BYTES} bytes", subject="value")

@@ -14,8 +14,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from raftcluster import limits
 from raftcluster.codec import Value
-from raftcluster.config.rules import InvalidValue
+from raftcluster.config.rules import InvalidValue, canonical
 
 Document = Mapping[str, Any]
 
@@ -47,20 +48,39 @@ def check_document(document: Value) -> None:
         _check_schema(schema, name)
 
 
-def check_setting(document: Document, prefix: str, key: str, value: Value, *, patterns: bool = False) -> None:
+class Judge:
+    """One judgement, of one or several values: whether patterns are part of it, and how much may be looked at yet."""
+
+    def __init__(self, *, patterns: bool = False) -> None:
+        self.patterns = patterns
+        self._left = limits.SCHEMA_STEPS
+
+    def step(self) -> None:
+        """Raise `InvalidValue` when it takes longer than all nodes may wait between two log entries."""
+        self._left -= 1
+        if self._left < 0:
+            raise InvalidValue(
+                f"what is set takes more than {limits.SCHEMA_STEPS} steps to be judged",
+                subject="schema",
+                remedy="fewer items at once, or fewer kinds of them",
+            )
+
+
+def check_setting(document: Document, prefix: str, key: str, value: Value, judge: Judge) -> None:
     """Raise `InvalidValue`, naming key, place and bound, unless `value` may be what `key` is."""
     name = key.removeprefix(f"{prefix}/")
     schema = document["properties"].get(name)
     if schema is None:
         known = ", ".join(sorted(document["properties"])[:20])
         raise InvalidValue(f"{prefix} has no setting {name}", subject=key, remedy=f"there are {known}")
-    problem = _problem(schema, value, patterns)
+    problem = _problem(schema, value, judge)
     if problem is not None:
         raise InvalidValue(f"{key}{problem}", subject=key)
 
 
-def _problem(schema: Document, value: Value, patterns: bool) -> str | None:
+def _problem(schema: Document, value: Value, judge: Judge) -> str | None:
     """What is wrong, beginning with its place; None when nothing is."""
+    judge.step()
     types = schema.get("type")
     if types is not None:
         names = [types] if type(types) is str else types
@@ -69,27 +89,31 @@ def _problem(schema: Document, value: Value, patterns: bool) -> str | None:
     for keyword in ("enum", "const"):
         if keyword in schema:
             allowed = schema["enum"] if keyword == "enum" else [schema["const"]]
-            if not any(type(value) is type(each) and value == each for each in allowed):
+            if canonical(value) not in map(canonical, allowed):
                 return f" takes one of {', '.join(repr(each) for each in allowed)}, not {value!r:.60}"
     if either := schema.get("anyOf"):
-        problems = [_problem(each, value, patterns) for each in either]
+        problems = [_problem(each, value, judge) for each in either]
         if None not in problems:
             return problems[0]
     if (one := schema.get("oneOf")) is not None:
-        fitting = sum(_problem(each, value, patterns) is None for each in one)
+        fitting = sum(_problem(each, value, judge) is None for each in one)
         if fitting != 1:
             return f" fits {fitting} of its kinds, not one: {value!r:.60}"
     if type(value) in (int, float):
         return _number_problem(schema, value)
     if isinstance(value, str | bytes):
-        if (problem := _count_problem(schema, "Length", len(value))) is None and patterns and isinstance(value, str):
+        if (
+            (problem := _count_problem(schema, "Length", len(value))) is None
+            and judge.patterns
+            and isinstance(value, str)
+        ):
             if "pattern" in schema and not re.search(schema["pattern"], value):
                 return f" does not match {schema['pattern']}: {value!r:.60}"
         return problem
     if isinstance(value, list):
-        return _count_problem(schema, "Items", len(value)) or _items_problem(schema, value, patterns)
+        return _count_problem(schema, "Items", len(value)) or _items_problem(schema, value, judge)
     if isinstance(value, dict):
-        return _count_problem(schema, "Properties", len(value)) or _fields_problem(schema, value, patterns)
+        return _count_problem(schema, "Properties", len(value)) or _fields_problem(schema, value, judge)
     return None
 
 
@@ -123,19 +147,19 @@ def _count_problem(schema: Document, what: str, count: int) -> str | None:
     return None if least <= count <= most else f" has a length of {count}, out of range: {least} to {most}"
 
 
-def _items_problem(schema: Document, value: list[Value], patterns: bool) -> str | None:
+def _items_problem(schema: Document, value: list[Value], judge: Judge) -> str | None:
     first = schema.get("prefixItems", [])
     rest = schema.get("items", True)
     for place, item in enumerate(value):
         each = first[place] if place < len(first) else rest
         if each is False:
             return f"[{place}] is one too many"
-        if each is not True and (problem := _problem(each, item, patterns)):
+        if each is not True and (problem := _problem(each, item, judge)):
             return f"[{place}]{problem}"
     return None
 
 
-def _fields_problem(schema: Document, value: dict[str, Value], patterns: bool) -> str | None:
+def _fields_problem(schema: Document, value: dict[str, Value], judge: Judge) -> str | None:
     for name in schema.get("required", []):
         if name not in value:
             return f" lacks {name}"
@@ -144,7 +168,7 @@ def _fields_problem(schema: Document, value: dict[str, Value], patterns: bool) -
         each = properties.get(name, other)
         if each is False:
             return f" has no field {name}"
-        if each is not True and (problem := _problem(each, item, patterns)):
+        if each is not True and (problem := _problem(each, item, judge)):
             return f".{name}{problem}"
     return None
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from raftcluster import limits
 from raftcluster.codec import Value
 from raftcluster.config.machine import NAME
 from raftcluster.config.models import document_of, instance_of
 from raftcluster.config.reading import Schema, read_entry, read_schema, read_schemas
 from raftcluster.config.rules import check_key, override, pack_value, shared_key
-from raftcluster.config.schema import check_document, check_setting
+from raftcluster.config.schema import Judge, check_document, check_setting
 from raftcluster.errors import Rejected
 from raftcluster.host import Consistency, Host
 from raftcluster.machine import ReadTables
@@ -31,8 +32,10 @@ class Typed:
         """See `Config.register`."""
         document = document_of(model)
         check_key(prefix)
+        if type(version) is not int or not 0 < version < 2**31:
+            raise Rejected(f"{version!r:.40} is no version of a schema", subject=prefix, remedy="1, 2, 3, ...")
+        pack_value(document, limits.CONFIG_INLINE_BYTES)
         check_document(document)
-        pack_value(document)
         known = {each.prefix: each for each in self.schemas()}.get(prefix)
         if known is None or known.version < version or (known.version == version and known.document != document):
             version = int(self._host.propose(NAME, ["schema", prefix, version, document], deadline=deadline))
@@ -58,6 +61,7 @@ class Typed:
         def read(tables: ReadTables, now: int) -> list[Schema | None]:
             return [read_schema(tables, str(change[1])) for change in changes]
 
+        judge = Judge(patterns=True)
         touched: dict[tuple[str, str], dict[str, Change]] = {}
         for change, schema in zip(changes, self._host.query(NAME, read), strict=True):
             if schema is None:
@@ -65,7 +69,7 @@ class Typed:
             key = str(change[1])
             shared = shared_key(key)
             if change[0] == "set":
-                check_setting(schema.document, schema.prefix, shared, change[2], patterns=True)
+                check_setting(schema.document, schema.prefix, shared, change[2], judge)
             if schema.prefix in self._models:
                 node = "" if shared == key else key.split("/")[1]
                 touched.setdefault((schema.prefix, node), {})[shared.removeprefix(f"{schema.prefix}/")] = change

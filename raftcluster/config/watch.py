@@ -6,8 +6,6 @@ it cannot lose or repeat a change whatever its reader's pace; it only can come t
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -15,12 +13,15 @@ from typing import Final
 
 from raftcluster.config.reading import Entry, Page
 from raftcluster.errors import Rejected
+from raftcluster.iteration import AsyncIteration, Idle, Iteration
 
 Change = Entry
-PAGE: Final = 100  # changes read at once: at most 6 MB with values of the greatest size
+PAGE: Final = 100  # changes read at once
 
 ReadPage = Callable[[int, int], Page | None]
 """(after revision, limit) -> the changes since, None when some are forgotten. Waits; any thread."""
+Begin = Callable[[], int]
+"""The revision after which the first change is wanted. Waits; any thread."""
 
 
 class FellBehind(Rejected):
@@ -29,17 +30,28 @@ class FellBehind(Rejected):
     code = "fell-behind"
 
 
-class _Cursor:
-    """What both kinds of watch are made of: a place in the order of changes."""
+class Changes:
+    """A `raftcluster.iteration.Cursor`: a place in the order of changes."""
 
-    def __init__(self, read: ReadPage, revision: int) -> None:
-        self._read = read
-        self._reached = revision
+    def __init__(self, read: ReadPage, begin: Begin) -> None:
+        self._read, self._begin = read, begin
+        self._reached = 0
         self._buffer: deque[Change] = deque()
         self._lock = threading.Lock()  # a cancelled asyncio reader leaves its read running beside the next one
 
-    def fetch(self) -> bool:
-        """Read the next page; False when there is nothing to take and nothing more to read."""
+    def begin(self) -> None:
+        """See `Cursor`."""
+        self._reached = self._begin()
+
+    def passed(self) -> None:
+        """Nothing is kept of it."""
+
+    def take(self) -> Change | None:
+        """See `Cursor`."""
+        return self._buffer.popleft() if self._buffer else None
+
+    def fetch(self) -> Idle | None:
+        """See `Cursor`. Raises `FellBehind`."""
         with self._lock:
             before = self._reached
             page = self._read(before, PAGE)
@@ -51,101 +63,12 @@ class _Cursor:
                 )
             self._buffer.extend(page.changes)
             self._reached = page.reached
-            return page.reached > before or bool(self._buffer)
-
-    def take(self) -> Change | None:
-        """The next change that was fetched."""
-        return self._buffer.popleft() if self._buffer else None
+            return None if page.reached > before or self._buffer else Idle()
 
 
-class Watch:
-    """An iterator over changes that waits for the next one. Close it, or leave its `with`, to end the iteration.
-
-    Thread: one thread iterates; `close` and `signal` may come from any.
-    """
-
-    def __init__(self, read: ReadPage, since: int) -> None:
-        self._cursor = _Cursor(read, since)
-        self._wake = threading.Event()
-        self._open = True
-
-    def __iter__(self) -> Watch:
-        return self
-
-    def __next__(self) -> Change:
-        while True:
-            self._wake.clear()  # before looking: what comes after it wakes us
-            if not self._open:
-                raise StopIteration
-            change = self._cursor.take()
-            if change is not None:
-                return change
-            if not self._cursor.fetch():
-                self._wake.wait()
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def signal(self) -> None:
-        """There may be something new. Never waits."""
-        self._wake.set()
-
-    def close(self) -> None:
-        """End the iteration, also one that waits in another thread. Idempotent."""
-        self._open = False
-        self._wake.set()
+class Watch(Iteration[Change]):
+    """An iterator over changes that waits for the next one: see `Iteration`."""
 
 
-class AsyncWatch:
-    """The same from asyncio, bound to the loop that it was made in; reads run in the loop's default executor.
-
-    Thread: it is iterated in its loop; `close` and `signal` may come from any thread.
-    """
-
-    def __init__(self, read: ReadPage, newest: Callable[[], int], since: int | None) -> None:
-        self._read = read
-        self._newest = newest
-        self._cursor = None if since is None else _Cursor(read, since)
-        self._loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
-        self._open = True
-
-    def __aiter__(self) -> AsyncWatch:
-        return self
-
-    async def __anext__(self) -> Change:
-        cursor = await self._started()
-        while True:
-            self._wake.clear()
-            if not self._open:
-                raise StopAsyncIteration
-            change = cursor.take()
-            if change is not None:
-                return change
-            if not await asyncio.to_thread(cursor.fetch):
-                await self._wake.wait()
-
-    async def __aenter__(self) -> AsyncWatch:
-        await self._started()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.close()
-
-    def signal(self) -> None:
-        """There may be something new. Never waits."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody iterates any more
-            self._loop.call_soon_threadsafe(self._wake.set)
-
-    def close(self) -> None:
-        """End the iteration. Idempotent."""
-        self._open = False
-        self.signal()
-
-    async def _started(self) -> _Cursor:
-        if self._cursor is None:
-            self._cursor = _Cursor(self._read, await asyncio.to_thread(self._newest))
-        return self._cursor
+class AsyncWatch(AsyncIteration[Change]):
+    """The same from asyncio: see `AsyncIteration`."""

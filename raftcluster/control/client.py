@@ -12,6 +12,7 @@ be called from any thread, each call is a connection of its own; they block, so 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Final
@@ -21,9 +22,12 @@ from raftcluster.backup.file import save
 from raftcluster.backup.summary import verify
 from raftcluster.codec import Value
 from raftcluster.control.exchange import Exchange
-from raftcluster.errors import FrameError, OutcomeUnknown, Unavailable
+from raftcluster.errors import FrameError, OutcomeUnknown, Rejected, Unavailable
 
 ANSWER_SECONDS: Final = 120.0  # calls have deadlines of their own, at the node; this one is for a node that hangs
+
+
+RETRY_SECONDS: Final = 0.2
 
 
 class Client:
@@ -223,24 +227,29 @@ class Config:
 
     def log(self, prefix: str = "", *, limit: int = 100, before: int | None = None) -> list[dict[str, Value]]:
         """The newest changes of keys with `prefix`, newest first."""
-        return self._client.call("config.log", prefix=prefix, limit=limit, before=before)  # type: ignore[no-any-return]
+        return list(self._client.stream("config.log", prefix=prefix, limit=limit, before=before))
 
-    def revision_at(self, time: float) -> int:
-        """The newest revision that was made until `time`, seconds since the epoch."""
-        return self._client.call("config.revision_at", time=time)  # type: ignore[no-any-return]
+    def revision_at(self, moment: float) -> int:
+        """The newest revision that was made until `moment`, seconds since the epoch."""
+        return self._client.call("config.revision_at", moment=moment)  # type: ignore[no-any-return]
 
     def at(self, revision: int, prefix: str = "") -> dict[str, dict[str, Value]]:
         """What was set at `revision`, by key."""
-        return self._client.call("config.at", revision=revision, prefix=prefix)  # type: ignore[no-any-return]
+        found = self._client.stream("config.at", revision=revision, prefix=prefix)
+        return {each["key"]: each for each in found}
 
     def diff(self, first: int, second: int | None = None, prefix: str = "") -> list[dict[str, Value]]:
         """The keys whose values differ between two revisions: `key`, `before` and `after`."""
-        return self._client.call("config.diff", first=first, second=second, prefix=prefix)  # type: ignore[no-any-return]
+        return list(self._client.stream("config.diff", first=first, second=second, prefix=prefix))
 
     def rollback(self, revision: int, prefix: str = "", *, reason: str = "", author: str = "") -> int:
         """Make all keys with `prefix` what they were at `revision`; the new revision, 0 when they are that."""
         asked = {"revision": revision, "prefix": prefix, "reason": reason, "author": author}
         return self._client.call("config.rollback", **asked)  # type: ignore[no-any-return]
+
+    def verify(self) -> dict[str, Value]:
+        """Whether the configuration's past is what it was: `first`, `last`, `digest`, `bad`, `reason`."""
+        return self._client.call("config.verify")  # type: ignore[no-any-return]
 
     def schemas(self) -> list[dict[str, Value]]:
         """What the embedding product has registered: `prefix`, `version`, `document`."""
@@ -260,7 +269,7 @@ class Config:
 
     def history(self, key: str) -> list[dict[str, Value]]:
         """Every kept revision of `key`, the newest first."""
-        return self._client.call("config.history", key=key)  # type: ignore[no-any-return]
+        return list(self._client.stream("config.history", key=key))
 
     def keys(self, prefix: str = "") -> list[str]:
         """The keys that are set and begin with `prefix`."""
@@ -310,9 +319,52 @@ class Notifications:
         """Say for the whole cluster that somebody has seen to it; False when somebody had before."""
         return self._client.call("notifications.acknowledge", position=position, author=author)  # type: ignore[no-any-return]
 
-    def follow(self, since: int | None = None) -> Iterator[dict[str, Value]]:
-        """What comes after position `since` (default: all that is kept), then each as it comes."""
-        return self._client.stream("notifications.follow", since=since)
+    def follow(
+        self, since: int | None = None, *, consumer: str | None = None, batch: int = 1
+    ) -> Iterator[dict[str, Value]]:
+        """What comes after position `since` (default: all that is kept), then each as it comes.
+
+        With `consumer` from where that one was, whichever node it was on; `since` is for a new one. Asking for the next says
+        that the one before is handled, and after each `batch` of them the cluster is told before more is handed out: so a
+        consumer that crashes gets at most `batch` of them again, and one that does not gets each once.
+        """
+        if consumer is None:
+            yield from self._client.stream("notifications.follow", since=since)
+            return
+        if batch < 1:
+            raise Rejected(f"a batch of {batch}", subject="batch", remedy="1 or more")
+        known = self.cursor(consumer)
+        handled = 0
+        for each in self._client.stream("notifications.follow", since=since if known is None else known):
+            yield each
+            handled += 1
+            if handled % batch == 0:
+                self.advance(consumer, each["position"])
+
+    def cursor(self, consumer: str) -> int | None:
+        """Up to which position `consumer` has handled everything; None when it is not known."""
+        return self._client.call("notifications.cursor", consumer=consumer)  # type: ignore[no-any-return]
+
+    def advance(self, consumer: str, position: int) -> None:
+        """`consumer` has handled everything up to `position`. It may be said again: see `Node.notifications.advance`."""
+        end = time.monotonic() + self._client.timeout
+        while True:
+            try:
+                self._client.call("notifications.advance", consumer=consumer, position=position)
+            except (Unavailable, OutcomeUnknown):
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(RETRY_SECONDS)
+                continue
+            return
+
+    def seek(self, consumer: str, position: int) -> None:
+        """Have `consumer` go on after `position`, wherever it was."""
+        self._client.call("notifications.seek", consumer=consumer, position=position)
+
+    def forget(self, consumer: str) -> bool:
+        """Remember nothing of `consumer` any more; whether it was known."""
+        return self._client.call("notifications.forget", consumer=consumer)  # type: ignore[no-any-return]
 
 
 class Quarantine:

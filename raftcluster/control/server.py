@@ -50,12 +50,13 @@ CALLS: Final = frozenset(
     transfer destroy bury teardown.plan teardown.progress
     greylist.explain greylist.stats greylist.settings greylist.configure greylist.settings_history
     greylist.lists.add greylist.lists.add_all greylist.lists.remove greylist.lists.show greylist.lists.test
-    config.get config.effective config.entry config.set config.delete config.history config.keys config.revision
-    config.transact config.log config.revision_at config.at config.diff config.rollback config.schemas config.reports
+    config.get config.effective config.entry config.set config.delete config.keys config.revision
+    config.transact config.revision_at config.rollback config.verify config.schemas config.reports
     config.local.set config.local.get config.local.delete
     lease.list
     notifications.list notifications.publish notifications.acknowledge notifications.last
     quarantine.list quarantine.show quarantine.release quarantine.discard quarantine.usage
+    notifications.cursor notifications.advance notifications.seek notifications.forget
     members.facts members.list members.get members.remove members.move
     tokens.list tokens.revoke
     certs.show certs.rotate certs.abort certs.wait certs.verify certs.export
@@ -87,6 +88,10 @@ class ControlServer:
         self._streams: dict[str, Stream] = {
             "status.watch": self._watch_status,
             "config.watch": self._watch_config,
+            "config.log": self._log,
+            "config.history": self._history,
+            "config.at": self._at,
+            "config.diff": self._diff,
             "notifications.follow": self._follow,
             "backup": self._backup,
             "verify": self._verify,
@@ -143,6 +148,24 @@ class ControlServer:
         changes = self._node.config.watch(prefix, since=since)
         threading.Thread(target=_close_when, args=(gone, changes), name="raftcluster-watch", daemon=True).start()
         yield from changes
+
+    # each version by itself: together they may be longer than a frame
+
+    def _log(
+        self, gone: threading.Event, *, prefix: str = "", limit: int = 100, before: int | None = None
+    ) -> Iterator[Value]:
+        yield from self._node.config.log(prefix, limit=limit, before=before)
+
+    def _history(self, gone: threading.Event, *, key: str) -> Iterator[Value]:
+        yield from self._node.config.history(key)
+
+    def _at(self, gone: threading.Event, *, revision: int, prefix: str = "") -> Iterator[Value]:
+        yield from self._node.config.at(revision, prefix).values()
+
+    def _diff(
+        self, gone: threading.Event, *, first: int, second: int | None = None, prefix: str = ""
+    ) -> Iterator[Value]:
+        yield from self._node.config.diff(first, second, prefix)
 
     def _follow(self, gone: threading.Event, *, since: int | None = None) -> Iterator[Value]:
         subscription = self._node.notifications.subscribe(since=since)

@@ -8,21 +8,28 @@
 A task that is scheduled on every node alike runs on one: the node that gets the lease. `at_least` keeps the lease from others
 for so long even if the task is done in a second, so that a host whose clock is behind does not run it once more.
 
-Thread: every method may be called from any thread, but never from a node's callback: they wait.
+    async with node.lease("nightly-scan", on_lost=lambda why: loop.call_soon_threadsafe(task.cancel)) as lease:
+        await scan(fence=lease.token)                                    # the same from asyncio
+
+Thread: every method may be called from any thread, but never from a node's callback: they wait. Those that begin with `a` are
+for asyncio.
 """
 
 from __future__ import annotations
 
-import threading
+import asyncio
 from collections.abc import Callable
-from weakref import WeakSet
 
 from raftcluster import limits
 from raftcluster.host import Consistency, Host
+from raftcluster.iteration import Followers
 from raftcluster.lease.holding import Lease, OnLost
 from raftcluster.lease.machine import NAME, Tenure, read_leases
 from raftcluster.lease.rules import check_name, check_times
 from raftcluster.machine import ReadTables
+
+
+List = list  # `Leases.list` hides the name
 
 
 class Leases:
@@ -30,9 +37,8 @@ class Leases:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._known: WeakSet[Lease] = WeakSet()
-        self._lock = threading.Lock()
-        host.on_apply(NAME, self._applied)
+        self._followers = Followers()
+        host.on_apply(NAME, self._followers.signal)
 
     def __call__(
         self,
@@ -50,11 +56,8 @@ class Leases:
         after the last renewal, before another can hold it. Raises `Rejected` for a name or times that cannot be.
         """
         check_name(name)
-        check_times(int(seconds * 1000), int(at_least * 1000))
-        lease = Lease(self._host, name, seconds, at_least, wait, on_lost)
-        with self._lock:
-            self._known.add(lease)
-        return lease
+        check_times(_milliseconds(seconds), _milliseconds(at_least))
+        return self._followers.add(Lease(self._host, name, seconds, at_least, wait, on_lost))
 
     def list(self, *, consistency: Consistency = "local") -> list[Tenure]:
         """Who holds what, by name; what was released is in it as long as it is kept from others."""
@@ -66,17 +69,18 @@ class Leases:
                 time = self._host.query(NAME, lambda tables, time: time)
                 return [each for each in found if time < each.ends]
 
+    async def alist(self, *, consistency: Consistency = "local") -> List[Tenure]:
+        """`list` from asyncio."""
+        return await asyncio.to_thread(self.list, consistency=consistency)
+
     def close(self) -> None:
         """Tell all holders that they hold nothing any more. Idempotent; `Node.close` does it."""
-        with self._lock:
-            known = list(self._known)
-        for lease in known:
-            lease.close()
+        self._followers.close()
 
-    def _applied(self, index: int) -> None:
-        with self._lock:
-            for lease in self._known:
-                lease.signal()
+
+def _milliseconds(seconds: float) -> int:
+    """What is no number, or no time, becomes one that cannot be."""
+    return int(seconds * 1000) if abs(seconds) < limits.TIME_MS else -1
 
 
 def _after(name: str) -> Callable[[ReadTables, int], list[Tenure]]:

@@ -13,6 +13,8 @@ these there is the fencing token: whoever is written to refuses a token smaller 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -46,7 +48,8 @@ def boot_seconds() -> float:
 class Lease:
     """One attempt to hold a lease, made by `node.lease(...)`; after `release` or a loss it may be acquired anew.
 
-    Thread: `acquire`, `release` and `with` by one thread at a time; `held`, `check`, `token` and `wait_lost` by any.
+    Thread: `acquire`, `release` and `with` by one thread at a time; `held`, `check`, `token` and `wait_lost` by any. `aacquire`,
+    `arelease` and `async with` are the same for asyncio; what waits runs in the loop's default executor.
     """
 
     def __init__(
@@ -111,22 +114,7 @@ class Lease:
         Raises `Unavailable` without a quorum, `Rejected` when it is held by this very object; after `OutcomeUnknown` it may be
         that nobody can have it until a term has passed.
         """
-        if self._keeper is not None:
-            if not self._lost.is_set():
-                raise Rejected(f"{self.name} is held by this lease already", subject=self.name)
-            self._join()
-        end = time.monotonic() + (self._wait if wait is None else wait)
-        while True:
-            asked = self._clock()
-            try:
-                answer = self._propose()
-            except Rejected as error:
-                if error.code != LeaseHeld.code:
-                    raise
-                if not self._comes_free(end):
-                    return False
-            else:
-                return self._acquired(asked, int(answer[0]))
+        return self._get(wait, threading.Event())
 
     def release(self) -> bool:
         """Let others have it, after `at_least`; whether it was held until now. Without a quorum it ends by itself."""
@@ -145,13 +133,45 @@ class Lease:
     def __enter__(self) -> Self:
         """Acquire it. Raises `LeaseHeld` when others have it."""
         if not self.acquire():
-            raise LeaseHeld(f"{self.name} is held by another", subject=self.name, remedy="leave the work to the holder")
+            raise self._held_by_another()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+    async def aacquire(self, *, wait: float | None = None) -> bool:
+        """`acquire` from asyncio. When it is cancelled the lease is not held: if it was got, it is released."""
+        unwanted = threading.Event()
+        asked = asyncio.ensure_future(asyncio.to_thread(self._get, wait, unwanted))
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            unwanted.set()
+            self._wake.set()
+            await _ended(asked)
+            if not asked.cancelled() and asked.exception() is None and asked.result():  # it was got a moment before
+                await _ended(asyncio.ensure_future(asyncio.to_thread(self.release)))
+            raise
+
+    async def arelease(self) -> bool:
+        """`release` from asyncio; carried out also when it is cancelled."""
+        return await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.release)))
+
+    async def __aenter__(self) -> Self:
+        """Acquire it. Raises `LeaseHeld` when others have it."""
+        if not await self.aacquire():
+            raise self._held_by_another()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.arelease()
+
+    def _held_by_another(self) -> LeaseHeld:
+        return LeaseHeld(f"{self.name} is held by another", subject=self.name, remedy="leave the work to the holder")
 
     # ---- the node's side
 
@@ -170,14 +190,39 @@ class Lease:
 
     # ---- inside
 
+    def _get(self, wait: float | None, unwanted: threading.Event) -> bool:
+        """`acquire`, until `unwanted` is set: then it is False, and the lease not held."""
+        if self._keeper is not None:
+            if not self._lost.is_set():
+                raise Rejected(f"{self.name} is held by this lease already", subject=self.name)
+            self._join()
+        end = time.monotonic() + (self._wait if wait is None else wait)
+        while True:
+            asked = self._clock()
+            try:
+                answer = self._propose()
+            except Rejected as error:
+                if error.code != LeaseHeld.code:
+                    raise
+                if not self._comes_free(end, unwanted):
+                    return False
+            else:
+                got = self._acquired(asked, int(answer[0]))
+                if got and unwanted.is_set():
+                    self.release()
+                    return False
+                return got
+
     def _propose(self) -> Value:
         host, term, at_least = self._host, int(self._term * 1000), int(self._at_least * 1000)
         return host.propose(NAME, ["acquire", self.name, host.id, host.name, term, at_least])
 
-    def _comes_free(self, end: float) -> bool:
-        """Wait until it seems that nobody has it; False when that is not before `end`."""
+    def _comes_free(self, end: float, unwanted: threading.Event) -> bool:
+        """Wait until it seems that nobody has it; False when that is not before `end`, or nobody wants it any more."""
         while (left := end - time.monotonic()) > 0:
             self._wake.clear()
+            if unwanted.is_set():
+                return False
             busy = self._host.query(NAME, lambda tables, now: _seconds_taken(read_lease(tables, self.name), now))
             if busy <= 0:
                 self._wake.wait(min(left, 0.01))  # this node's idea of cluster time may be ahead of the leader's
@@ -266,6 +311,13 @@ class Lease:
         if keeper is not None and keeper is not threading.current_thread():
             keeper.join()
             self._keeper = None
+
+
+async def _ended(task: asyncio.Future[bool]) -> None:
+    """Wait until `task` is done, however often this is cancelled: a call has a deadline."""
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({task})
 
 
 def _seconds_taken(tenure: Tenure | None, now: int) -> float:

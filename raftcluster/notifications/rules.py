@@ -42,6 +42,12 @@ def check_consumer(consumer: Value) -> None:
         raise Rejected(f"{consumer!r:.300} is no name of a consumer", subject="consumer")
 
 
+def check_position(position: Value) -> None:
+    """A whole number, not below 0."""
+    if type(position) is not int or not 0 <= position < 2**63:
+        raise Rejected(f"{position!r:.40} is no position in the stream", subject="position")
+
+
 def check_ttl(ttl_ms: Value) -> None:
     """From a second to `NOTIFICATION_MAX_SECONDS`."""
     most = int(limits.NOTIFICATION_MAX_SECONDS * 1000)

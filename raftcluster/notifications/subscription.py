@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from raftcluster.errors import OutcomeUnknown, Unavailable
+from raftcluster.iteration import AsyncIteration, Idle, Iteration
 from raftcluster.notifications.machine import Notification, Page
 from raftcluster.notifications.rules import FellBehind
 
@@ -23,80 +24,75 @@ ReadPage = Callable[[int, int], Page | None]
 """(after position, limit) -> what comes after; None when some of it was dropped."""
 Advance = Callable[[int], None]
 """Moves the consumer's cursor; may be repeated."""
+Begin = Callable[[], int]
+"""The position after which to begin. Waits."""
 
 
-class Subscription:
-    """An iterator that waits for the next notification. Close it, or leave its `with`, to end the iteration; what was handed
-    out last is then not taken for handled.
+class Stream:
+    """A `raftcluster.iteration.Cursor`: a consumer's place in the stream."""
 
-    Thread: one thread iterates; `close` and `signal` may come from any.
-    """
-
-    def __init__(self, read: ReadPage, advance: Advance | None, after: int, batch: int) -> None:
-        self._read, self._advance, self._batch = read, advance, batch
-        self._reached = self._handled = self._kept = after
+    def __init__(self, read: ReadPage, advance: Advance | None, begin: Begin, batch: int) -> None:
+        self._read, self._advance, self._begin, self._batch = read, advance, begin, batch
+        self._reached = self._handled = self._kept = 0
         """Read up to here; handed out and handled; known to the cluster."""
         self._since = 0
         self._given: int | None = None
         self._buffer: deque[Notification] = deque()
-        self._wake = threading.Event()
-        self._open = True
+        self._lock = threading.Lock()  # a cancelled asyncio reader leaves its step running beside the next one
 
-    def __iter__(self) -> Subscription:
-        return self
+    def begin(self) -> None:
+        """See `Cursor`."""
+        self._reached = self._handled = self._kept = self._begin()
 
-    def __next__(self) -> Notification:
+    def passed(self) -> None:
+        """See `Cursor`: the one before is handled."""
         if self._given is not None:
             self._handled, self._given, self._since = self._given, None, self._since + 1
-        while True:
-            self._wake.clear()
-            if not self._open:
-                raise StopIteration
+
+    def take(self) -> Notification | None:
+        """See `Cursor`. Nothing, while the cluster must hear first what was handled."""
+        if self._since >= self._batch or not self._buffer:
+            return None
+        item = self._buffer.popleft()
+        self._given = item.position
+        return item
+
+    def fetch(self) -> Idle | None:
+        """See `Cursor`. Raises `FellBehind`."""
+        with self._lock:
             if self._since >= self._batch:
-                self._keep()
-            elif self._buffer:
-                item = self._buffer.popleft()
-                self._given = item.position
-                return item
-            elif not self._fetch():
-                if self._handled > self._kept:
-                    self._keep()
-                else:
-                    self._wake.wait()
+                return self._keep()
+            if self._buffer:
+                return None
+            page = self._read(self._reached, PAGE)
+            if page is None:
+                raise FellBehind(
+                    f"notifications after position {self._reached} were dropped, there were too many",
+                    subject="notifications",
+                    remedy="seek to where to go on",
+                )
+            before, self._reached = self._reached, page.reached
+            self._buffer.extend(page.items)
+            if page.reached > before:
+                return None
+            return self._keep() if self._handled > self._kept else Idle()
 
-    def __enter__(self) -> Subscription:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def signal(self) -> None:
-        """There may be something new. Never waits."""
-        self._wake.set()
-
-    def close(self) -> None:
-        """End the iteration, also one that waits in another thread. Idempotent."""
-        self._open = False
-        self._wake.set()
-
-    def _fetch(self) -> bool:
-        page = self._read(self._reached, PAGE)
-        if page is None:
-            raise FellBehind(
-                f"notifications after position {self._reached} were dropped, there were too many",
-                subject="notifications",
-                remedy="seek to where to go on",
-            )
-        before, self._reached = self._reached, page.reached
-        self._buffer.extend(page.items)
-        return page.reached > before
-
-    def _keep(self) -> None:
+    def _keep(self) -> Idle | None:
         """Once, or again and again without a quorum: to hand out more before would break the bound."""
+        handled = self._handled
         if self._advance is not None:
             try:
-                self._advance(self._handled)
+                self._advance(handled)
             except (Unavailable, OutcomeUnknown):
-                self._wake.wait(RETRY_SECONDS)
-                return
-        self._kept, self._since = self._handled, 0
+                return Idle(RETRY_SECONDS)
+        self._kept, self._since = handled, 0
+        return None
+
+
+class Subscription(Iteration[Notification]):
+    """An iterator that waits for the next notification: see `Iteration`. What was handed out last when it is closed is not
+    taken for handled."""
+
+
+class AsyncSubscription(AsyncIteration[Notification]):
+    """The same from asyncio: see `AsyncIteration`."""

@@ -44,7 +44,7 @@ OPTIONS: Final = Options(
 OURS: Final = ("raftcluster.", "pysyncobj.", "_raftcluster")
 FILLS: Final = {
     "rows of config.history": 3 * limits.HISTORY_REVISIONS,
-    "rows of config.changes": 3 * limits.HISTORY_REVISIONS,
+    "rows of config.changes": limits.CONFIG_CHANGES,
     "disk: bytes of tables, in hundreds": 10_000,
 }
 """What is bounded too high to be full within hours, and its bound."""

@@ -17,7 +17,7 @@ from raftcluster.config.api import Config
 from raftcluster.config.machine import ConfigMachine
 from raftcluster.config.reading import Page
 from raftcluster.config.rules import CyclicValue, Forgotten, NodeLocal, RevisionMismatch, ValueTooLarge
-from raftcluster.config.watch import AsyncWatch, Change, FellBehind, Watch
+from raftcluster.config.watch import AsyncWatch, Change, Changes, FellBehind, Watch
 from raftcluster.errors import Rejected, Unavailable
 from tests.helpers import eventually
 from tests.local_host import LocalHost, MemoryRows
@@ -205,7 +205,7 @@ def test_values_that_contain_themselves_or_are_too_large_are_told_apart(host: Lo
         shared = [shared, shared]  # 2 ** 24 items, in 24 lists
     with pytest.raises(CyclicValue):
         config.set("a", cyclic)
-    for large in (shared, "x" * limits.CONFIG_VALUE_BYTES, [0] * (limits.CONFIG_VALUE_BYTES + 1)):
+    for large in (shared, "x" * limits.CONFIG_VALUE_BYTES, [0] * (limits.CONFIG_VALUE_ITEMS + 1)):
         with pytest.raises(ValueTooLarge):
             config.set("a", large)
     assert host.proposals == 0
@@ -388,7 +388,7 @@ def test_a_watch_that_nobody_holds_is_gone(config: Config) -> None:
     for _ in range(10):
         config.watch()
     gc.collect()
-    assert len(config._watches) == 0
+    assert len(config._followers._known) == 0
 
 
 def test_an_asynchronous_watch(config: Config) -> None:
@@ -419,7 +419,7 @@ def test_an_asynchronous_watch_loses_nothing_when_a_step_is_cancelled_while_it_r
         return Page([change] if after == 0 else [], 1, 1)
 
     async def follow() -> Change:
-        watch = AsyncWatch(read, lambda: 0, 0)
+        watch = AsyncWatch(Changes(read, lambda: 0))
         cancelled = asyncio.ensure_future(watch.__anext__())
         await asyncio.to_thread(reading.wait, 10)
         cancelled.cancel()

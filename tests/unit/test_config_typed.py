@@ -11,7 +11,7 @@ import pytest
 from raftcluster.config.api import Config
 from raftcluster.config.machine import ConfigMachine
 from raftcluster.config.rules import InvalidValue
-from raftcluster.config.schema import check_document, check_setting
+from raftcluster.config.schema import Judge, check_document, check_setting
 from raftcluster.errors import Rejected
 from tests.local_host import LocalHost, MemoryRows
 
@@ -207,15 +207,15 @@ def test_keywords(schema: Any, good: list[Any], bad: list[Any]) -> None:
     document = {"properties": {"a": schema}}
     check_document(document)
     for value in good:
-        check_setting(document, "p", "p/a", value)
+        check_setting(document, "p", "p/a", value, Judge())
     for value in bad:
         with pytest.raises(InvalidValue):
-            check_setting(document, "p", "p/a", value)
+            check_setting(document, "p", "p/a", value, Judge())
 
 
 def test_a_pattern_is_judged_by_who_makes_the_change_only() -> None:
     """A regular expression may take for ever, and what all nodes do between two log entries must not."""
     document = {"properties": {"a": {"pattern": "^(a+)+$"}}}
-    check_setting(document, "p", "p/a", "a" * 60 + "!")
+    check_setting(document, "p", "p/a", "a" * 60 + "!", Judge())
     with pytest.raises(InvalidValue, match="does not match"):
-        check_setting(document, "p", "p/a", "b", patterns=True)
+        check_setting(document, "p", "p/a", "b", Judge(patterns=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 
@@ -186,3 +187,96 @@ def test_names_and_times_that_cannot_be(leases: Leases, host: LocalHost) -> None
     host.failure = Unavailable("no quorum")
     with pytest.raises(Unavailable):
         leases("job").acquire()
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, 1e300])
+def test_a_time_that_is_none_is_refused_by_name(leases: Leases, seconds: float) -> None:
+    for arguments in ({"seconds": seconds}, {"at_least": seconds}):
+        with pytest.raises(Rejected, match="lease"):
+            leases("job", **arguments)
+
+
+# --- from asyncio
+
+
+def test_an_asynchronous_holder_holds_and_releases(leases: Leases) -> None:
+    async def work() -> None:
+        async with leases("job") as lease:
+            assert lease.held and lease.token == 1
+            assert [each.name for each in await leases.alist()] == ["job"]
+            with pytest.raises(LeaseHeld):
+                async with leases("job"):
+                    raise AssertionError("two have it")
+            assert not await leases("job").aacquire()
+        assert not holds(lease)
+        with pytest.raises(ZeroDivisionError):
+            async with lease:
+                raise ZeroDivisionError
+        assert await leases.alist() == []
+        assert await lease.aacquire() and await lease.arelease() and not await lease.arelease()
+
+    asyncio.run(work())
+
+
+def test_an_asynchronous_job_can_be_ended_by_the_loss_of_its_lease(leases: Leases, host: LocalHost) -> None:
+    async def work() -> str:
+        loop, why = asyncio.get_running_loop(), list[str]()
+        task = asyncio.current_task()
+        assert task is not None
+
+        def lost(reason: str) -> None:
+            why.append(reason)
+            loop.call_soon_threadsafe(task.cancel)
+
+        with pytest.raises(asyncio.CancelledError):
+            async with leases("job", on_lost=lost):
+                await asyncio.to_thread(leases.close)
+                await asyncio.Event().wait()
+        return why[0]
+
+    assert asyncio.run(work()) == "the node was closed"
+
+
+def test_a_cancelled_acquisition_leaves_nothing_held(leases: Leases) -> None:
+    """Cancelled while it waits, and cancelled while the answer is on its way."""
+
+    async def work() -> None:
+        with leases("job") as holder:
+            waiting = asyncio.ensure_future(leases("job", wait=60.0).aacquire())
+            done, _ = await asyncio.wait({waiting}, timeout=0.2)
+            assert not done
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert holder.held
+        assert leases.list() == []
+
+    asyncio.run(work())
+
+
+def test_what_was_got_in_the_moment_of_the_cancellation_is_released(host: LocalHost, leases: Leases) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+    real = host.propose
+
+    def propose(machine: str, command: object, **more: object) -> object:
+        result = real(machine, command, **more)  # type: ignore[arg-type]
+        if isinstance(command, list) and command[0] == "acquire":
+            asked.set()
+            assert go_on.wait(10)
+        return result
+
+    host.propose = propose  # type: ignore[method-assign]
+
+    async def work() -> None:
+        lease = leases("job")
+        getting = asyncio.ensure_future(lease.aacquire())
+        assert await asyncio.to_thread(asked.wait, 10)
+        getting.cancel()
+        asyncio.get_running_loop().call_soon(go_on.set)
+        with pytest.raises(asyncio.CancelledError):
+            await getting
+        assert not lease.held and leases.list() == []
+        host.propose = real  # type: ignore[method-assign]
+        assert lease.acquire() and lease.release(), "it can be acquired anew"
+
+    asyncio.run(work())

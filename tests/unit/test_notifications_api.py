@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from itertools import islice
@@ -138,3 +139,93 @@ def test_what_cannot_be_is_refused_before_it_is_sent(api: Notifications, host: L
     with pytest.raises(Rejected, match="batch"):
         api.subscribe("x", batch=0)
     assert host.proposals == 0
+    for position in (-1, 2**70, "1", True):
+        for call in (api.acknowledge, lambda p: api.seek("x", p), lambda p: api.advance("x", p)):
+            with pytest.raises(Rejected):
+                call(position)  # type: ignore[arg-type, no-untyped-call]
+        with pytest.raises(Rejected):
+            api.subscribe(since=position)  # type: ignore[arg-type]
+    with pytest.raises(Rejected, match="there is no position 1 yet"):
+        api.subscribe("x", since=1)
+    assert host.proposals == 0
+
+
+# --- from asyncio
+
+
+def test_asynchronous_publishing_and_reading(api: Notifications) -> None:
+    async def work() -> list[str]:
+        got = []
+        async with api.asubscribe("pager") as subscription:
+            publishing = asyncio.create_task(publish())
+            async for each in subscription:
+                got.append(each.text)
+                if len(got) == 30:
+                    break
+            await publishing
+        async for _ in subscription:
+            raise AssertionError("a closed subscription yields nothing")
+        assert await api.aacknowledge(1, author="anna") and not await api.aacknowledge(1)
+        assert [each.position for each in await api.alist(after=28)] == [29, 30]
+        return got
+
+    async def publish() -> None:
+        for number in range(30):
+            assert await api.apublish("info", str(number), key=f"k{number}") == number + 1
+
+    assert asyncio.run(work()) == [str(number) for number in range(30)]
+    assert api.cursor("pager") == 29, "the last one was not said to be handled"
+    assert next(api.subscribe("pager")).text == "29"
+    with pytest.raises(Rejected):
+        asyncio.run(api.apublish("loud", "x"))
+
+
+@given(count=st.integers(1, 25), batch=st.integers(1, 5), cancelled=st.lists(st.integers(0, 24), max_size=6))
+def test_a_cancelled_step_loses_and_repeats_nothing(count: int, batch: int, cancelled: list[int]) -> None:
+    api = Notifications(LocalHost([NotificationsMachine()]))
+    for number in range(count):
+        api.publish("info", str(number))
+
+    async def work() -> list[str]:
+        got: list[str] = []
+        async with api.asubscribe("pager", batch=batch) as subscription:
+            while len(got) < count:
+                step = asyncio.ensure_future(anext(subscription))
+                if len(got) in cancelled:
+                    cancelled.remove(len(got))
+                    await asyncio.sleep(0)  # it has begun
+                    if step.cancel():
+                        with pytest.raises(asyncio.CancelledError):
+                            await step
+                        continue
+                got.append((await step).text)
+        return got
+
+    assert asyncio.run(work()) == [str(number) for number in range(count)]
+
+
+def test_an_asynchronous_reader_waits_out_a_lost_quorum(api: Notifications, host: LocalHost) -> None:
+    for number in range(3):
+        api.publish("info", str(number))
+
+    async def work() -> None:
+        async with api.asubscribe("pager") as subscription:
+            assert (await anext(subscription)).text == "0"
+            host.failure, proposals = Unavailable("no quorum"), host.proposals
+            step = asyncio.ensure_future(anext(subscription))
+            await asyncio.to_thread(
+                eventually, lambda: host.proposals >= proposals + 3, 20.0, "it tries to keep its cursor"
+            )
+            assert not step.done()
+            host.failure = None
+            assert (await step).text == "1"
+
+    asyncio.run(work())
+
+
+def test_a_subscription_since_what_has_not_been_published_is_refused(api: Notifications) -> None:
+    """What comes until then would be missed."""
+    api.publish("info", "0")
+    assert api.subscribe(since=1) is not None
+    with pytest.raises(Rejected, match="there is no position 2 yet"):
+        api.subscribe(since=2)

@@ -64,7 +64,7 @@ def hashes(store: TableStore) -> dict[str, str]:
 
 
 ROWS = {
-    "as many of the largest values as fill a frame": [limits.CONFIG_VALUE_BYTES] * 100,
+    "as many of the largest values as fill a frame": [limits.CONFIG_INLINE_BYTES] * 100,
     "a row that fits no frame": [1, limits.FRAME_BYTES + 1, 1],
 }
 
@@ -211,7 +211,7 @@ def test_what_a_block_claims_to_be_costs_no_memory() -> None:
 def test_two_fetches_do_not_write_over_each_other(stores: list[TableStore], tmp_path: Path) -> None:
     """A node that was closed while it fetched, and is opened again in the same process."""
     source, target = stores
-    fill(source, 9, {b"%04d" % number: b"x" * limits.CONFIG_VALUE_BYTES for number in range(40)})
+    fill(source, 9, {b"%04d" % number: b"x" * limits.CONFIG_INLINE_BYTES for number in range(40)})
     whole = Pipe()
     snapshots.serve(source, "n2", whole)
     values = [whole.queue.get() for _ in range(whole.queue.qsize())]
