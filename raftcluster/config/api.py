@@ -68,7 +68,8 @@ from raftcluster.machine import ReadTables
 
 
 class Config:
-    """See the head of the file. `deadline` is in seconds everywhere."""
+    """See the head of the file. `deadline` is in seconds everywhere; of a change by default `CALL_SECONDS`, and one more for
+    each `CONFIG_PART_BYTES` that it sets."""
 
     def __init__(self, host: Host, local: LocalRows) -> None:
         """`local` is where the keys below `local/` are kept; `close` closes it."""
@@ -88,7 +89,7 @@ class Config:
         reason: str = "",
         author: str = "",
         expect_revision: int | None = None,
-        deadline: float = limits.CALL_SECONDS,
+        deadline: float | None = None,
     ) -> int:
         """Set `key` on all nodes, or with `node` on the node of that name only; the revision of this change.
 
@@ -107,7 +108,7 @@ class Config:
         reason: str = "",
         author: str = "",
         expect_revision: int | None = None,
-        deadline: float = limits.CALL_SECONDS,
+        deadline: float | None = None,
     ) -> int:
         """Remove `key`, or with `node` that node's override; its history stays. The revision of this change.
 
@@ -124,7 +125,7 @@ class Config:
         *,
         reason: str = "",
         author: str = "",
-        deadline: float = limits.CALL_SECONDS,
+        deadline: float | None = None,
     ) -> int:
         """Make all of `changes` when all of `conditions` hold, or nothing; the one revision of them all.
 
@@ -132,8 +133,11 @@ class Config:
         ("set", key, value) or ("delete", key); at most `TRANSACTION_KEYS` of each, `TRANSACTION_BYTES` together. Raises
         `RevisionMismatch` when a condition does not hold, `InvalidValue` when a schema does not take a value.
         """
-        end = time.monotonic() + deadline
+        started = time.monotonic()
         wanted, packed = _checked(changes)
+        if deadline is None:
+            deadline = limits.CALL_SECONDS + sum(map(len, packed.values())) / limits.CONFIG_PART_BYTES
+        end = started + deadline
         compared = self._compared(conditions)
         check_note(author, reason)
         self._typed.check(wanted)
@@ -235,7 +239,7 @@ class Config:
         *,
         reason: str = "",
         author: str = "",
-        deadline: float = limits.CALL_SECONDS,
+        deadline: float | None = None,
     ) -> int:
         """Make all keys with `prefix` what they were at `revision`, as one change whose revision is returned; 0 when they
         are that. Raises `RevisionMismatch`, and changes nothing, when somebody changes one of them meanwhile."""

@@ -334,10 +334,9 @@ class Notifications:
         if batch < 1:
             raise Rejected(f"a batch of {batch}", subject="batch", remedy="1 or more")
         known = self.cursor(consumer)
-        handled = 0
-        for each in self._client.stream("notifications.follow", since=since if known is None else known):
+        follow = self._client.stream("notifications.follow", since=since if known is None else known)
+        for handled, each in enumerate(follow, 1):
             yield each
-            handled += 1
             if handled % batch == 0:
                 self.advance(consumer, each["position"])
 

@@ -18,7 +18,7 @@ for asyncio.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from raftcluster import limits
 from raftcluster.host import Consistency, Host
@@ -27,9 +27,6 @@ from raftcluster.lease.holding import Lease, OnLost
 from raftcluster.lease.machine import NAME, Tenure, read_leases
 from raftcluster.lease.rules import check_name, check_times
 from raftcluster.machine import ReadTables
-
-
-List = list  # `Leases.list` hides the name
 
 
 class Leases:
@@ -69,7 +66,7 @@ class Leases:
                 time = self._host.query(NAME, lambda tables, time: time)
                 return [each for each in found if time < each.ends]
 
-    async def alist(self, *, consistency: Consistency = "local") -> List[Tenure]:
+    async def alist(self, *, consistency: Consistency = "local") -> Sequence[Tenure]:
         """`list` from asyncio."""
         return await asyncio.to_thread(self.list, consistency=consistency)
 

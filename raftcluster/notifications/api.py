@@ -16,6 +16,7 @@ for asyncio.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 
 from raftcluster import limits
@@ -41,9 +42,6 @@ from raftcluster.notifications.rules import (
     check_ttl,
 )
 from raftcluster.notifications.subscription import AsyncSubscription, Stream, Subscription
-
-
-List = list  # `Notifications.list` hides the name
 
 
 class Notifications:
@@ -115,7 +113,7 @@ class Notifications:
 
     async def alist(
         self, *, after: int = 0, acknowledged: bool = False, consistency: Consistency = "local"
-    ) -> List[Notification]:
+    ) -> Sequence[Notification]:
         """`list` from asyncio."""
         return await asyncio.to_thread(self.list, after=after, acknowledged=acknowledged, consistency=consistency)
 
