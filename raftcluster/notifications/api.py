@@ -160,7 +160,7 @@ class Notifications:
         """End all subscriptions. Idempotent; `Node.close` does it."""
         self._followers.close()
 
-    def _publication(self, severity: str, text: str, key: str, payload: Value, ttl: float) -> list[Value]:
+    def _publication(self, severity: str, text: str, key: str, payload: Value, ttl: float) -> Value:
         check_severity(severity)
         check_text("text", text, limits.NOTIFICATION_TEXT_BYTES, empty=False)
         check_text("key", key, limits.NOTIFICATION_KEY_BYTES)
