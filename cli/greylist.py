@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from typing import Any
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
 
 import click
 
@@ -12,6 +15,14 @@ from raftcluster.cli.context import Commands, Context, Duration, author, json_op
 
 EFFECTS = click.Choice(["allow", "greylist", "opt-in", "opt-out"])
 KINDS = click.Choice(["client", "client-name", "sender", "sender-domain", "recipient", "recipient-domain"])
+
+_NAMED = {
+    "--client": "An address or a network, as in 192.0.2.0/24.",
+    "--sender": "An envelope sender; the null sender is written '<>'.",
+    "--sender-domain": "A domain, and all below it.",
+    "--recipient": "A recipient, also with an extension.",
+    "--recipient-domain": "A domain, and all below it.",
+}
 
 
 @click.group(cls=Commands)
@@ -71,6 +82,79 @@ def settings(obj: Context, changes: tuple[str, ...], reason: str, as_json: bool)
     output.as_json(found) if as_json else output.facts(found)
 
 
+def named_options(command: Any) -> Any:
+    """Which records are meant."""
+    for option, text in reversed(_NAMED.items()):
+        command = click.option(option, help=text)(command)
+    return command
+
+
+@greylist.command("list")
+@named_options
+@click.option("--limit", type=click.IntRange(1), help="Not more than so many.", show_default="all")
+@json_option
+@click.pass_obj
+def list_(obj: Context, /, limit: int | None, as_json: bool, **named: str | None) -> None:
+    """List the triplets that are known; all that is named must hold. With --json a line each.
+
+    They come in the order of their keys, page by page, each as it is at that moment.
+    """
+    rows = islice(_records(obj, named), limit)
+    if as_json:
+        for each in rows:
+            output.as_json(each)
+        return
+    columns = ("network", "sender", "recipient", "first seen", "last seen", "expires", "passed")
+    output.table(columns, [[*(each[c] for c in _SHOWN[:3]), *_times(each), each["passed"]] for each in rows])
+
+
+@greylist.command()
+@named_options
+@reason_option
+@json_option
+@click.pass_obj
+def forget(obj: Context, /, reason: str, as_json: bool, **named: str | None) -> None:
+    """Forget triplets on all nodes, as if they had never been seen; all that is named must hold.
+
+    With an address as client, a sender and a recipient that one triplet; a client that is named alone is no longer allowed by
+    itself, either. What a node that is cut off has kept is forgotten when it is back.
+    """
+    found = obj.client.greylist.records.forget(author=author(), reason=reason, **named)
+    output.as_json(found) if as_json else click.echo(f"{found['forgotten']} triplets were forgotten: {found['named']}")
+
+
+@greylist.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True, help="Of the lines."
+)
+@click.pass_obj
+def export(obj: Context, form: Literal["jsonl", "csv"], file: Path) -> None:
+    """Write all triplets that are known to the new FILE, which `import` reads: with a digest at its end."""
+    count = -1 if form == "jsonl" else -2
+    with open(file, "x", encoding="utf-8", errors="surrogateescape", newline="\n") as out:
+        os.chmod(file, 0o600)  # who writes to whom
+        for line in obj.client.greylist.records.export(form):
+            out.write(line)
+            count += 1
+    click.echo(f"{count - 1} triplets were written to {file}")
+
+
+@greylist.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@reason_option
+@json_option
+@click.pass_obj
+def import_(obj: Context, file: Path, reason: str, as_json: bool) -> None:
+    """Join the triplets in FILE, which `export` has written, with those that are known.
+
+    The file is checked as a whole first; what is wrong is named by its line, and nothing is imported then. To import it
+    again changes nothing more.
+    """
+    found = obj.client.greylist.records.load(file, author=author(), reason=reason)
+    output.as_json(found) if as_json else output.facts(found)
+
+
 @greylist.group(cls=Commands)
 def lists() -> None:
     """Who is never greylisted, who always is, and for which recipients.
@@ -89,6 +173,7 @@ def lists() -> None:
 @click.option("--comment", default="", help="Why; shown with the entry.")
 @click.option("--expires", type=Duration(), help="After how long the entry ends.", show_default="never")
 @click.option("--replace", is_flag=True, help="Take the place of an entry with this pattern.")
+@reason_option
 @json_option
 @click.pass_obj
 def add(
@@ -99,11 +184,12 @@ def add(
     comment: str,
     expires: float | None,
     replace: bool,
+    reason: str,
     as_json: bool,
 ) -> None:
     """Add an entry on all nodes, as in `add allow client 192.0.2.0/24 --comment 'our backup' --expires 30d`."""
     made = obj.client.greylist.lists.add(
-        effect, kind, pattern, comment=comment, author=author(), lifetime=expires, replace=replace
+        effect, kind, pattern, comment=comment, author=author(), reason=reason, lifetime=expires, replace=replace
     )
     output.as_json({"revision": made}) if as_json else click.echo(f"added; the lists are at revision {made}")
 
@@ -112,11 +198,12 @@ def add(
 @click.argument("effect", type=EFFECTS)
 @click.argument("kind", type=KINDS)
 @click.argument("pattern")
+@reason_option
 @json_option
 @click.pass_obj
-def remove(obj: Context, effect: str, kind: str, pattern: str, as_json: bool) -> None:
+def remove(obj: Context, effect: str, kind: str, pattern: str, reason: str, as_json: bool) -> None:
     """Remove an entry on all nodes."""
-    made = obj.client.greylist.lists.remove(effect, kind, pattern)
+    made = obj.client.greylist.lists.remove(effect, kind, pattern, author=author(), reason=reason)
     output.as_json({"revision": made}) if as_json else click.echo(f"removed; the lists are at revision {made}")
 
 
@@ -171,6 +258,23 @@ _RULES = {
     "opted-out": "It passes without a wait: the recipient has opted out.",
     "not-opted-in": "It passes without a wait: the recipient has not opted in.",
 }
+
+
+_SHOWN = ("network", "sender", "recipient", "first_ms", "last_ms", "expires_ms")
+
+
+def _times(record: dict[str, Any]) -> list[str]:
+    return [output.moment(record[name]) for name in _SHOWN[3:]]
+
+
+def _records(obj: Context, named: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    after = ""
+    while True:
+        page = obj.client.greylist.records.show(after=after, **named)
+        yield from page["records"]
+        after = page["next"]
+        if not after:
+            return
 
 
 def _entries(obj: Context) -> Iterator[dict[str, Any]]:

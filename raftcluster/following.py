@@ -1,6 +1,6 @@
-"""What has changed in configuration and greylist settings since this node has told it last, as events.
+"""What has changed in configuration, greylist settings, lists and records by hand since this node has told it last, as events.
 
-The place in both orders of changes is kept in the data directory: what happened while the node was down is told when it is
+The place in each order of changes is kept in the data directory: what happened while the node was down is told when it is
 back. It is kept after the events: a crash in between tells something twice rather than never. Values are not told.
 """
 
@@ -17,6 +17,9 @@ from typing import Any, Final
 from raftcluster.config.reading import read_changes, read_revision
 from raftcluster.errors import RaftclusterError
 from raftcluster.events.recorder import Recorder
+from raftcluster.greylist.acts import read_acts, read_newest
+from raftcluster.greylist.lists.machine import read_changes as read_list_changes
+from raftcluster.greylist.lists.machine import read_revision as read_revision_of_lists
 from raftcluster.greylist.machine import read_settings_history, read_settings_row
 from raftcluster.host import Host
 from raftcluster.storage.directory import DataDirectory
@@ -25,6 +28,7 @@ log = logging.getLogger("raftcluster.events")
 
 FILE: Final = "audit-config.json"
 PAGE: Final = 100
+_ACTS: Final = {"forgotten": "greylist-forgotten", "imported": "greylist-imported"}
 KEYS: Final = 20
 """An event names so many keys, and counts the others."""
 
@@ -51,6 +55,8 @@ class Following:
         return {
             "config": self._host.query("config", lambda tables, _: read_revision(tables)),
             "greylist": self._host.query("greylist", lambda tables, _: read_settings_row(tables)[0]),
+            "lists": self._host.query("lists", lambda tables, _: read_revision_of_lists(tables)),
+            "acts": self._host.query("greylist", lambda tables, _: read_newest(tables)),
         }
 
     def _changes(self, told: dict[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -84,16 +90,41 @@ class Following:
                 break
         since = told["greylist"]
         rows = self._host.query("greylist", lambda tables, _: read_settings_history(tables, PAGE))
-        for revision, settings, author, reason, time in reversed(rows):
+        for revision, settings, author, reason, time, node in reversed(rows):
             if revision > since:
-                fields = {"settings": [f"{name} {value}" for name, value in settings.items()], "changed": _date(time)}
-                yield "greylist-configured", {"revision": revision, "author": author, "reason": reason, **fields}
+                set_to = [f"{name} {value}" for name, value in settings.items()]
+                yield (
+                    "greylist-configured",
+                    {"revision": revision, "settings": set_to, **_why(author, reason, node, time)},
+                )
                 told["greylist"] = revision
+        yield from self._acts(told)
+
+    def _acts(self, told: dict[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What was done to the greylist's lists and records."""
+        place = told["lists"]
+        for change in self._host.query("lists", lambda tables, _: read_list_changes(tables, place, PAGE)):
+            entries = [f"{effect} {kind} {pattern}" for effect, kind, pattern, _ in change.entries]
+            yield (
+                "greylist-lists-changed",
+                {
+                    "revision": change.revision,
+                    "what": change.what,
+                    "entries": entries,
+                    "count": change.number,
+                    **_why(change.author, change.reason, change.node, change.time),
+                },
+            )
+            told["lists"] = change.revision
+        number = told["acts"]
+        for act in self._host.query("greylist", lambda tables, _: read_acts(tables, number, PAGE)):
+            yield _ACTS[act.what], {"what": act.detail, **_why(act.author, act.reason, act.node, act.time)}
+            told["acts"] = act.number
 
     def _kept(self) -> dict[str, int] | None:
         try:
             kept = json.loads((self._directory.path / FILE).read_bytes())
-            return {"config": int(kept["config"]), "greylist": int(kept["greylist"])}
+            return {name: int(kept[name]) for name in ("config", "greylist", "lists", "acts")}
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:
@@ -105,6 +136,10 @@ class Following:
             self._directory.write(FILE, json.dumps(told).encode())
         except RaftclusterError as error:  # the disk; after a restart what was told is told again
             log.warning("%s", error)
+
+
+def _why(author: str, reason: str, node: str, time: int) -> dict[str, Any]:
+    return {"author": author, "reason": reason, "origin": node, "changed": _date(time)}
 
 
 def _date(milliseconds: int) -> str:

@@ -51,7 +51,13 @@ ROOMS = {
         "raftcluster.greylist.rules",
         "raftcluster.greylist.verdict",
     ),
-    "raftcluster.control": ("raftcluster.loop", "raftcluster.backup.file", "raftcluster.backup.summary"),
+    "raftcluster.control": (
+        "raftcluster.loop",
+        "raftcluster.backup.file",
+        "raftcluster.backup.summary",
+        "raftcluster.greylist.exchange",
+        "raftcluster.greylist.transfer",
+    ),
     "raftcluster.verify": ("raftcluster.storage.",),
     "raftcluster.cli": ("raftcluster", "raftcluster.control.client"),
 }

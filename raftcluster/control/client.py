@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Final
 
@@ -22,6 +22,7 @@ from raftcluster.backup.file import save
 from raftcluster.backup.summary import verify
 from raftcluster.codec import Value
 from raftcluster.control.exchange import Exchange
+from raftcluster.control.greylisting import Greylist
 from raftcluster.errors import FrameError, OutcomeUnknown, Rejected, Unavailable
 
 ANSWER_SECONDS: Final = 120.0  # calls have deadlines of their own, at the node; this one is for a node that hangs
@@ -103,78 +104,6 @@ class Client:
         with Exchange(self.path, self.timeout, method, arguments) as exchange:
             while (received := exchange.receive(wait=True))[0] == "item":
                 yield received[1]
-
-
-class Greylist:
-    """The twin of `Node.greylist`, as far as an administrator needs it."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self.lists = Lists(client)
-
-    def explain(self, client: str, sender: str, recipient: str, *, client_name: str | None = None) -> dict[str, Value]:
-        """What would be answered for this triplet now, and why."""
-        mail: dict[str, Value] = {"client": client, "sender": sender, "recipient": recipient}
-        return self._client.call("greylist.explain", **mail, client_name=client_name)  # type: ignore[no-any-return]
-
-    def stats(self) -> dict[str, Value]:
-        """Records, decisions per node, and this node's degraded answers."""
-        return self._client.call("greylist.stats")  # type: ignore[no-any-return]
-
-    def settings(self) -> dict[str, Value]:
-        """The settings of the cluster."""
-        return self._client.call("greylist.settings")  # type: ignore[no-any-return]
-
-    def configure(self, changes: Mapping[str, Value], *, reason: str = "", author: str = "") -> int:
-        """Change settings in the whole cluster, together or not at all; the new revision."""
-        return self._client.call("greylist.configure", changes=dict(changes), reason=reason, author=author)  # type: ignore[no-any-return]
-
-
-class Lists:
-    """The twin of `Node.greylist.lists`. Effects are allow, greylist, opt-in, opt-out; kinds client, client-name, sender,
-    sender-domain, recipient, recipient-domain."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def add(
-        self,
-        effect: str,
-        kind: str,
-        pattern: str,
-        *,
-        comment: str = "",
-        author: str = "",
-        lifetime: float | None = None,
-        replace: bool = False,
-    ) -> int:
-        """Add an entry that lives for `lifetime` seconds, or for ever; the lists' new revision."""
-        entry: dict[str, Value] = {"effect": effect, "kind": kind, "pattern": pattern, "comment": comment}
-        return self._client.call(  # type: ignore[no-any-return]
-            "greylist.lists.add", **entry, author=author, lifetime=lifetime, replace=replace
-        )
-
-    def add_all(self, entries: Sequence[Mapping[str, Value]], *, author: str = "", replace: bool = False) -> int:
-        """Add up to 500 entries, all or none; the lists' new revision."""
-        wanted = [dict(entry) for entry in entries]
-        return self._client.call("greylist.lists.add_all", entries=wanted, author=author, replace=replace)  # type: ignore[no-any-return]
-
-    def remove(self, effect: str, kind: str, pattern: str) -> int:
-        """Remove an entry; the lists' new revision."""
-        return self._client.call("greylist.lists.remove", effect=effect, kind=kind, pattern=pattern)  # type: ignore[no-any-return]
-
-    def show(self, after: str = "", limit: int = limits.SCAN_ROWS) -> dict[str, Value]:
-        """A page of `entries`, and where the `next` one begins."""
-        return self._client.call("greylist.lists.show", after=after, limit=limit)  # type: ignore[no-any-return]
-
-    def test(
-        self, client: str, sender: str, recipient: str, *, client_name: str | None = None, opted_in_only: bool = False
-    ) -> dict[str, Value]:
-        """Which entry decides about such a mail, and why each other does not."""
-        mail: dict[str, Value] = {"client": client, "sender": sender, "recipient": recipient}
-        return self._client.call(  # type: ignore[no-any-return]
-            "greylist.lists.test", **mail, client_name=client_name, opted_in_only=opted_in_only
-        )
 
 
 class Config:

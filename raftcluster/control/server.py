@@ -50,6 +50,7 @@ CALLS: Final = frozenset(
     transfer destroy bury teardown.plan teardown.progress
     greylist.explain greylist.stats greylist.settings greylist.configure greylist.settings_history
     greylist.lists.add greylist.lists.add_all greylist.lists.remove greylist.lists.show greylist.lists.test
+    greylist.records.show greylist.records.page greylist.records.header greylist.records.forget greylist.records.put
     config.get config.effective config.entry config.set config.delete config.keys config.revision
     config.transact config.revision_at config.rollback config.verify config.schemas config.reports
     config.local.set config.local.get config.local.delete

@@ -37,6 +37,7 @@ from raftcluster.greylist.machine import (
     read_totals,
 )
 from raftcluster.greylist.record import node_label, node_text
+from raftcluster.greylist.records import Records
 from raftcluster.greylist.request import Current, Mail, Request
 from raftcluster.greylist.rules import DEFER, PASS, Action
 from raftcluster.greylist.settings import Settings, check_names
@@ -64,6 +65,8 @@ class Greylist:
         self._node = node_label(host.id)
         self.lists = Lists(host)
         """Who is never greylisted, who always, and for whom."""
+        self.records = Records(host)
+        """What is kept of each triplet: to be read, forgotten, exported, imported."""
         self._hints = Hints(host, NAME)
         self._exempted: Counter[str] = Counter()
         """This node's answers since its start for which no triplet was looked up, by reason."""
@@ -277,14 +280,16 @@ class Greylist:
         is not the expected one; `Unavailable` or `OutcomeUnknown`.
         """
         check_names(changes)
-        command = ["settings", dict(changes), author, reason, expect_revision]
+        command = ["settings", dict(changes), author, reason, expect_revision, self._host.name]
         revision: int = self._host.propose(NAME, command, deadline=deadline)
         return revision
 
     def settings_history(self, limit: int = limits.SCAN_ROWS) -> list[dict[str, Value]]:
-        """The newest changes of settings, newest first: revision, changes, author, reason, time_ms."""
+        """The newest changes of settings, newest first: revision, changes, author, reason, time_ms, node."""
         rows = self._host.query(NAME, lambda tables, _: read_settings_history(tables, limit))
-        return [dict(zip(("revision", "changes", "author", "reason", "time_ms"), row, strict=True)) for row in rows]
+        return [
+            dict(zip(("revision", "changes", "author", "reason", "time_ms", "node"), row, strict=True)) for row in rows
+        ]
 
     def _settled(self) -> Current:
         """The settings for a check that they may spare: if it becomes no command, nobody tells it of a change."""

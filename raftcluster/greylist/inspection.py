@@ -12,6 +12,7 @@ _PASSED = HEAD.size - 2
 _EXPIRY_KEY_BYTES = 12
 _ROW_KEYS = 64
 _NUMBER_BYTES = 8
+_STATE_BYTES = {b"sequence": (16,), b"cursor": (4, 13), b"clients": (24,), b"acts": (8,), b"forgotten": (16,)}
 
 
 def inspect_record(key: bytes, value: bytes) -> None:
@@ -42,15 +43,17 @@ def inspect_setting(key: bytes, value: bytes) -> None:
         revision, values = unpack(value)
         Settings.of(values)
     else:
-        revision, _, _, _, _ = unpack(value)
+        revision, _, _, _, _, _ = unpack(value)
         if revision.to_bytes(_NUMBER_BYTES) != key:
             raise ValueError("the change is of another revision")
 
 
 def inspect_state(key: bytes, value: bytes) -> None:
     """A row of `state`: its length says what it can be."""
-    lengths = {b"sequence": (16,), b"cursor": (4, 13), b"clients": (24,)}.get(
-        key, (32,) if key.startswith(b"total") else ()
-    )
+    if key == b"sweep":
+        if not unpack(value) or not all(type(each) is bytes for each in unpack(value)):
+            raise ValueError("nothing is swept")
+        return
+    lengths = _STATE_BYTES.get(key, (32,) if key.startswith(b"total") else ())
     if len(value) not in lengths:
         raise ValueError("the counter has a wrong length")

@@ -4,14 +4,20 @@ Tables
     records   triplet key (16) -> record (see `record`)
     expiry    see `expiry`
     clients, allowed   see `clients`
-    settings  "current" -> [revision, changes from the defaults]; revision (8) -> what was changed by whom and why
+    forgotten see `forgetting`
+    acts      see `acts`
+    settings  "current" -> [revision, changes from the defaults]; revision (8) -> what was changed by whom, why and where
     state     "total" + node -> deferred, passed, passed for the first time, passed because the client is allowed;
               counters and cursors of the others
 
 Commands
     bytes, see `check`: one check, answered in bytes
         -> ["settings", revision, changes]: it was made under other settings; nothing was done, ask again under these
-    ["settings", changes, author, reason, expected revision or None]        -> revision
+    ["settings", changes, author, reason, expected revision or None, node]  -> revision
+    ["forget", selection, author, node, reason]                             -> [tombstone's key, whether it is done]
+    ["sweep"]: forget on, for some milliseconds                             -> None
+    ["merge", [[key, began, record], ...]]: see `merging`                   -> [joined, expired, forgotten]
+    ["import", [[key, 0, record], ...], None or [detail, author, node, reason]]: the same; the first part says why
 
 Between `apply` and `tick` the machine keeps what the entry's checks have in common: settings, new keys, counts. Nothing
 outlives the entry: a snapshot may change the tables between two entries.
@@ -26,12 +32,16 @@ from typing import Final, NamedTuple
 from raftcluster import codec, limits
 from raftcluster.codec import Value
 from raftcluster.errors import Rejected
-from raftcluster.greylist import check, clients
+from raftcluster.greylist import acts, check, clients, forgetting
+from raftcluster.greylist.acts import ACTS, check_why, inspect_act
 from raftcluster.greylist.clients import ALLOWED, CLIENTS, inspect_allowed, inspect_client
 from raftcluster.greylist.expiry import EXPIRY, RECORDS, STATE, Due, begun, due_minute, enter, look, read_held
+from raftcluster.greylist.forgetting import FORGOTTEN, inspect_forgotten
 from raftcluster.greylist.inspection import inspect_expiry, inspect_record, inspect_setting, inspect_state
+from raftcluster.greylist.merging import check_rows, merge
 from raftcluster.greylist.record import COUNT_MAX, FRESH, HEAD, NODE, NODE_BYTES, NODES_MAX, Record
 from raftcluster.greylist.rules import DEFER, KEY_BYTES, decide, network_in
+from raftcluster.greylist.selection import Selection
 from raftcluster.greylist.settings import Settings, Waits, check_names
 from raftcluster.machine import ReadTables, Tables
 
@@ -47,6 +57,8 @@ _INSPECTIONS: Final = {
     STATE: inspect_state,
     CLIENTS: inspect_client,
     ALLOWED: inspect_allowed,
+    FORGOTTEN: inspect_forgotten,
+    ACTS: inspect_act,
 }
 _CURRENT: Final = b"current"
 _TOTAL: Final = b"total"
@@ -63,6 +75,7 @@ class _InForce(NamedTuple):
     waits: Waits
     passes: int
     """That allow a client."""
+    privacy: bool
     values: dict[str, Value]
     """What differs from the defaults."""
 
@@ -83,7 +96,7 @@ class GreylistMachine:
 
     name = NAME
     schema = 2
-    tables = (RECORDS, EXPIRY, SETTINGS, STATE, CLIENTS, ALLOWED)
+    tables = (RECORDS, EXPIRY, SETTINGS, STATE, CLIENTS, ALLOWED, FORGOTTEN, ACTS)
 
     def __init__(self) -> None:
         self._settings: _InForce | None = None
@@ -98,9 +111,18 @@ class GreylistMachine:
         if type(command) is bytes:
             return self._check(command, tables, time)
         try:
-            if command[0] == "settings":
-                _, changes, author, reason, expected = command
-                return self._change_settings(changes, author, reason, expected, tables, time)
+            match command[0]:
+                case "settings":
+                    return self._change_settings(tables, time, *_parts(command, 5))
+                case "forget":
+                    return self._forget(tables, time, *_parts(command, 4))
+                case "sweep":
+                    _parts(command, 0)
+                    return forgetting.sweep(tables, time, forgetting.SWEEP_ROWS)
+                case "merge":
+                    return self._merge(tables, time, *_parts(command, 1))
+                case "import":
+                    return self._import(tables, time, *_parts(command, 2))
         except (TypeError, ValueError, LookupError) as error:
             raise Rejected("malformed greylist command", subject=NAME) from error  # nothing of Python's own wording
         raise Rejected(f"the greylist knows no command {command[0]!r:.40}", subject=NAME)
@@ -118,6 +140,7 @@ class GreylistMachine:
         taken = look(tables, time, TICK_KEYS + 2 * checks, due)
         if due or taken:
             enter(tables, due, taken)
+        forgetting.sweep(tables, time, forgetting.ENTRY_ROWS)
 
     def inspect(self, table: str, key: bytes, value: bytes) -> None:
         """See `raftcluster.machine.Inspectable`."""
@@ -209,15 +232,42 @@ class GreylistMachine:
     def _counted_at(self, node: bytes) -> list[int]:
         return self._counts.setdefault(node, [0, 0, 0, 0])
 
+    def _forget(self, tables: Tables, time: int, named: Value, author: Value, node: Value, reason: Value) -> Value:
+        check_why(author, node, reason)
+        selection, current = Selection(named), _in_force(tables.get(SETTINGS, _CURRENT))
+        if current.privacy and selection.key is None:
+            raise Rejected(
+                "under privacy no record holds an address",
+                subject="selection",
+                remedy="name client, sender and recipient",
+            )
+        key, stone = forgetting.forget(tables, selection, time, current.waits.life)
+        acts.record(tables, "forgotten", str(selection), author, node, reason, time)
+        return [key, stone.place is None]
+
+    def _merge(self, tables: Tables, time: int, rows: Value) -> Value:
+        current = _in_force(tables.get(SETTINGS, _CURRENT))
+        return merge(tables, check_rows(rows), time, current.waits.life, current.privacy, self._due)
+
+    def _import(self, tables: Tables, time: int, rows: Value, why: Value) -> Value:
+        records = check_rows(rows)
+        if why is not None:
+            detail, author, node, reason = why
+            check_why(author, node, reason)
+            if type(detail) is not str or len(detail) > limits.KIB:
+                raise Rejected("malformed import", subject=NAME)
+            acts.record(tables, "imported", detail, author, node, reason, time)
+        current = _in_force(tables.get(SETTINGS, _CURRENT))
+        return merge(tables, records, time, current.waits.life, current.privacy, self._due)
+
     def _change_settings(
-        self, changes: Value, author: Value, reason: Value, expected: Value, tables: Tables, time: int
+        self, tables: Tables, time: int, changes: Value, author: Value, reason: Value, expected: Value, node: Value
     ) -> int:
         self._settings = None
         self._firsts = {}
         revision, values = read_settings_row(tables)
         check_names(changes)
-        if type(author) is not str or type(reason) is not str or len(author) + len(reason) > limits.KIB:
-            raise Rejected("author and reason take text, at most 1 KiB together", subject=NAME)
+        check_why(author, node, reason)
         if expected is not None and expected != revision:
             error = Rejected(f"the greylist settings are at revision {revision}, not {expected!r:.40}", subject=NAME)
             error.code = "revision-mismatch"
@@ -230,7 +280,7 @@ class GreylistMachine:
         Settings.of(values)  # raises when they do not fit together
         revision += 1
         tables.put(SETTINGS, _CURRENT, codec.pack([revision, values]))
-        row = [revision, {name: changes[name] for name in sorted(changes)}, author, reason, time]
+        row = [revision, {name: changes[name] for name in sorted(changes)}, author, reason, time, node]
         tables.put(SETTINGS, _REVISION.pack(revision), codec.pack(row))
         if revision > limits.HISTORY_REVISIONS:
             tables.delete(SETTINGS, _REVISION.pack(revision - limits.HISTORY_REVISIONS))
@@ -243,7 +293,7 @@ def read_settings_row(tables: ReadTables) -> tuple[int, dict[str, Value]]:
 
 
 def read_settings_history(tables: ReadTables, limit: int) -> list[list[Value]]:
-    """The newest `limit` changes of settings, newest first: [revision, changes, author, reason, time]."""
+    """The newest `limit` changes of settings, newest first: [revision, changes, author, reason, time, node]."""
     newest, _ = read_settings_row(tables)
     start = _REVISION.pack(max(1, newest - limit + 1))
     rows = tables.scan(SETTINGS, start, _REVISION.pack(newest + 1), limit=limit)
@@ -279,7 +329,15 @@ def _in_force(row: bytes | None) -> _InForce:
     """What a row of settings means: remembered, because every entry with a check asks and the row hardly ever changes."""
     revision, values = _settings(row)
     settings = Settings.of(values)
-    return _InForce(revision, settings.waits(), settings.auto_allow, values)
+    return _InForce(revision, settings.waits(), settings.auto_allow, settings.privacy, values)
+
+
+def _parts(command: Value, count: int) -> list[Value]:
+    """What follows a command's name, so many parts. Raises `ValueError`."""
+    parts: list[Value] = list(command[1:])
+    if len(parts) != count:
+        raise ValueError(count)
+    return parts
 
 
 def _client(rest: bytes, flags: int) -> bytes:

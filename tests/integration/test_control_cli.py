@@ -154,6 +154,30 @@ def test_greylist_explains_and_counts(run: Run, node: LocalNode) -> None:
     assert "records" in run("greylist", "stats").stdout
 
 
+def test_greylist_records_are_listed_exported_forgotten_and_imported(run: Run, node: LocalNode, tmp_path: Path) -> None:
+    for number in range(3):
+        node.greylist.check(client=f"192.0.{number}.7", sender=f"s{number}x@example.net", recipient="b@example.org")
+    node.host.now += 1
+    rows = [json.loads(line) for line in run("greylist", "list", "--json").stdout.splitlines()]
+    assert sorted(row["network"] for row in rows) == ["192.0.0.0/24", "192.0.1.0/24", "192.0.2.0/24"]
+    assert "s1x@example.net" in run("greylist", "list", "--client", "192.0.1.0/24").stdout
+    assert len(run("greylist", "list", "--limit", "2", "--json").stdout.splitlines()) == 2
+    for form in ("jsonl", "csv"):
+        assert "3 triplets were written" in run("greylist", "export", str(tmp_path / form), "--format", form).stdout
+        found = value(run("greylist", "import", str(tmp_path / form), "--json"))
+        assert found == {"records": 3, "joined": 3, "expired": 0, "forgotten": 0}
+    forgotten = value(run("greylist", "forget", "--client", "192.0.0.0/16", "--reason", "a try", "--json"))
+    assert forgotten == {"forgotten": 3, "named": "client 192.0.0.0/16"}
+    assert value(run("greylist", "import", str(tmp_path / "csv"), "--json"))["forgotten"] == 3
+    assert "example" not in run("greylist", "list").stdout
+    cut = tmp_path / "cut"
+    cut.write_text("".join((tmp_path / "csv").read_text().splitlines(keepends=True)[:-1]))
+    refused = run("greylist", "import", str(cut))
+    assert refused.exit_code == 4 and "line 6: the last line is missing" in refused.stderr
+    assert run("greylist", "forget").exit_code == 4
+    assert run("greylist", "export", str(cut)).exit_code != 0, "no file is overwritten"
+
+
 def test_leases_are_listed(run: Run, node: LocalNode) -> None:
     assert value(run("lease", "list", "--json")) == []
     with node.lease("nightly-scan"):

@@ -65,7 +65,7 @@ class Workload:
         """The first operation sets the greylist's waits; then they come at random."""
         delay, window, life = self._options.waits
         settings = {"lab": True, "delay": delay, "window": window, "life": life}
-        self._submit("greylist", [["settings", settings, "admin", "waits that fit into a run", None]])
+        self._submit("greylist", [["settings", settings, "admin", "waits that fit into a run", None, ""]])
         self._world.after(0.5, self._next)
 
     def _next(self) -> None:

@@ -125,7 +125,7 @@ class VirtualSoak:
         self.events["decided" if results is not None else "undecided"] += 1
 
     def _configure(self) -> None:
-        self._submit([["settings", SETTINGS, "soak", "", None]])
+        self._submit([["settings", SETTINGS, "soak", "", None, ""]])
 
     def _check(self) -> None:
         random = self.world.random

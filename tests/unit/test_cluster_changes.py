@@ -24,6 +24,8 @@ from raftcluster.events import log
 from raftcluster.events.log import EventLog
 from raftcluster.events.outlet import Outlet
 from raftcluster.events.recorder import Recorder
+from raftcluster.greylist.api import Greylist
+from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport.certificates import certificate_hash, public_key
@@ -37,7 +39,7 @@ class Told:
 
     def __init__(self, folder: Path) -> None:
         init(folder / "mx1", "mx1", ("127.0.0.1", 9777), ("192.0.2.1", 9777), "mta/1", cluster="mail")
-        self.host = LocalHost([ClusterMachine(), ConfigMachine(), GreylistMachine()])
+        self.host = LocalHost([ClusterMachine(), ConfigMachine(), GreylistMachine(), ListsMachine()])
         self.host.propose("cluster", unpack((folder / "mx1" / "genesis").read_bytes()))
         self.me = self.look().members.copy().popitem()[0]
         self.seen = self.look()
@@ -198,7 +200,7 @@ def test_changes_of_the_configuration_are_told_once_with_who_where_when_and_why(
     audited.stop()
     changes: list[Any] = [["set", f"k/{number}", number] for number in range(25)]
     told.host.propose("config", ["transact", [], changes, "admin", "many", "mx8"])
-    told.host.propose("greylist", ["settings", {"delay": 240}, "admin", "slow", None])
+    told.host.propose("greylist", ["settings", {"delay": 240}, "admin", "slow", None, "mx1"])
     again = Audited(told, tmp_path)
     eventually(lambda: sorted(again.names()[2:]) == ["config-changed", "greylist-configured", "leader-changed"])
     again.stop()
@@ -212,6 +214,45 @@ def test_changes_of_the_configuration_are_told_once_with_who_where_when_and_why(
     assert b"a-value" not in again.directory.events.read_bytes()
     third = Audited(told, tmp_path)
     eventually(lambda: third.names()[5:] == ["leader-changed"])
+    third.stop()
+
+
+def test_what_is_done_to_the_greylist_by_hand_is_told_with_who_where_when_and_why(told: Told, tmp_path: Path) -> None:
+    audited = Audited(told, tmp_path)
+    eventually(lambda: audited.names() == ["leader-changed"])
+    audited.stop()
+    greylist = Greylist(told.host)
+    by: dict[str, Any] = {"author": "admin", "reason": "a good one"}
+    greylist.configure({"delay": 240}, **by)
+    greylist.lists.add("allow", "client", "192.0.2.0/24", **by)
+    greylist.lists.remove("allow", "client", "192.0.2.0/24", **by)
+    greylist.check(client="192.0.2.7", sender="a@example.net", recipient="b@example.org")
+    file = tmp_path / "records"
+    file.write_text("".join(greylist.records.export()))
+    greylist.records.load(file, **by)
+    greylist.records.forget(client="192.0.2.7", **by)
+    again = Audited(told, tmp_path)
+    wanted: dict[str, dict[str, Any]] = {
+        "greylist-configured": {"settings": ["delay 240"], "revision": 1},
+        "greylist-lists-changed": {
+            "what": "removed",
+            "entries": ["allow client 192.0.2.0/24"],
+            "count": 1,
+            "revision": 2,
+        },
+        "greylist-imported": {"what": "1 records of records"},
+        "greylist-forgotten": {"what": "client 192.0.2.7/32"},
+    }
+    eventually(lambda: set(wanted) <= set(again.names()))
+    again.stop()
+    found = {each["event"]: each["fields"] for each in log.read(again.directory.events)}
+    when = datetime.fromtimestamp(told.host.now / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    for name, fields in wanted.items():
+        assert found[name] == {**fields, **by, "origin": told.host.name, "changed": when}
+    assert again.names().count("greylist-lists-changed") == 2
+    so_far = len(again.names())
+    third = Audited(told, tmp_path)
+    eventually(lambda: third.names()[so_far:] == ["leader-changed"])
     third.stop()
 
 

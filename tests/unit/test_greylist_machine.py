@@ -53,7 +53,7 @@ def spoken(result: Any) -> Any:
 
 
 def change(changes: Any, expected: Any = None, author: Any = "me", reason: Any = "why") -> Any:
-    return ["settings", changes, author, reason, expected]
+    return ["settings", changes, author, reason, expected, "mx1"]
 
 
 class Cluster(LocalHost):
@@ -202,7 +202,7 @@ def test_settings_are_changed_together_and_recorded(cluster: Cluster) -> None:
     assert cluster.propose("greylist", change({"window": None, "text": "Wait %s s"}, expected=1)) == 2
     assert read_settings_row(cluster.rows) == (2, {"delay": 300, "text": "Wait %s s"})
     newest, oldest = read_settings_history(cluster.rows, 10)
-    assert newest == [2, {"text": "Wait %s s", "window": None}, "me", "why", cluster.now]
+    assert newest == [2, {"text": "Wait %s s", "window": None}, "me", "why", cluster.now, "mx1"]
     assert oldest[:2] == [1, {"delay": 300, "window": 7200}]
     assert read_settings_history(cluster.rows, 1) == [newest]
 

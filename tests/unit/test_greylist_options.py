@@ -223,4 +223,4 @@ def test_privacy_keeps_no_address() -> None:
     greylist = Greylist(host)
     greylist.configure({"privacy": True})
     greylist.check(**MAIL)
-    assert b"example" not in host.tables["greylist"].image()
+    assert b"@example" not in host.tables["greylist"].image()

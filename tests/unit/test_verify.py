@@ -185,6 +185,7 @@ def used() -> Iterator[LocalHost]:
         greylist.check(client=f"192.0.2.{number % 7}", sender=sender, recipient="r@example.org")
         host.now += 60_000
     greylist.lists.add("opt-out", "recipient", "postmaster@example.org", comment="by law", lifetime=86_400)
+    greylist.records.forget(sender_domain="nobody.example")
     host.id = "another-node"
     other = Greylist(host)
     for number in range(50):

@@ -20,7 +20,7 @@ from raftcluster.codec import Value
 from raftcluster.errors import OutcomeUnknown, Rejected, StorageRefusal, Unavailable
 from raftcluster.greylist.lists.book import Book, Ruling
 from raftcluster.greylist.lists.judging import Judged, judge
-from raftcluster.greylist.lists.machine import LIFETIME_MAX, NAME, read_entries, read_revision
+from raftcluster.greylist.lists.machine import LIFETIME_MAX, NAME, Change, read_changes, read_entries, read_revision
 from raftcluster.greylist.lists.rules import Entry, Question, check_effect, list_of, normal_name, normal_pattern
 from raftcluster.greylist.rules import normal_recipient, normal_sender
 from raftcluster.host import Consistency, Host
@@ -60,6 +60,7 @@ class Lists:
         *,
         comment: str = "",
         author: str = "",
+        reason: str = "",
         lifetime: float | None = None,
         replace: bool = False,
         deadline: float = limits.CALL_SECONDS,
@@ -70,24 +71,39 @@ class Lists:
         it must be said that it is replaced.
         """
         entry = {"effect": effect, "kind": kind, "pattern": pattern, "comment": comment, "lifetime": lifetime}
-        return self.add_all([entry], author=author, replace=replace, deadline=deadline)
+        return self.add_all([entry], author=author, reason=reason, replace=replace, deadline=deadline)
 
     def add_all(
         self,
         entries: Iterable[Mapping[str, Value]],
         *,
         author: str = "",
+        reason: str = "",
         replace: bool = False,
         deadline: float = limits.CALL_SECONDS,
     ) -> int:
         """Add up to 500 entries, all or none: `effect`, `kind`, `pattern`, and if wanted `comment`, `lifetime`."""
-        command = ["add", [_item(entry) for entry in entries], author, self._host.name, replace]
+        command = ["add", [_item(entry) for entry in entries], author, self._host.name, reason, replace]
         return self._change(command, deadline)
 
-    def remove(self, effect: str, kind: str, pattern: str, *, deadline: float = limits.CALL_SECONDS) -> int:
+    def remove(
+        self,
+        effect: str,
+        kind: str,
+        pattern: str,
+        *,
+        author: str = "",
+        reason: str = "",
+        deadline: float = limits.CALL_SECONDS,
+    ) -> int:
         """Remove an entry; the new revision. `Rejected` when there is none."""
         check_effect(effect, kind)
-        return self._change(["remove", [[list_of(effect), kind, normal_pattern(kind, pattern)]]], deadline)
+        items = [[list_of(effect), kind, normal_pattern(kind, pattern)]]
+        return self._change(["remove", items, author, self._host.name, reason], deadline)
+
+    def changes(self, *, after: int = 0, limit: int = limits.SCAN_ROWS) -> list[Change]:
+        """Up to `limit` changes of the lists behind the revision `after`, in order: who, when, from where, why."""
+        return self._host.query(NAME, lambda tables, _: read_changes(tables, after, limit))
 
     def show(
         self, *, after: str = "", limit: int = limits.SCAN_ROWS, consistency: Consistency = "local"

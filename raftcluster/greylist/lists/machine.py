@@ -2,11 +2,13 @@
 
 Tables
     entries   list (opt, rule) + / + kind + / + pattern -> [effect, comment, author, node, added, expires or None]
+    changes   revision (8) -> [added or removed, [effect, kind, pattern, comment] of up to 20 entries, how many entries,
+              author, node, reason, time]: the newest `limits.HISTORY_REVISIONS`
     state     "revision" -> how often they were changed; "entries" -> how many there are, expired ones included
 
 Commands; each is carried out as a whole or not at all
-    ["add", [[effect, kind, pattern, comment, lifetime in ms or None], ...], author, node, replace]   -> revision
-    ["remove", [[list, kind, pattern], ...]]                                                          -> revision
+    ["add", [[effect, kind, pattern, comment, lifetime in ms or None], ...], author, node, reason, replace]   -> revision
+    ["remove", [[list, kind, pattern], ...], author, node, reason]                                            -> revision
 
 Patterns come in normal form. An expired entry is none, whether its row was cleaned up already or not; rows are cleaned up
 when entries are added to lists that are nearly full, so that lists at rest cost an entry of the log nothing.
@@ -15,7 +17,7 @@ when entries are added to lists that are nearly full, so that lists at rest cost
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from raftcluster import codec, limits
 from raftcluster.codec import Value
@@ -31,9 +33,11 @@ from raftcluster.machine import ReadTables, Tables
 
 NAME: Final = "lists"
 ENTRIES: Final = "entries"
+CHANGES: Final = "changes"
 STATE: Final = "state"
 
 ENTRIES_MAX: Final = 10_000  # every node holds them in memory, and reads them again after a change
+CHANGE_ENTRIES: Final = 20  # that a change names; the others it counts
 COMMAND_ENTRIES: Final = 500  # per command: they fit an operation, and an apply is bounded
 LIFETIME_MAX: Final = 10 * 365 * 86_400_000  # ten years
 
@@ -42,22 +46,43 @@ _REVISION: Final = b"revision"
 _HELD: Final = b"entries"
 
 
+class Change(NamedTuple):
+    """One change of the lists. `time` in milliseconds of cluster time."""
+
+    revision: int
+    what: str
+    """added or removed"""
+    entries: list[list[str]]
+    """[effect, kind, pattern, comment] of the first ones."""
+    number: int
+    """How many they were."""
+    author: str
+    node: str
+    reason: str
+    time: int
+
+
 class ListsMachine:
     """A `raftcluster.machine.StateMachine`."""
 
     name = NAME
-    schema = 1
-    tables = (ENTRIES, STATE)
+    schema = 2
+    tables = (ENTRIES, CHANGES, STATE)
 
     def apply(self, command: Value, tables: Tables, time: int) -> Value:
         """See the file's head."""
         match command:
-            case ["add", list(items), author, node, bool(replace)] if 0 < len(items) <= COMMAND_ENTRIES:
-                _check_text("author", author, limits.NAME_BYTES)
-                _check_text("node", node, limits.NAME_BYTES)
-                return _add(tables, time, items, author, node, replace)
-            case ["remove", list(items)] if 0 < len(items) <= COMMAND_ENTRIES:
-                return _remove(tables, time, items)
+            case ["add", list(items), author, node, reason, bool(replace)] if 0 < len(items) <= COMMAND_ENTRIES:
+                _check_why(author, node, reason)
+                revision = _add(tables, time, items, author, node, replace)
+                named = [item[:4] for item in items]
+                _keep(tables, revision, "added", named, author, node, reason, time)
+                return revision
+            case ["remove", list(items), author, node, reason] if 0 < len(items) <= COMMAND_ENTRIES:
+                _check_why(author, node, reason)
+                revision, named = _remove(tables, time, items)
+                _keep(tables, revision, "removed", named, author, node, reason, time)
+                return revision
             case _:
                 raise Rejected(
                     f"malformed lists command, or not of 1 to {COMMAND_ENTRIES} entries", subject="greylist lists"
@@ -72,6 +97,16 @@ class ListsMachine:
             if key not in (_REVISION, _HELD) or len(value) != _COUNT.size:
                 raise ValueError("there is no such counter")
             return
+        if table == CHANGES:
+            if len(key) != _COUNT.size:
+                raise ValueError("the change has no revision")
+            change = Change(_COUNT.unpack(key)[0], *codec.unpack(value))
+            _check_why(change.author, change.node, change.reason)
+            if change.what not in ("added", "removed") or not 0 < len(change.entries) <= min(
+                CHANGE_ENTRIES, change.number
+            ):
+                raise ValueError("the change is none")
+            return
         entry = _entry(key, value)
         check_effect(entry.effect, entry.kind)
         if _key(entry.list, entry.kind, normal_pattern(entry.kind, entry.pattern)) != key:
@@ -85,6 +120,12 @@ class ListsMachine:
 def read_revision(tables: ReadTables) -> int:
     """How often the lists were changed."""
     return _number(tables, _REVISION)
+
+
+def read_changes(tables: ReadTables, after: int, limit: int) -> list[Change]:
+    """Up to `limit` changes behind the revision `after`, in order."""
+    rows = tables.scan(CHANGES, _COUNT.pack(after + 1), limit=limit)
+    return [Change(_COUNT.unpack(key)[0], *codec.unpack(row)) for key, row in rows]
 
 
 def read_entries(tables: ReadTables, after: bytes, limit: int) -> tuple[list[Entry], bytes]:
@@ -125,8 +166,10 @@ def _add(tables: Tables, time: int, items: list[Value], author: str, node: str, 
     return _changed(tables, held)
 
 
-def _remove(tables: Tables, time: int, items: list[Value]) -> int:
+def _remove(tables: Tables, time: int, items: list[Value]) -> tuple[int, list[list[str]]]:
+    """The new revision, and what was removed."""
     held = _number(tables, _HELD)
+    removed = []
     for item in items:
         match item:
             case [str(which), str(kind), str(pattern)]:
@@ -134,11 +177,22 @@ def _remove(tables: Tables, time: int, items: list[Value]) -> int:
             case _:
                 raise Rejected("malformed entry", subject="greylist lists")
         row = tables.get(ENTRIES, key) if len(key) <= limits.KEY_BYTES else None
-        if row is None or not _entry(key, row).alive(time):
+        entry = None if row is None else _entry(key, row)
+        if entry is None or not entry.alive(time):
             raise Rejected(f"there is no {which} entry {kind} {pattern:.80}", subject="greylist lists")
         tables.delete(ENTRIES, key)
+        removed.append([entry.effect, kind, pattern, entry.comment])
         held -= 1
-    return _changed(tables, held)
+    return _changed(tables, held), removed
+
+
+def _keep(
+    tables: Tables, revision: int, what: str, named: list[Value], author: str, node: str, reason: str, time: int
+) -> None:
+    row = [what, named[:CHANGE_ENTRIES], len(named), author, node, reason, time]
+    tables.put(CHANGES, _COUNT.pack(revision), codec.pack(row))
+    if revision > limits.HISTORY_REVISIONS:
+        tables.delete(CHANGES, _COUNT.pack(revision - limits.HISTORY_REVISIONS))
 
 
 def _clean(tables: Tables, time: int) -> int:
@@ -158,6 +212,12 @@ def _changed(tables: Tables, held: int) -> int:
     tables.put(STATE, _REVISION, _COUNT.pack(revision))
     tables.put(STATE, _HELD, _COUNT.pack(held))
     return revision
+
+
+def _check_why(author: Value, node: Value, reason: Value) -> None:
+    _check_text("author", author, limits.NAME_BYTES)
+    _check_text("node", node, limits.NAME_BYTES)
+    _check_text("reason", reason, COMMENT_CHARACTERS)
 
 
 def _check_text(what: str, text: Value, characters: int) -> None:

@@ -39,7 +39,9 @@ def seeds() -> Iterable[bytes]:
 
 
 def run(data: bytes) -> str:
-    return agree(data, lambda: [GreylistMachine()], NAME, [["settings", {"lab": True, "delay": 1}, "", "", 0]], command)
+    return agree(
+        data, lambda: [GreylistMachine()], NAME, [["settings", {"lab": True, "delay": 1}, "", "", 0, "mx1"]], command
+    )
 
 
 def command(source: Source, tables: ReadTables) -> Any:
@@ -53,7 +55,7 @@ def command(source: Source, tables: ReadTables) -> Any:
         changes = {
             source.choice((*NAMES, "else")): source.spoilt(source.choice(VALUES)) for _ in range(source.below(4))
         }
-        made = ["settings", changes, "author", "reason", source.choice((None, 0, 1, 2))]
+        made = ["settings", changes, "author", "reason", source.choice((None, 0, 1, 2)), "mx1"]
     else:
         return source.value()
     place = source.below(64)
