@@ -18,9 +18,19 @@ from benchmarks import report
 from benchmarks.load import Cell, Peer, Sample, interleave
 from benchmarks.peers.etcd import Etcd
 from benchmarks.peers.ours import Ours
+from benchmarks.peers.postgres import Postgres
+from benchmarks.peers.postgrey import Postgrey
+from benchmarks.peers.redis import Redis
 
 DIRECTORY = Path(__file__).parent.parent / "build" / "bench"
-PEERS: dict[str, Callable[[Path], Peer]] = {"ours": Ours, "etcd": Etcd}
+PEERS: dict[str, Callable[[Path], Peer]] = {
+    "ours": Ours,
+    "etcd": Etcd,
+    "redis": Redis,
+    "postgres": Postgres,
+    "postgrey": Postgrey,
+}
+USUAL = "ours,etcd"
 WIDTH_WITHOUT_TERMINAL = 140
 
 
@@ -29,11 +39,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="measured time of a cell (default %(default)s)")
     parser.add_argument("--warm-up", type=float, default=0.5, help="time before it (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="times that all cells are measured (default %(default)s)")
-    parser.add_argument("--peers", default=",".join(PEERS), help="which, comma separated (default %(default)s)")
+    parser.add_argument("--peers", default=USUAL, help=f"which of {','.join(PEERS)} (default %(default)s)")
+    parser.add_argument("--full", action="store_true", help="all peers")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     parser.add_argument("--directory", type=Path, default=DIRECTORY, help="data goes there: choose a real disk")
-    parser.add_argument("--limit", type=int, default=600, help="the run is given up after so many seconds")
-    return parser.parse_args()
+    parser.add_argument("--limit", type=int, help="the run is given up after so many seconds (600, with --full 1800)")
+    options = parser.parse_args()
+    if options.full:
+        options.peers = ",".join(PEERS)
+    if options.limit is None:
+        options.limit = 1800 if options.full else 600
+    return options
 
 
 def _give_up(number: int, frame: FrameType | None) -> None:
@@ -48,6 +64,7 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
     options.directory.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=options.directory)).resolve()
+    work.chmod(0o711)  # servers that refuse to run as root have to reach theirs
     peers: dict[str, Peer] = {name: PEERS[name](work / name) for name in options.peers.split(",")}
     plan = {"seconds": options.seconds, "warm_up": options.warm_up, "rounds": options.rounds}
 

@@ -1,4 +1,5 @@
-"""`python -m benchmarks.caller DIRECTORY`: a node with its embedded callers, driven by JSON lines on standard input.
+"""`python -m benchmarks.caller DIRECTORY POLICY`: a node with its embedded callers, driven by JSON lines on standard input, and
+with a policy server at the address POLICY.
 
     ["status"]                                          -> the node's status
     ["invite", name]                                    -> a token
@@ -19,7 +20,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any
 
-from raftcluster import Node
+from raftcluster import Node, Service
 from raftcluster.errors import RaftclusterError, Unavailable
 from raftcluster.greylist.verdict import Verdict
 from tests.helpers import eventually
@@ -127,7 +128,8 @@ def invite(node: Node, name: str) -> str:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    with Node.open(sys.argv[1]) as node:
+    with Service(sys.argv[1], policy=sys.argv[2]) as service:
+        node = service.node
         say("open")
         for line in sys.stdin:
             match json.loads(line):

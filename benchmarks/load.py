@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -38,6 +39,7 @@ class Sample:
     seconds: float
     p50_ms: float
     p99_ms: float
+    p999_ms: float
     max_ms: float
     errors: int = 0
     cpu_seconds: Mapping[str, float] = field(default_factory=dict)
@@ -48,6 +50,26 @@ class Sample:
     def rate(self) -> float:
         """Checks a second."""
         return self.checks / self.seconds
+
+
+def quantiles(microseconds: Mapping[float, int]) -> dict[str, float]:
+    """The latencies of a `Sample` by field, from (latency, how many had it); nan when there are none."""
+    return {
+        "p50_ms": quantile(microseconds, 0.50),
+        "p99_ms": quantile(microseconds, 0.99),
+        "p999_ms": quantile(microseconds, 0.999),
+        "max_ms": quantile(microseconds, 1.0),
+    }
+
+
+def quantile(microseconds: Mapping[float, int], share: float) -> float:
+    """Milliseconds; nan when there are none."""
+    left = max(1, round(share * sum(microseconds.values())))
+    for latency in sorted(microseconds):
+        left -= microseconds[latency]
+        if left <= 0:
+            return latency / 1000
+    return float("nan")
 
 
 @dataclass(frozen=True)
@@ -79,27 +101,29 @@ class Peer(Protocol):
 
 
 class Meter:
-    """CPU seconds and bytes written by some processes since it was made."""
+    """CPU seconds and bytes written by some processes since it was made. Of one that has ended meanwhile nothing is known, nor
+    counted: PostgreSQL's short-lived workers."""
 
     def __init__(self, processes: Mapping[str, psutil.Process]) -> None:
         self._processes = processes
-        self._cpu = {name: self._cpu_seconds(process) for name, process in processes.items()}
-        self._written = self._written_bytes()
+        self._begin = self._counters()
 
-    @staticmethod
-    def _cpu_seconds(process: psutil.Process) -> float:
-        times = process.cpu_times()
-        return float(times.user + times.system)
+    def _counters(self) -> dict[str, tuple[float, int]]:
+        """Name -> CPU seconds, bytes written."""
+        found = {}
+        for name, process in self._processes.items():
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                found[name] = (times.user + times.system, process.io_counters().write_bytes)
+        return found
 
-    def _written_bytes(self) -> int:
-        return sum(process.io_counters().write_bytes for process in self._processes.values())
-
-    def cpu_seconds(self) -> dict[str, float]:
-        return {name: round(self._cpu_seconds(p) - self._cpu[name], 3) for name, p in self._processes.items()}
-
-    def written_bytes(self) -> int | None:
-        """None where the kernel does not count (a fsynced store that wrote nothing did not run on a counted disk)."""
-        return (self._written_bytes() - self._written) or None
+    def read(self) -> tuple[dict[str, float], int | None]:
+        """CPU seconds by process, and bytes written by all: None where the kernel does not count (a fsynced store that wrote
+        nothing did not run on a counted disk)."""
+        end, begin = self._counters(), self._begin
+        cpu = {name: round(seconds - begin[name][0], 3) for name, (seconds, _) in end.items() if name in begin}
+        written = sum(count - begin[name][1] for name, (_, count) in end.items() if name in begin)
+        return cpu, written or None
 
 
 @dataclass(frozen=True)

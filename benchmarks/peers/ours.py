@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import raftcluster
-from benchmarks.load import IN_FLIGHT, Meter, Row, Sample, Window
+from benchmarks.load import IN_FLIGHT, Meter, Row, Sample, Window, quantile, quantiles
+from benchmarks.peers import client
 from raftcluster import limits
 from tests.children import Child
 from tests.helpers import eventually, free_ports
 
 NODES = 3
+POLICY_LEVELS = (1, 8, 64)
 START_SECONDS = 30.0
 SLACK_SECONDS = 30.0
 
@@ -31,6 +33,8 @@ class Ours:
 
     def start(self) -> None:
         self._directory.mkdir(parents=True)
+        client.build()
+        self._policy = [f"127.0.0.1:{port}" for port in free_ports(NODES)]
         names = [f"node{number}" for number in range(NODES)]
         addresses = [("127.0.0.1", port) for port in free_ports(NODES)]
         for name, address in zip(names, addresses, strict=True):
@@ -44,7 +48,8 @@ class Ours:
         eventually(self._complete, START_SECONDS, "all nodes vote and know the leader")
 
     def _open(self, name: str) -> None:
-        command = [sys.executable, "-m", "benchmarks.caller", str(self._directory / name)]
+        policy = f"inet:{self._policy[len(self._children)]}"
+        command = [sys.executable, "-m", "benchmarks.caller", str(self._directory / name), policy]
         child = Child(name, command, self._directory / f"{name}.log", pipes=True)
         self._children.append(child)
         assert json.loads(child.line(START_SECONDS)) == "open"
@@ -64,7 +69,18 @@ class Ours:
         self._children = []
 
     def rows(self) -> Sequence[Row]:
-        return [Row("ours", "ours, embedded callers on all nodes", IN_FLIGHT, self._measure)]
+        def policy(nodes: int) -> Callable[[Window], Sample]:
+            return lambda window: self._over_policy(window, self._policy[:nodes])
+
+        return [
+            Row("ours", "ours, embedded callers on all nodes", IN_FLIGHT, self._measure),
+            Row("policy: ours, one of 3 nodes asked", "ours, policy server of one node", POLICY_LEVELS, policy(1)),
+            Row("policy: ours, all 3 nodes asked", "ours, policy servers of all", POLICY_LEVELS, policy(NODES)),
+        ]
+
+    def _over_policy(self, window: Window, addresses: Sequence[str]) -> Sample:
+        servers = {child.name: child.counters for child in self._children if child.alive()}
+        return client.measure(window, "policy", "inet", addresses, servers, self._directory / "client.log")
 
     def _measure(self, window: Window) -> Sample:
         """One in flight is tried at each node for a third of the time: it is another distance from each."""
@@ -87,8 +103,9 @@ class Ours:
             self._expect(callers, "begin", window.warm_up)
             meter = Meter({child.name: child.counters for child in self._children})
             self._expect(callers, "end", window.seconds)
-            cpu.update(meter.cpu_seconds())
-            written += meter.written_bytes() or 0
+            spent, bytes_written = meter.read()
+            cpu.update(spent)
+            written += bytes_written or 0
             results = {child.name: json.loads(child.line(SLACK_SECONDS)) for child, _ in callers}
             seconds += max(result["seconds"] for result in results.values())
             for name, result in results.items():
@@ -96,13 +113,11 @@ class Ours:
                 errors += sum(result["errors"].values())
                 mine = Counter(dict(result["microseconds"]))
                 latencies.update(mine)
-                detail[name] = {"checks": result["checks"], "p50_ms": _quantile(mine, 0.5), "errors": result["errors"]}
+                detail[name] = {"checks": result["checks"], "p50_ms": quantile(mine, 0.5), "errors": result["errors"]}
         return Sample(
             checks=checks,
             seconds=seconds,
-            p50_ms=_quantile(latencies, 0.50),
-            p99_ms=_quantile(latencies, 0.99),
-            max_ms=_quantile(latencies, 1.0),
+            **quantiles(latencies),
             errors=errors,
             cpu_seconds=dict(cpu),
             written_bytes=written or None,
@@ -132,13 +147,3 @@ class Ours:
                 )
             },
         }
-
-
-def _quantile(latencies: Counter[float], share: float) -> float:
-    """Milliseconds; nan when there are none."""
-    left = max(1, round(share * latencies.total()))
-    for microseconds in sorted(latencies):
-        left -= latencies[microseconds]
-        if left <= 0:
-            return microseconds / 1000
-    return float("nan")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.load import Cell, Row, Sample, Window, best, interleave
+from benchmarks.load import Cell, Row, Sample, Window, best, interleave, quantiles
 from benchmarks.report import ratios
 
 
 def sample(rate: float, p50_ms: float = 1.0, **more: object) -> Sample:
-    return Sample(checks=int(rate * 2), seconds=2.0, p50_ms=p50_ms, p99_ms=2 * p50_ms, max_ms=9.0, **more)  # type: ignore[arg-type]
+    times = {"p50_ms": p50_ms, "p99_ms": 2 * p50_ms, "p999_ms": 8.0, "max_ms": 9.0}
+    return Sample(checks=int(rate * 2), seconds=2.0, **times, **more)  # type: ignore[arg-type]
 
 
 def row(group: str, label: str, levels: list[int], rate: Callable[[Window], float]) -> Row:
@@ -74,3 +75,13 @@ def test_the_best_layout_stands_for_its_group_and_ratios_are_against_it() -> Non
     ]
     assert best(cells)["etcd rmw", 8].label == "4 conn."
     assert ratios(cells) == [{"in_flight": 8, "against": "etcd rmw", "rate": 5.0, "p50": 0.25, "p99": 0.25}]
+
+
+def test_quantiles_are_the_latency_that_so_many_had_at_most() -> None:
+    assert quantiles({1000.0: 500, 2000.0: 490, 30_000.0: 9, 400_000.0: 1}) == {
+        "p50_ms": 1.0,
+        "p99_ms": 2.0,
+        "p999_ms": 30.0,
+        "max_ms": 400.0,
+    }
+    assert all(value != value for value in quantiles({}).values())
