@@ -9,11 +9,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.chaos.clients import HANDED_AGAIN
 from tests.chaos.recorder import load
-from tests.checkers import gaps, greylisting, leadership, once, order, register, sessions, tables
+from tests.checkers import (
+    entries,
+    gaps,
+    greylisting,
+    leadership,
+    leases,
+    notices,
+    once,
+    order,
+    register,
+    sessions,
+    tables,
+)
+from tests.checkers.entries import Change
 from tests.checkers.gaps import Gap, Loss
 from tests.checkers.greylisting import Check, Look, Rules
 from tests.checkers.leadership import Sample
+from tests.checkers.leases import Belief, Grant
+from tests.checkers.notices import Handed, Publication, Seen
 from tests.checkers.once import Attempt
 from tests.checkers.order import Numbered
 from tests.checkers.register import Step
@@ -48,6 +64,10 @@ class Final:
     ledger: list[tuple[str, int, int]]
     counted: int
     digests: list[Digest]
+    notices: dict[int, str] = field(default_factory=dict)
+    """Position -> text."""
+    listed: dict[str, list[str]] = field(default_factory=dict)
+    """Node -> the patterns on its lists."""
 
 
 @dataclass
@@ -110,6 +130,9 @@ def judge(history: History, final: Final, rules: Rules, losses: Sequence[Loss]) 
         _leaders,
         _tables,
         _greylist,
+        _leases,
+        _notices,
+        _lists,
     )
     for check in checks:
         check(verdict, history, final, rules)
@@ -176,8 +199,7 @@ def _revisions(verdict: Verdict, history: History, _final: Final, _rules: Rules)
 
 def _ledger(verdict: Verdict, history: History, final: Final, _rules: Rules) -> None:
     operations = history.of("add")
-    names = {"ok": "done", "never": "never", "unknown": "unknown"}
-    attempts = [Attempt(o.asked["name"], names[o.outcome], o.result) for o in operations]  # type: ignore[arg-type]
+    attempts = [Attempt(o.asked["name"], NAMES[o.outcome], o.result) for o in operations]
     counts = {name: count for name, count, _ in final.ledger}
     places = {name: place for name, _, place in final.ledger}
     verdict.note("exactly once, nothing lost, no phantom", len(attempts), once.violations(attempts, counts, places))
@@ -246,6 +268,37 @@ def _greylist(verdict: Verdict, history: History, final: Final, rules: Rules) ->
         len(requests),
         greylisting.count_violations(decided, len(requests) - decided, final.counted),
     )
+
+
+def _leases(verdict: Verdict, history: History, _final: Final, _rules: Rules) -> None:
+    grants = [
+        Grant(o.asked["name"], o.result, o.call, o.ret, o.session)
+        for o in history.of("acquire", outcome="ok")
+        if o.result
+    ]
+    beliefs = [Belief(e["name"], e["token"], e["since"], e["session"]) for e in history.events if e["e"] == "believes"]
+    verdict.note("leases", len(grants) + len(beliefs), leases.violations(grants, beliefs))
+
+
+NAMES: Mapping[str, Any] = {"ok": "done", "never": "never", "unknown": "unknown"}
+"""What the checkers call the outcomes."""
+
+
+def _notices(verdict: Verdict, history: History, final: Final, _rules: Rules) -> None:
+    published = [Publication(o.asked["text"], NAMES[o.outcome], o.result) for o in history.of("publish")]
+    seen = [Seen(o.asked["position"], NAMES[o.outcome], bool(o.result)) for o in history.of("acknowledge")]
+    handed = [
+        Handed(e["consumer"], e["subscription"], e["position"], e["text"]) for e in history.events if e["e"] == "handed"
+    ]
+    verdict.note("notifications", len(published) + len(seen), notices.violations(published, seen, final.notices))
+    verdict.note("notifications handed on", len(handed), notices.stream_violations(handed, final.notices, HANDED_AGAIN))
+
+
+def _lists(verdict: Verdict, history: History, final: Final, _rules: Rules) -> None:
+    actions: Mapping[str, Any] = {"list": "add", "unlist": "remove"}
+    changes = [Change(o.asked["name"], actions[o.asked["op"]], NAMES[o.outcome]) for o in history.of("list", "unlist")]
+    found = [text for node, held in final.listed.items() for text in entries.violations(changes, held, node)]
+    verdict.note("entries of lists", len(changes), found)
 
 
 def _check(operation: Operation) -> Check:

@@ -6,6 +6,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
 from random import Random
@@ -13,6 +14,9 @@ from typing import Any, TypeVar
 
 from raftcluster import Node, limits
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, StorageRefusal, Unavailable
+from raftcluster.lease.holding import Lease
+from raftcluster.lease.rules import LeaseLost
+from raftcluster.notifications.subscription import Subscription
 from tests.chaos import ledger
 from tests.chaos.recorder import Recorder
 
@@ -26,6 +30,9 @@ RECENT_TRIPLETS = 40
 SHARED_PER_SECOND = 5.0
 """Ledger operations that all nodes ask for at the same time, under the same request id."""
 STATUS_SECONDS = 0.1
+LEASES = ("nightly", "report")
+HANDED_AGAIN = 3
+"""How many notifications may be handed to a consumer once more after a crash."""
 
 
 class Client(threading.Thread, ABC):
@@ -202,6 +209,122 @@ class Sampler(Client):
             self.recorder.event("status", node=self.node.id, **{name: status[name] for name in self.NOTED})
 
 
+class Holder(Client):
+    """Takes leases that the holders at all nodes want, says whether it believes in its own, lets it go or keeps it."""
+
+    pause = 0.15
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._lease: Lease | None = None
+        self._name = ""
+
+    def run(self) -> None:
+        super().run()
+        if self._lease is not None:
+            self._lease.release()  # or the renewals go on
+
+    def step(self) -> None:
+        if self._lease is None:
+            self._name = self.random.choice(LEASES)
+            lease = self.node.lease(self._name, seconds=self.random.choice((1.0, 2.0, 4.0)), on_lost=self._lost)
+            outcome, token = self.attempt("acquire", lambda: _token(lease), _same, name=self._name)
+            if outcome == "ok" and token:
+                self._lease = lease
+            return
+        since = time.monotonic()
+        with suppress(LeaseLost):
+            token = self._lease.token
+            self.recorder.event("believes", session=self.session, name=self._name, token=token, since=since)
+            if self.random.random() > 0.05:
+                return
+        self._lease.release()
+        self._lease = None
+
+    def _lost(self, why: str) -> None:
+        self.recorder.event("lost", session=self.session, name=self._name, why=why)
+
+
+class Publisher(Client):
+    """Publishes, and acknowledges what others have published lately."""
+
+    pause = 0.6
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._count = 0
+
+    def step(self) -> None:
+        notifications = self.node.notifications
+        if self.random.random() < 0.7:
+            self._count += 1
+            text = f"{self.session}-{self._count}"
+            deadline = self.random.choice((0.5, limits.CALL_SECONDS))
+            self.attempt("publish", lambda: notifications.publish("info", text, deadline=deadline), _same, text=text)
+            return
+        try:
+            newest = notifications.last()
+        except RaftclusterError as error:
+            self.recorder.event("down", code=error.code)
+            return
+        position = max(1, newest - self.random.randrange(5))
+        self.attempt(
+            "acknowledge", lambda: notifications.acknowledge(position, author=self.session), _same, position=position
+        )
+
+
+class Consumer(Client):
+    """Reads the stream for its node, from where that was before."""
+
+    pause = 0.1
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._count = 0
+        self._subscription: Subscription | None = None
+
+    def step(self) -> None:
+        self._count += 1
+        subscription = f"{self.session}-{self._count}"
+        try:
+            with self.node.notifications.subscribe(self.node.name, batch=HANDED_AGAIN) as self._subscription:
+                for each in () if self._ending.is_set() else self._subscription:
+                    consumer, position = self.node.name, each.position
+                    self.recorder.event(
+                        "handed", consumer=consumer, subscription=subscription, position=position, text=each.text
+                    )
+        except RaftclusterError as error:
+            self.recorder.event("down", code=error.code)
+            self._ending.wait(0.5)
+
+    def end(self) -> None:
+        super().end()
+        if self._subscription is not None:
+            self._subscription.close()
+
+
+class Lister(Client):
+    """Adds entries to the greylist's lists and removes some; each entry is its own."""
+
+    pause = 0.5
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._count = 0
+        self._added: list[str] = []
+
+    def step(self) -> None:
+        lists = self.node.greylist.lists
+        if self._added and self.random.random() < 0.6:
+            gone = self._added.pop(self.random.randrange(len(self._added)))
+            self.attempt("unlist", lambda: lists.remove("allow", "sender-domain", gone), _same, name=gone)
+            return
+        self._count += 1
+        name = f"e{self._count}.{self.session.replace('.', '-')}.example"
+        if self.attempt("list", lambda: lists.add("allow", "sender-domain", name), _same, name=name)[0] != "never":
+            self._added.append(name)
+
+
 CLIENTS: dict[str, type[Client]] = {
     "config0": Configurer,
     "config1": Configurer,
@@ -209,7 +332,21 @@ CLIENTS: dict[str, type[Client]] = {
     "sender0": Sender,
     "sender1": Sender,
     "sampler": Sampler,
+    "holder": Holder,
+    "publisher": Publisher,
+    "consumer": Consumer,
+    "lister": Lister,
 }
+
+
+def _token(lease: Lease) -> int:
+    """The fencing token; 0 when others have it, or when it was lost again already."""
+    if not lease.acquire():
+        return 0
+    try:
+        return lease.token
+    except LeaseLost:
+        return 0
 
 
 def _same(value: Any) -> Any:

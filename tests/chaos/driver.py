@@ -17,11 +17,8 @@ from typing import Any
 
 import raftcluster
 from raftcluster import Node
-from raftcluster.cluster.machine import ClusterMachine
-from raftcluster.config.machine import ConfigMachine
+from raftcluster.builtin import all_machines
 from raftcluster.errors import RaftclusterError, Unavailable
-from raftcluster.greylist.lists.machine import ListsMachine
-from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.machine import ReadTables
 from raftcluster.storage.digest import digest
 from tests.chaos.clients import CLIENTS, Client
@@ -30,7 +27,7 @@ from tests.chaos.ledger import PAGE, Ledger, read_page
 from tests.chaos.recorder import Recorder
 
 PRODUCT = "chaos/1"
-MACHINES = (ClusterMachine, ConfigMachine, GreylistMachine, ListsMachine, Ledger)
+MACHINES = tuple(all_machines([Ledger()]))
 HASH_ENTRIES = 50
 """Tables are hashed after each entry whose index is a multiple of this."""
 HASH_ROWS = 500
@@ -138,6 +135,22 @@ class Driver:
             rows += page
             if len(page) < PAGE:
                 return rows
+
+    def notices(self) -> list[Any]:
+        """[position, text] of all notifications."""
+        found = self.node.notifications.list(acknowledged=True, consistency="linearizable")
+        return [[each.position, each.text] for each in found]
+
+    def listed(self) -> list[str]:
+        """The patterns of all entries of the greylist's lists that this node holds."""
+        found: list[str] = []
+        after = ""
+        while True:
+            page: Any = self.node.greylist.lists.show(after=after)
+            found += [entry["pattern"] for entry in page["entries"]]
+            after = page["next"]
+            if not after:
+                return found
 
     def counted(self) -> int:
         """How many greylist checks the cluster has counted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,23 @@ def good() -> Recording:
     r.waited(4)
     r.check("pass", "waited", 4)
     r.did("look", triplet=7, result=1000)
+    r.did("acquire", name="nightly", result=1)
+    r.event("believes", session="mx1.1.client", name="nightly", token=1, since=r.now)
+    r.did("acquire", name="nightly", result=0)
+    r.did("publish", text="a", result=1)
+    r.did("publish", "unknown", text="b")
+    r.did("acknowledge", position=1, result=True)
+    r.did("acknowledge", position=1, result=False)
+    r.event("handed", consumer="mx1", subscription="1", position=1, text="a")
+    r.did("list", name="e1", result=1)
+    r.did("list", name="e2", result=2)
+    r.did("unlist", name="e1", result=3)
     return r
 
 
-FINAL = Final([("one", 1, 1), ("two", 1, 2)], 2, [Digest("mx1", 60, "y"), Digest("mx2", 60, "y")])
+FINAL = Final(
+    [("one", 1, 1), ("two", 1, 2)], 2, [Digest("mx1", 60, "y"), Digest("mx2", 60, "y")], {1: "a"}, {"mx1": ["e2"]}
+)
 """Of the checks in `good` the cluster has counted two: one was asked twice, one degraded."""
 
 
@@ -109,6 +123,12 @@ PLANTED: dict[str, Callable[[Recording], None]] = {
     "equal tables after equal entries": lambda r: r.event("tables", index=50, hash="z"),
     "greylist": lambda r: r.check("defer", "early"),
     "greylist counts": lambda r: r.check("pass", "known"),
+    "leases": lambda r: r.did("acquire", name="report", result=1),
+    "notifications": lambda r: r.did("publish", text="lost", result=2),
+    "notifications handed on": lambda r: r.event(
+        "handed", consumer="mx1", subscription="1", position=2, text="phantom"
+    ),
+    "entries of lists": lambda r: r.did("list", name="lost", result=4),
     "clients": lambda r: r.event("broken", session="mx1.1.client", error="KeyError()"),
 }
 
@@ -124,10 +144,12 @@ def test_what_is_planted_is_found(checker: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("final", "words"),
     [
-        (Final([*FINAL.ledger, ("three", 1, 3)], 2, FINAL.digests), "told that it never will be"),
-        (Final([*FINAL.ledger[:1], ("two", 2, 2)], 2, FINAL.digests), "two was carried out 2 times"),
-        (Final(FINAL.ledger, 9, FINAL.digests), "the cluster counted 9 checks"),
-        (Final(FINAL.ledger, 2, [*FINAL.digests, Digest("mx3", 60, "n")]), "hold different tables"),
+        (replace(FINAL, ledger=[*FINAL.ledger, ("three", 1, 3)]), "told that it never will be"),
+        (replace(FINAL, ledger=[*FINAL.ledger[:1], ("two", 2, 2)]), "two was carried out 2 times"),
+        (replace(FINAL, counted=9), "the cluster counted 9 checks"),
+        (replace(FINAL, digests=[*FINAL.digests, Digest("mx3", 60, "n")]), "hold different tables"),
+        (replace(FINAL, notices={1: "a", 2: "c"}), "c is there and nobody has published it"),
+        (replace(FINAL, listed={**FINAL.listed, "mx2": []}), "mx2 lacks e2"),
     ],
 )
 def test_what_is_wrong_in_the_end_is_found(final: Final, words: str, tmp_path: Path) -> None:
