@@ -22,6 +22,8 @@ LEVELS = ("debug", "info", "warning", "error")
     help="Where Postfix asks: inet:HOST:PORT, unix:/PATH, or none.",
 )
 @click.option("--deadline", type=Duration(), default="2s", show_default=True, help="Within which Postfix is answered.")
+@click.option("--workers", type=click.Path(), help="A socket for the product's worker processes: this path.")
+@click.option("--workers-group", help="The group that may open it besides this user and root.")
 @click.option("--listen", type=Address(), help="From now on: where the other nodes reach this one.")
 @click.option("--advertise", type=Address(), help="From now on: the same as seen by the others. They are told.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="How much to log.")
@@ -30,6 +32,8 @@ def serve(
     obj: Context,
     policy: str,
     deadline: float,
+    workers: str | None,
+    workers_group: str | None,
     listen: tuple[str, int] | None,
     advertise: tuple[str, int] | None,
     log_level: str,
@@ -43,7 +47,13 @@ def serve(
     )
     if listen or advertise:
         raftcluster.readdress(obj.directory, listen, advertise)
-    service = raftcluster.Service(obj.directory, policy=None if policy == "none" else policy, deadline=deadline)
+    service = raftcluster.Service(
+        obj.directory,
+        policy=None if policy == "none" else policy,
+        deadline=deadline,
+        workers=workers,
+        workers_group=workers_group,
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
     with service:

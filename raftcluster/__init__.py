@@ -63,7 +63,10 @@ if TYPE_CHECKING:
     from raftcluster.quarantine.api import Quarantine
     from raftcluster.quarantine.delivery import SmtpDelivery
     from raftcluster.quarantine.envelope import Envelope
+    from raftcluster.request_ids import once
     from raftcluster.service import Service
+    from raftcluster.workers.client import Worker
+    from raftcluster.workers.server import WorkerServer
 
 __all__ = [
     "AddressInUse",
@@ -103,11 +106,14 @@ __all__ = [
     "Tables",
     "Unavailable",
     "Verdict",
+    "Worker",
+    "WorkerServer",
     "backup",
     "bury",
     "import_bundle",
     "init",
     "join",
+    "once",
     "read_events",
     "readdress",
     "request_certificate",
@@ -169,6 +175,12 @@ def __getattr__(name: str) -> Any:
             from raftcluster.cluster import moving as home
         case "scrub" | "verify_config":
             from raftcluster import offline as home
+        case "once":
+            from raftcluster import request_ids as home
+        case "Worker":
+            from raftcluster.workers import client as home
+        case "WorkerServer":
+            from raftcluster.workers import server as home
         case "Service":
             from raftcluster import service as home
         case _:

@@ -9,6 +9,7 @@ from raftcluster import limits
 from raftcluster.codec import Value
 from raftcluster.host import Completion, Consistency
 from raftcluster.machine import ReadTables
+from raftcluster.request_ids import request_id
 from raftcluster.runtime import Runtime
 
 T = TypeVar("T")
@@ -39,13 +40,13 @@ class Hosting:
         self, machine: str, command: Value, *, id: bytes | None = None, deadline: float = limits.CALL_SECONDS
     ) -> Value:
         """Have `command` applied by `machine` on every node; the result of its `apply`. Waits at most `deadline` seconds."""
-        return self._runtime.propose(machine, command, id=id, deadline=deadline)
+        return self._runtime.propose(machine, command, id=request_id(id), deadline=deadline)
 
     async def apropose(
         self, machine: str, command: Value, *, id: bytes | None = None, deadline: float = limits.CALL_SECONDS
     ) -> Value:
         """The same from asyncio."""
-        return await self._runtime.apropose(machine, command, id=id, deadline=deadline)
+        return await self._runtime.apropose(machine, command, id=request_id(id), deadline=deadline)
 
     def submit(
         self,

@@ -185,6 +185,19 @@ assert 2 * CONFIG_VALUE_BYTES + 64 * KIB < FRAME_BYTES, "before and after fit a 
 assert NAME_BYTES + CONFIG_KEY_BYTES + 16 <= KEY_BYTES, "the key of an override's version fits a row"
 assert ENTRY_RESULT_BYTES + 4 * APPEND_BYTES < VALUE_BYTES, "the results of one entry fit a row"
 assert VALUE_BYTES + 8 * SNAPSHOT_CHUNK_BYTES < SNAPSHOT_BLOCK_BYTES, "a chunk fits a block, whatever its rows"
+# --- worker sockets: a mail product has some dozens of worker processes
+WORKER_CONNECTIONS: Final = 128
+WORKER_FRAME_BYTES: Final = 2 * MIB  # of all connections together 256 MiB, in the worst case
+WORKER_MESSAGES: Final = 1_024  # in one frame
+WORKER_PENDING: Final = 4_096  # unanswered messages of one connection; then it is not read any more
+WORKER_CALLS: Final = 64  # of them calls that take a thread; more are refused
+WORKER_THREADS: Final = 16  # that carry out calls
+WORKER_STREAMS: Final = 64  # watches of all workers: a thread each
+WORKER_WINDOW: Final = 64  # items of a stream that a worker has not taken yet
+WORKER_CHECK_SECONDS: Final = 60.0  # the longest deadline of a check
+WORKER_ANSWER_SECONDS: Final = 30.0  # within which a worker reads what it is told, once its buffer is full
+
+assert CONFIG_VALUE_BYTES + QUARANTINE_ENVELOPE_BYTES < WORKER_FRAME_BYTES, "a call of the greatest size fits a frame"
 assert QUARANTINE_ENVELOPE_BYTES + 8 * KIB < OPERATION_BYTES, "a captured envelope is one command"
 assert QUARANTINE_PAGE_BYTES + QUARANTINE_ENVELOPE_BYTES < FRAME_BYTES, "a page fits a frame"
 assert LEASE_BELIEF + 0.05 < 1 / (1 + CLOCK_SLEW) + 1e-3, (

@@ -1,10 +1,11 @@
-"""An asyncio loop on a thread of its own: how the policy server and the control socket are good guests in a process."""
+"""An asyncio loop on a thread of its own: how the policy server and the sockets are good guests in a process."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -39,6 +40,32 @@ class LoopThread:
         finally:
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
+
+
+class Mailbox:
+    """Carries items from any thread to a loop, with one wake-up for as many as have gathered."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[..., None]) -> None:
+        self._loop = loop
+        self._deliver = deliver
+        self._items: deque[tuple[Any, ...]] = deque()
+        self._woken = False
+
+    def put(self, *item: Any) -> None:
+        """Any thread; never blocks. After the loop has closed the item is dropped: nobody waits for it."""
+        self._items.append(item)
+        if not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:
+                if not self._loop.is_closed():
+                    raise
+
+    def _drain(self) -> None:
+        self._woken = False  # before the first item is taken: whoever appends from now on wakes us again
+        while self._items:
+            self._deliver(*self._items.popleft())
 
 
 async def _cancel_others() -> None:

@@ -1,4 +1,4 @@
-"""A node with everything around it that a mail host needs: policy server and control socket. What `serve` runs."""
+"""A node with everything around it that a mail host needs: policy server, control and worker socket. What `serve` runs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from raftcluster.control.server import ControlServer
 from raftcluster.errors import Unavailable
 from raftcluster.node import Node
 from raftcluster.policy.server import LISTEN, PolicyServer, parse_listen
+from raftcluster.workers.server import WorkerServer
 
 log = logging.getLogger("raftcluster.service")
 
@@ -30,6 +31,7 @@ class Service:
 
     Entering waits for a leader, but not for long: without a quorum the policy server answers as the administrator chose
     for that. `status` can be asked from the beginning.
+    `workers` is the path of a socket for worker processes, which `workers_group` (name or id) may open, too; see `Worker`.
     `settings` are those of `Node.open`. Raises what `Node.open` raises, `AddressInUse`, `MissingPrivilege`; `Rejected` at once when
     `policy` is no address.
     """
@@ -40,12 +42,16 @@ class Service:
         *,
         policy: str | None = LISTEN,
         deadline: float = limits.CALL_SECONDS,
+        workers: str | os.PathLike[str] | None = None,
+        workers_group: str | int | None = None,
         **settings: Any,
     ) -> None:
         if policy is not None:
             parse_listen(policy)
         self._path = Path(path)
         self._listen, self._deadline, self._settings = policy, deadline, settings
+        self._workers, self._group = workers, workers_group
+        self._worker_server: WorkerServer | None = None
         self._stop: SimpleQueue[bool] = SimpleQueue()
         self._running = ExitStack()
         self._policy: PolicyServer | None = None
@@ -57,6 +63,10 @@ class Service:
             control = ControlServer(node, self._path / CONTROL, self._status)
             control.start()
             starting.callback(control.close)
+            if self._workers is not None:
+                self._worker_server = serving = WorkerServer(node, self._workers, group=self._group)
+                serving.start()
+                starting.callback(serving.close)
             if self._listen is not None:
                 self._until_ready()
                 server = PolicyServer(node.greylist, self._listen, deadline=self._deadline)
@@ -101,6 +111,9 @@ class Service:
         log.warning("no quorum yet: Postfix is answered without the cluster until there is one")
 
     def _status(self) -> dict[str, Value]:
-        if self._policy is None:
-            return {"policy": {}}
-        return {"policy": {"address": self._policy.address, **self._policy.stats()}}
+        added: dict[str, Value] = {"policy": {}}
+        if self._policy is not None:
+            added["policy"] = {"address": self._policy.address, **self._policy.stats()}
+        if self._worker_server is not None:
+            added["workers"] = {"path": self._worker_server.path, **self._worker_server.stats()}
+        return added

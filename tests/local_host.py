@@ -16,6 +16,7 @@ from raftcluster.codec import Value
 from raftcluster.errors import RaftclusterError, Rejected
 from raftcluster.host import Completion, Consistency
 from raftcluster.machine import ReadTables, StateMachine
+from raftcluster.request_ids import request_id
 
 T = TypeVar("T")
 Rows = dict[str, dict[bytes, bytes]]
@@ -126,17 +127,18 @@ class LocalHost:
             return outcomes
 
     def propose(self, machine: str, command: Value, *, id: bytes | None = None, deadline: float = 2.0) -> Value:
-        assert deadline > 0 and (id is None or len(id) == 16)
+        named = request_id(id)
+        assert deadline > 0 and (named is None or len(named) == 16)
         with self._lock:
             self.proposals += 1
             if self.failure is not None:
                 raise self.failure
-            if id is None or id not in self._results:
+            if named is None or named not in self._results:
                 outcome = self.entry(machine, [command])[0]
-                if id is None:
+                if named is None:
                     return _raised(outcome)
-                self._results[id] = (None, outcome) if isinstance(outcome, Rejected) else (outcome, None)
-            result, error = self._results[id]
+                self._results[named] = (None, outcome) if isinstance(outcome, Rejected) else (outcome, None)
+            result, error = self._results[named]
             if error is not None:
                 raise error
             return result

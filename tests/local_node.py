@@ -53,7 +53,8 @@ class LocalNode:
                 QuarantineMachine(),
             ]
         )
-        self.id = self.host.id
+        self.id, self.name = self.host.id, self.host.name
+        self.propose, self.query = self.host.propose, self.host.query
         self.config = Config(self.host, MemoryRows())
         self.greylist = Greylist(self.host)
         self.lease = Leases(self.host)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import socket
 import time
 from collections.abc import Callable
+from struct import Struct
 from typing import Any, Final
 
 from raftcluster import limits
@@ -48,6 +50,14 @@ def listen(address: Address) -> Socket:
         listener.close()
         raise _cannot_listen(error, where) from error
     return listener
+
+
+def peer(transport: asyncio.BaseTransport) -> tuple[int, int, int]:
+    """(pid, uid, gid) of who has connected to a unix socket, as the kernel saw them then (SO_PEERCRED, unix(7))."""
+    credentials = Struct("3i")
+    sock = transport.get_extra_info("socket")
+    pid, uid, gid = credentials.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size))
+    return int(pid), int(uid), int(gid)
 
 
 def accept(listener: Socket) -> tuple[Socket, Address] | None:

@@ -187,7 +187,7 @@ class ControlServer:
             method = attrgetter(name)(self._node)
         if method is None:
             raise Rejected(f"the node has no method {name}", subject=name, remedy="use a client of the same version")
-        return _bound(name, method, arguments)
+        return bound(name, method, arguments)
 
     # --- connections (loop thread)
 
@@ -229,7 +229,7 @@ class ControlServer:
             else:
                 call = self._method(name, arguments)
                 loop = asyncio.get_running_loop()
-                value = await loop.run_in_executor(self._workers, lambda: plain(_made(name, call)))
+                value = await loop.run_in_executor(self._workers, lambda: plain(made(name, call)))
                 await _send(writer, ["value", value])
         except RaftclusterError as error:
             await _send(writer, ["error", describe(error)])
@@ -240,7 +240,7 @@ class ControlServer:
         if self._streaming >= STREAMS:
             raise Unavailable(f"more than {STREAMS} streams", subject=name)
         loop, gone = asyncio.get_running_loop(), threading.Event()
-        items: Iterator[Value] = _bound(name, partial(self._streams[name], gone), arguments)()
+        items: Iterator[Value] = bound(name, partial(self._streams[name], gone), arguments)()
         self._streaming += 1
         hangup = loop.create_task(reader.read(1))
         hangup.add_done_callback(lambda _: gone.set())
@@ -254,7 +254,8 @@ class ControlServer:
             hangup.cancel()
 
 
-def _bound(name: str, method: Callable[..., Any], arguments: Mapping[str, Value]) -> Callable[[], Any]:
+def bound(name: str, method: Callable[..., Any], arguments: Mapping[str, Value]) -> Callable[[], Any]:
+    """`method` with `arguments`, to be called. Raises `Rejected` when they do not fit."""
     try:
         inspect.signature(method).bind(**arguments)
     except TypeError as error:
@@ -262,7 +263,7 @@ def _bound(name: str, method: Callable[..., Any], arguments: Mapping[str, Value]
     return partial(method, **arguments)
 
 
-def _made(name: str, call: Callable[[], Value]) -> Value:
+def made(name: str, call: Callable[[], Value]) -> Value:
     """The call's result. What it raises without meaning to becomes an error that travels; the log has the rest."""
     try:
         return call()
@@ -275,7 +276,7 @@ def _made(name: str, call: Callable[[], Value]) -> Value:
 
 def _next(name: str, items: Iterator[Value]) -> list[Value]:
     """The next item in a list, an empty list at the end (`StopIteration` cannot cross an executor)."""
-    return [plain(item) for item in _made(name, lambda: list(islice(items, 1)))]
+    return [plain(item) for item in made(name, lambda: list(islice(items, 1)))]
 
 
 def _close_when(gone: threading.Event, changes: Any) -> None:

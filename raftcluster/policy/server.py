@@ -16,16 +16,15 @@ import contextlib
 import errno
 import logging
 import os
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from raftcluster import limits
 from raftcluster.errors import AddressInUse, MissingPrivilege, RaftclusterError, Refusal, Rejected
 from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.verdict import Verdict
-from raftcluster.loop import LoopThread
+from raftcluster.loop import LoopThread, Mailbox
 from raftcluster.policy.connection import Connection
 from raftcluster.policy.decision import (
     NO_OPINION,
@@ -40,32 +39,6 @@ log = logging.getLogger("raftcluster.policy")
 DEADLINE_MAX: Final = 60.0  # Postfix's own time-out is 100 s
 OWN_SHARE: Final = 0.95  # of the deadline for the greylist's degraded answer, which says more than ours
 LISTEN: Final = "inet:127.0.0.1:10023"
-
-
-class Mailbox:
-    """Carries verdicts from any thread to the loop, with one wake-up for as many as have gathered."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[..., None]) -> None:
-        self._loop = loop
-        self._deliver = deliver
-        self._items: deque[tuple[Any, ...]] = deque()
-        self._woken = False
-
-    def put(self, *item: Any) -> None:
-        """Any thread; never blocks. After the loop has closed the item is dropped: nobody waits for it."""
-        self._items.append(item)
-        if not self._woken:
-            self._woken = True
-            try:
-                self._loop.call_soon_threadsafe(self._drain)
-            except RuntimeError:
-                if not self._loop.is_closed():
-                    raise
-
-    def _drain(self) -> None:
-        self._woken = False  # before the first item is taken: whoever appends from now on wakes us again
-        while self._items:
-            self._deliver(*self._items.popleft())
 
 
 class PolicyServer:

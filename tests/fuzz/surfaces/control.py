@@ -52,6 +52,6 @@ def _answer(body: bytes) -> list[Any]:
     try:
         name, arguments = wire.request(body)
         call = control._method(name, arguments)
-        return ["value", wire.plain(server._made(name, call))]
+        return ["value", wire.plain(server.made(name, call))]
     except RaftclusterError as error:
         return ["error", wire.describe(error)]
