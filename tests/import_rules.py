@@ -62,6 +62,7 @@ ROOMS = {
         "raftcluster.builtin",
         "raftcluster.config.watch",
         "raftcluster.control.client",
+        "raftcluster.control.greylisting",
         "raftcluster.control.server",
         "raftcluster.control.wire",
         "raftcluster.greylist.api",

@@ -29,6 +29,7 @@ from raftcluster import limits
 from raftcluster.codec import Value
 from raftcluster.config.watch import FellBehind as WatchFellBehind
 from raftcluster.control import client as control
+from raftcluster.control import greylisting
 from raftcluster.errors import FrameError, NotRunning, RaftclusterError, Rejected, Unavailable
 from raftcluster.greylist.api import CANNOT_DECIDE
 from raftcluster.greylist.rules import DEFER, PASS
@@ -202,7 +203,7 @@ class Greylist:
 
     def __init__(self, worker: Worker, linked: Callable[[], Link]) -> None:
         self._linked = linked
-        twin = control.Greylist(worker)  # type: ignore[arg-type]  # it needs `call`, and a worker has that
+        twin = greylisting.Greylist(worker)  # type: ignore[arg-type]  # it needs `call`, and a worker has that
         self.lists, self.explain, self.stats = twin.lists, twin.explain, twin.stats
         self.settings, self.configure = twin.settings, twin.configure
         self._last: tuple[Value, Verdict | None] = ([], None)
