@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -49,6 +50,22 @@ class LocalStore:
             environment, values = self._open()
             with environment.write(reserve=False) as transaction:
                 return transaction.delete(key, db=values)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is an environment: nothing was ever kept where there is none."""
+        return self._opened is not None or (self._path / "data.mdb").exists()
+
+    def write(self, rows: Mapping[bytes, bytes | None]) -> None:
+        """Set all of these keys, or remove those that have None, in one transaction."""
+        with self._lock:
+            environment, values = self._open()
+            with environment.write() as transaction:
+                for key, value in rows.items():
+                    if value is None:
+                        transaction.delete(key, db=values)
+                    else:
+                        transaction.put(key, value, db=values)
 
     def keys(self, prefix: bytes) -> list[bytes]:
         """The keys that begin with `prefix`, in order."""

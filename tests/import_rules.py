@@ -49,6 +49,7 @@ ROOMS = {
         "raftcluster.loop",
         "raftcluster.greylist.api",
         "raftcluster.greylist.rules",
+        "raftcluster.greylist.settings",
         "raftcluster.greylist.verdict",
     ),
     "raftcluster.control": (

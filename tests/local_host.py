@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from raftcluster import codec
@@ -87,6 +87,17 @@ class MemoryRows:
 
     def delete(self, key: bytes) -> bool:
         return self.rows.pop(key, None) is not None
+
+    @property
+    def begun(self) -> bool:
+        return bool(self.rows)
+
+    def write(self, rows: Mapping[bytes, bytes | None]) -> None:
+        for key, value in rows.items():
+            if value is None:
+                self.rows.pop(key, None)
+            else:
+                self.rows[key] = value
 
     def keys(self, prefix: bytes) -> list[bytes]:
         return sorted(key for key in self.rows if key.startswith(prefix))

@@ -1,7 +1,7 @@
 """The greylist as a program sees it: `node.greylist`.
 
 `check` answers always: with a decision that a majority of the cluster holds durably, or -- when there is none within the
-deadline -- with what the setting `on_unavailable` says, marked as degraded. It raises only `Rejected`, for arguments
+deadline -- with what the setting `on_unavailable` says, marked as degraded: see `alone` for one of its values. It raises only `Rejected`, for arguments
 that can never be checked, before anything is sent.
 
 Which network, sender and recipient a triplet consists of depends on settings, so a check says under which revision of
@@ -17,13 +17,17 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
+from queue import SimpleQueue
 from typing import Final
 
 from raftcluster import limits
 from raftcluster.codec import Value
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, StorageRefusal, Unavailable
 from raftcluster.greylist import check
+from raftcluster.greylist.alone import Alone, Rows
+from raftcluster.greylist.check import Told
 from raftcluster.greylist.clients import read_client_counts
 from raftcluster.greylist.explanation import explain
 from raftcluster.greylist.hints import Hints
@@ -60,9 +64,11 @@ class Greylist:
     Times in seconds.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, local: Rows | None = None) -> None:
+        """`local` is the node's own store: see `alone`. Without one `on_unavailable = local` defers."""
         self._host = host
         self._node = node_label(host.id)
+        self._alone = None if local is None else Alone(host, local, self._node)
         self.lists = Lists(host)
         """Who is never greylisted, who always, and for whom."""
         self.records = Records(host)
@@ -109,7 +115,7 @@ class Greylist:
                 left = max(_LEAST, end - time.monotonic())
                 result = self._host.propose(NAME, request.command, id=request.id, deadline=left)
             except CANNOT_DECIDE as error:
-                return self._without_cluster(request, error)
+                return self._await_without_cluster(request, error)
             verdict = self._verdict(request, result)
             if verdict is not None:
                 if self._hints.due:
@@ -139,7 +145,7 @@ class Greylist:
                 left = max(_LEAST, end - time.monotonic())
                 result = await self._host.apropose(NAME, request.command, id=request.id, deadline=left)
             except CANNOT_DECIDE as error:
-                return await asyncio.to_thread(self._without_cluster, request, error)
+                return await asyncio.to_thread(self._await_without_cluster, request, error)
             verdict = self._verdict(request, result)
             if verdict is not None:
                 if self._hints.due:
@@ -194,7 +200,7 @@ class Greylist:
             left = max(_LEAST, end - time.monotonic())
             self._host.submit(NAME, request.command, done, id=request.id, deadline=left)
         elif isinstance(error, CANNOT_DECIDE):
-            callback(self._without_cluster(request, error), None)
+            self._without_cluster(request, error, lambda verdict: callback(verdict, None))
         else:
             callback(None, error)
 
@@ -210,7 +216,8 @@ class Greylist:
         """What a check would be told now, by which rule -- the lists', its client's, its record's -- and which node saw what;
         changes nothing. That a client has authenticated or that SPF has passed is not asked.
 
-        `degraded_here` counts this node's answers about the triplet that the cluster did not decide. Keys: see
+        `degraded_here` counts this node's answers about the triplet that the cluster did not decide, `alone_first_seen_ms` is
+        what this node keeps of it by itself, not merged yet. Keys: see
         `raftcluster.greylist.explanation.explain`. Raises `Rejected`, and `Unavailable` as `consistency` demands.
         """
         ruling = self.lists.ruling(
@@ -223,13 +230,15 @@ class Greylist:
         explanation = self._host.query(NAME, read, consistency=consistency)
         with self._lock:
             explanation["degraded_here"] = self._degraded.get(bytes.fromhex(explanation["key"]), 0)
+        kept = None if self._alone is None else self._alone.find(bytes.fromhex(explanation["key"]))
+        explanation["alone_first_seen_ms"] = None if kept is None else kept.first
         return explanation
 
     def stats(self, *, consistency: Consistency = "local") -> dict[str, Value]:
         """Counts since the cluster was made: records, clients whose passes are counted and those of them that are allowed, and
         per node checks deferred, passed, passed for the first time, passed because their client is allowed.
 
-        Of this node's answers since its start `degraded` counts those that the cluster did not decide, `exempt` those for
+        `alone` are records that this node decided about by itself and that are not merged yet. Of its answers since its start `degraded` counts those that the cluster did not decide, `exempt` those for
         which there was nothing to decide, by reason; they are in no other count.
         """
         records, clients, totals = self._host.query(
@@ -249,6 +258,7 @@ class Greylist:
             "allowed_clients": clients[1],
             "nodes": nodes,
             "degraded": degraded,
+            "alone": 0 if self._alone is None else self._alone.kept,
             "exempt": exempt,
         }
 
@@ -290,6 +300,11 @@ class Greylist:
         return [
             dict(zip(("revision", "changes", "author", "reason", "time_ms", "node"), row, strict=True)) for row in rows
         ]
+
+    def close(self) -> None:
+        """End what decides alone. Idempotent."""
+        if self._alone is not None:
+            self._alone.close()
 
     def _settled(self) -> Current:
         """The settings for a check that they may spare: if it becomes no command, nobody tells it of a change."""
@@ -360,9 +375,17 @@ class Greylist:
         known, under, verdict = self._deferred
         if known == result and under is request.current:
             return verdict
-        passes, before, _, left, delayed = check.told(result)
-        if request.hinted and passes != check.SERVED:
+        told = check.told(result)
+        if request.hinted and told.passes != check.SERVED:
             self._hints.drop(request.network)
+        verdict = self._meaning(request, told)
+        if not told.passes:
+            self._deferred = (result, request.current, verdict)
+        return verdict
+
+    def _meaning(self, request: Request, told: Told) -> Verdict:
+        """What a caller is told."""
+        passes, before, _, left, delayed = told
         if passes:
             if passes == check.SERVED:
                 return _CLIENT
@@ -373,11 +396,8 @@ class Greylist:
         current, seconds = request.current, -(-left // 1000)
         reason = "new" if left == current.delay else "early"
         if current.settings.training:
-            verdict = Verdict(PASS, reason, seconds, 0, None, False, "", True)
-        else:
-            verdict = Verdict(DEFER, reason, seconds, 0, None, False, current.settings.text % seconds)
-        self._deferred = (result, current, verdict)
-        return verdict
+            return Verdict(PASS, reason, seconds, 0, None, False, "", True)
+        return Verdict(DEFER, reason, seconds, 0, None, False, current.settings.text % seconds)
 
     def _header(self, request: Request, seconds: int) -> str | None:
         """The header, unless another recipient of the same message has it, or nothing was delayed: in training."""
@@ -393,18 +413,44 @@ class Greylist:
                 return None
         return "X-Greylist: " + settings.header.replace("%s", str(seconds)).replace("%h", self._host.name)
 
-    def _without_cluster(self, request: Request, error: RaftclusterError) -> Verdict:
-        settings = self._read_settings().settings
-        action: Action = settings.without_cluster()
-        with self._lock:
-            self._degraded_answers[action] += 1
-            self._degraded[request.key] = self._degraded.pop(request.key, 0) + 1
-            if len(self._degraded) > DEGRADED_KEPT:
-                self._degraded.popitem(last=False)
+    def _await_without_cluster(self, request: Request, error: RaftclusterError) -> Verdict:
+        told: SimpleQueue[Verdict] = SimpleQueue()
+        self._without_cluster(request, error, told.put)
+        return told.get()
+
+    def _without_cluster(self, request: Request, error: RaftclusterError, tell: Callable[[Verdict], None]) -> None:
+        """What is told as the administrator has chosen."""
+        current = self._read_settings()
+        settings = current.settings
+        if settings.on_unavailable != "local":
+            tell(self._degraded_verdict(request, self._chosen(settings, settings.without_cluster(), error)))
+        elif self._alone is None:
+            tell(self._alone_verdict(request, error, None))
+        else:
+            if current.revision != request.current.revision:
+                request.renew(current)
+            self._alone.decide(request, lambda told: tell(self._alone_verdict(request, error, told)))
+
+    def _alone_verdict(self, request: Request, error: RaftclusterError, told: Told | None) -> Verdict:
+        settings = request.current.settings
+        if told is None:
+            return self._degraded_verdict(request, self._chosen(settings, PASS if settings.training else DEFER, error))
+        return self._degraded_verdict(request, replace(self._meaning(request, told), degraded=True))
+
+    def _chosen(self, settings: Settings, action: Action, error: RaftclusterError) -> Verdict:
         if action == PASS:
             return Verdict(PASS, error.code, 0, 0, None, True, "")
         seconds = math.ceil(settings.delay)
         return Verdict(DEFER, error.code, seconds, 0, None, True, settings.text % seconds)
+
+    def _degraded_verdict(self, request: Request, verdict: Verdict) -> Verdict:
+        """The same, counted apart."""
+        with self._lock:
+            self._degraded_answers[verdict.action] += 1
+            self._degraded[request.key] = self._degraded.pop(request.key, 0) + 1
+            if len(self._degraded) > DEGRADED_KEPT:
+                self._degraded.popitem(last=False)
+        return verdict
 
 
 _KNOWN: Final = Verdict(PASS, "known", 0, 0, None, False, "")

@@ -60,6 +60,7 @@ class Request:
         "network",
         "recipient",
         "sender",
+        "triplet",
     )
 
     command: bytes
@@ -104,6 +105,8 @@ class Request:
         self.hinted = current.clients and self._allow is not None and self._allow(network)
         hashed = settings.privacy
         rest = client_key(network) if hashed else triplet
+        self.triplet = b"" if hashed else triplet
+        """As it is kept."""
         self.command = check.command(current.revision, self.key, self._node, not self.sender, rest, hashed, self.hinted)
 
 

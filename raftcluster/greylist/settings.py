@@ -23,6 +23,9 @@ AUTO_ALLOW_MAX: Final = 1_000
 TEXT_BYTES: Final = 200  # with "DEFER_IF_PERMIT 4.2.0 " and the seconds it still fits one SMTP reply line
 
 
+Unavailable = Literal["pass", "defer", "local"]
+
+
 class Waits(NamedTuple):
     """The three times that decide, in milliseconds of cluster time."""
 
@@ -47,8 +50,9 @@ class Settings:
     """IPv4 clients with this many leading bits in common are one client."""
     network6: int = 64
     """The same for IPv6."""
-    on_unavailable: Literal["pass", "defer"] = "pass"
-    """The answer, marked as degraded, when the cluster does not decide within the deadline."""
+    on_unavailable: Unavailable = "pass"
+    """The answer, marked as degraded, when the cluster does not decide within the deadline: mail passes, is deferred, or the
+    node decides by what it knows itself, and the cluster takes it over afterwards."""
     text: str = "Greylisted, retry in %s s"
     """What a deferred client is told; `%s` becomes the seconds left."""
     header: str = "delayed %s seconds by raftcluster at %h"
@@ -81,8 +85,8 @@ class Settings:
         for name in ("privacy", "lab", "skip_spf", "training"):
             if type(getattr(self, name)) is not bool:
                 raise _rejected(name, f"takes true or false, not {getattr(self, name)!r}")
-        if self.on_unavailable not in ("pass", "defer"):
-            raise _rejected("on_unavailable", f"takes pass or defer, not {self.on_unavailable!r}")
+        if self.on_unavailable not in ("pass", "defer", "local"):
+            raise _rejected("on_unavailable", f"takes pass, defer or local, not {self.on_unavailable!r}")
         if self.recipients not in ("all", "opted-in"):
             raise _rejected("recipients", f"takes all or opted-in, not {self.recipients!r}")
         _check_text("text", self.text, "the %s that becomes the seconds left")
@@ -113,8 +117,9 @@ class Settings:
         return asdict(self)
 
     def without_cluster(self) -> Literal["pass", "defer"]:
-        """The answer when the cluster does not decide."""
-        return "pass" if self.training else self.on_unavailable
+        """The answer when nobody has decided in time, not even, with `local`, the node by itself: then mail passes, which is
+        what Postfix is told to do when it hears nothing."""
+        return "pass" if self.training or self.on_unavailable == "local" else self.on_unavailable
 
     def waits(self) -> Waits:
         """The times that decide, rounded to milliseconds."""

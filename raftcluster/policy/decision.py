@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-from raftcluster.greylist.rules import PASS, Action
+from raftcluster.greylist.rules import DEFER, PASS
+from raftcluster.greylist.settings import Unavailable
 from raftcluster.greylist.verdict import Verdict
 from raftcluster.policy.protocol import Attributes
 
@@ -42,9 +43,9 @@ def question(attributes: Attributes) -> Question | None:
     return Question(client, get("client_name", ""), get("sender", ""), recipient, get("instance") or None)
 
 
-def unavailable(on_unavailable: Action) -> str:
+def unavailable(on_unavailable: Unavailable) -> str:
     """The action when there is no verdict, as the administrator chose."""
-    return NO_OPINION if on_unavailable == PASS else f"DEFER_IF_PERMIT {UNAVAILABLE}"
+    return NO_OPINION if on_unavailable != DEFER else f"DEFER_IF_PERMIT {UNAVAILABLE}"
 
 
 def action(verdict: Verdict) -> str:
@@ -54,7 +55,7 @@ def action(verdict: Verdict) -> str:
     return f"DEFER_IF_PERMIT {'4.3.0' if verdict.degraded else '4.2.0'} {verdict.text}"
 
 
-def postfix_line(address: str, deadline: float, on_unavailable: Action) -> str:
+def postfix_line(address: str, deadline: float, on_unavailable: Unavailable) -> str:
     """The restriction to put after `reject_unauth_destination` in Postfix's `smtpd_recipient_restrictions`.
 
     `address` is `inet:HOST:PORT` or `unix:PATH`. Its default action, which Postfix takes when we do not answer at all,

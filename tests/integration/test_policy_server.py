@@ -174,7 +174,8 @@ def test_without_a_quorum_the_administrators_choice_is_the_answer(
 
 
 @pytest.mark.parametrize(
-    ("on_unavailable", "action"), [("pass", "DUNNO"), ("defer", "DEFER_IF_PERMIT 4.3.0 Greylisting is temporarily")]
+    ("on_unavailable", "action"),
+    [("pass", "DUNNO"), ("local", "DUNNO"), ("defer", "DEFER_IF_PERMIT 4.3.0 Greylisting is temporarily")],
 )
 def test_a_node_that_is_silent_does_not_hold_up_the_answer(
     slow: SlowHost, serve: Serve, on_unavailable: str, action: str

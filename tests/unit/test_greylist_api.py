@@ -278,6 +278,7 @@ def test_explain_tells_the_rule_the_record_and_who_saw_what(host: LocalHost, gre
         "life_seconds": 3_110_400,
         "settings_revision": 0,
         "degraded_here": 0,
+        "alone_first_seen_ms": None,
     }
     host.now = began + DELAY
     assert greylist.explain(**MAIL)["rule"] == "waited"
@@ -308,5 +309,6 @@ def test_stats(host: LocalHost, greylist: Greylist) -> None:
         "allowed_clients": 0,
         "nodes": {"node-1": {"deferred": 1, "passed": 2, "first_passes": 1, "client_passes": 0}},
         "degraded": {"pass": 0, "defer": 0},
+        "alone": 0,
         "exempt": {},
     }

@@ -35,7 +35,7 @@ def test_defaults() -> None:
         ({"network4": 33}, ["network4", "33"]),
         ({"network6": 129}, ["network6", "128"]),
         ({"network6": 64.0}, ["network6"]),
-        ({"on_unavailable": "local"}, ["on_unavailable", "pass or defer"]),
+        ({"on_unavailable": "wait"}, ["on_unavailable", "pass, defer or local"]),
         ({"text": ""}, ["text"]),
         ({"text": "later"}, ["text", "%s"]),
         ({"text": "100 % in %s s"}, ["text", "%"]),

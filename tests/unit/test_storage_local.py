@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -30,8 +31,26 @@ def test_rows_are_durable_and_ordered(tmp_path: Path) -> None:
     again.close()
 
 
+def test_many_rows_are_written_and_removed_in_one_transaction(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "local")
+    begun = [store.begun]
+    store.write({b"a": b"1", b"b": b"2", b"c": b"3"})
+    assert [*begun, store.begun] == [False, True]
+    wrong: dict[bytes, Any] = {b"a": None, b"d": "no bytes"}
+    with pytest.raises(TypeError):
+        store.write(wrong)
+    assert store.keys(b"") == [b"a", b"b", b"c"], "all or none"
+    store.write({b"a": None, b"b": b"4", b"never": None})
+    store.close()
+    again = LocalStore(tmp_path / "local")
+    assert again.begun and again.keys(b"") == [b"b", b"c"] and again.get(b"b") == b"4"
+    again.close()
+
+
 def test_nothing_is_opened_before_it_is_used(tmp_path: Path) -> None:
-    LocalStore(tmp_path / "local").close()
+    store = LocalStore(tmp_path / "local")
+    assert not store.begun
+    store.close()
     assert not (tmp_path / "local").exists()
 
 
