@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from raftcluster.errors import RaftclusterError, Refusal
+from raftcluster.errors import RaftclusterError, Refusal, Unavailable
 from raftcluster.firewall.foreign import obstacles
 from raftcluster.firewall.nft import Nft
 from raftcluster.firewall.sources import Memory, Resolve, addresses_of
@@ -71,6 +71,8 @@ class Keeper:
         self._wake = threading.Event()
         self._closed = threading.Event()
         self._lock = threading.Lock()
+        self._prepared: Mapping[str, str] = {}
+        """Members as known without the cluster, until it says more: node id -> host."""
         self._troubles: dict[str, str] = {}
         self._state: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._run, name="raftcluster-firewall", daemon=True)
@@ -81,6 +83,7 @@ class Keeper:
         with self._lock:
             try:
                 if not self._nft.table(self.table):
+                    self._prepared = members
                     self._memory.learn(members, {}, lambda name: ())
                     self._create(self._desired(wanted))
             except Refusal as error:
@@ -111,7 +114,12 @@ class Keeper:
 
     def step(self) -> None:
         """Compare and mend once. Raises `RaftclusterError` when the node cannot say what it wants."""
-        wanted = self._look()
+        try:
+            wanted = self._look()
+        except Unavailable:
+            self._name_prepared()
+            raise
+        self._prepared = {}
         with self._lock:
             if self._memory.learn(wanted.members, wanted.links, self._resolve):
                 self._directory.write(FILE, json.dumps(asdict(self._memory)).encode())
@@ -133,6 +141,19 @@ class Keeper:
                 "admitted": found.admitted if found else 0,
                 "dropped": found.dropped if found else 0,
             }
+
+    def _name_prepared(self) -> None:
+        """Let in the members that `prepare` knew by name only: a node that has just joined knows nothing newer before one
+        of them has linked, and of two nodes one dials."""
+        with self._lock:
+            if self._closed.is_set() or not self._prepared:
+                return
+            if not self._memory.learn(self._prepared, {}, self._resolve):
+                return
+            try:
+                self._reconcile(self._desired(Wanted(self._prepared)))
+            except Refusal as error:
+                self._failed(error)
 
     def _run(self) -> None:
         while not self._closed.is_set():

@@ -160,6 +160,17 @@ class Postfix:
         command = [*isolated, "postfix", "-c", str(self._home / "etc"), "start-fg"]
         self._child = self._hosts.start(self._number, f"postfix mx{self._number}", command, self._home / "output.log")
 
+    @property
+    def configuration(self) -> Path:
+        """The directory of its main.cf, for MAIL_CONFIG."""
+        return self._home / "etc"
+
+    def inside(self) -> list[str]:
+        """The beginning of a command line that runs among its processes: signals reach the right ones there alone."""
+        assert self._child is not None
+        (first,) = self._child.counters.children()
+        return ["nsenter", "--target", str(first.pid), "--pid", "--mount"]
+
     def wait(self) -> None:
         """The other half of `start`."""
         try:

@@ -347,6 +347,26 @@ def test_the_port_is_closed_before_anybody_can_be_asked(kept: Kept) -> None:
         again.step()
 
 
+def test_a_node_that_has_just_joined_lets_in_members_by_name_before_it_hears_of_the_cluster(kept: Kept) -> None:
+    """Else nobody could link to it, and so it would never hear of it: of two nodes one dials."""
+    kept.wanted = None
+    kept.keeper.prepare({"n2": "mx2", "n3": "192.0.2.3"})
+    assert found(kept.kernel).members == {"192.0.2.3"}, "the start does not wait for name servers"
+    with pytest.raises(Unavailable):
+        kept.keeper.step()
+    assert found(kept.kernel).members == {"192.0.2.3"}, "they do not answer yet"
+    kept.names["mx2"] = ["192.0.2.2"]
+    with pytest.raises(Unavailable):
+        kept.keeper.step()
+    assert found(kept.kernel).members == {"192.0.2.2", "192.0.2.3"}
+    kept.wanted = Wanted({"n3": "192.0.2.3"})
+    kept.keeper.step()
+    kept.wanted = None
+    with pytest.raises(Unavailable):
+        kept.keeper.step()
+    assert found(kept.kernel).members == {"192.0.2.3"}, "once the cluster has been heard, it says who is in"
+
+
 @pytest.mark.parametrize(
     ("host", "needed"),
     [("127.0.0.1", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("192.0.2.1", True), ("mx1", True)],
