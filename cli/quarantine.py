@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from raftcluster.cli import output
-from raftcluster.cli.context import Commands, Context, author, json_option
+from raftcluster.cli.context import Commands, Context, Duration, author, json_option
 
 RECIPIENTS = ("number", "address", "state", "node", "author", "claims", "deliveries", "detail")
 
@@ -61,14 +61,21 @@ def show(obj: Context, id: str, as_json: bool) -> None:
 @quarantine.command()
 @click.argument("id")
 @click.argument("number", type=int)
+@click.option(
+    "--claim",
+    type=Duration(),
+    default="2m",
+    show_default=True,
+    help="For how long nobody else may try, should the node crash meanwhile.",
+)
 @json_option
 @click.pass_obj
-def release(obj: Context, id: str, number: int, as_json: bool) -> None:
+def release(obj: Context, id: str, number: int, claim: float, as_json: bool) -> None:
     """Deliver the message ID to its recipient NUMBER, as `show` counts them; nobody else gets it.
 
     Of two who do so at once, at whichever nodes, one delivers it.
     """
-    done = _readable(obj.client.quarantine.release(id, number, author=author()))
+    done = _readable(obj.client.quarantine.release(id, number, author=author(), claim=claim))
     output.as_json(done) if as_json else click.echo(f"delivered to {output.text(done['address'])}: {done['detail']}")
 
 

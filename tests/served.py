@@ -47,10 +47,13 @@ class Served:
             self.directory, address=member.place, token=token, node=self.name, listen=self.place, product=PRODUCT
         )
 
+    def command(self) -> list[str]:
+        """What is launched."""
+        return [sys.executable, "-m", "raftcluster.cli", "-C", str(self.directory), "serve", "--policy", self.policy]
+
     def launch(self) -> None:
-        command = [sys.executable, "-m", "raftcluster.cli", "-C", str(self.directory), "serve", "--policy", self.policy]
         log = self.directory.with_suffix(".log")
-        self._child = Child(self.name, command, log, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        self._child = Child(self.name, self.command(), log, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
     def start(self) -> None:
         """Launch it; returns when it has its policy server, which waits for a leader, but not for long."""
@@ -99,10 +102,10 @@ class Served:
 class Cluster:
     """`nodes` run unless they were ended. Use as a context manager; leaving kills what runs."""
 
-    def __init__(self, folder: Path, size: int, **options: Any) -> None:
+    def __init__(self, folder: Path, size: int, kind: type[Served] = Served, **options: Any) -> None:
         """A cluster of one with room for `size`; see `grow`. `options` are those of `raftcluster.init`."""
         ports = free_ports(2 * size)
-        self._rooms = [Served(f"mx{n + 1}", folder, ports[2 * n], ports[2 * n + 1]) for n in range(size)]
+        self._rooms = [kind(f"mx{n + 1}", folder, ports[2 * n], ports[2 * n + 1]) for n in range(size)]
         self.nodes = [self._rooms[0]]
         self.nodes[0].init(**options)
         self.nodes[0].start()

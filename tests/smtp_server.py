@@ -24,13 +24,13 @@ class Session:
 
 class SmtpServer:
     """On a port of the loopback. `answers` maps the begin of a command ("RCPT", "." for the end of the message) to what is said to
-    it; "" hangs up instead. `on_dot` runs before the end of the message is answered. Use as a context manager."""
+    it; "" hangs up instead. `before` maps it to what is called before it is answered. Use as a context manager."""
 
     def __init__(self, *extensions: str) -> None:
         self.extensions = extensions or EXTENSIONS
         self.answers: dict[str, str] = {}
         self.sessions: list[Session] = []
-        self.on_dot: Callable[[], None] = lambda: None
+        self.before: dict[str, Callable[[], object]] = {}
         self._thread = LoopThread("smtp-server")
         self._server = self._thread.run(asyncio.start_server(self._serve, "127.0.0.1", 0))
         self.port: int = self._server.sockets[0].getsockname()[1]
@@ -52,6 +52,7 @@ class SmtpServer:
             while line := await reader.readline():
                 session.commands.append(line.removesuffix(b"\r\n"))
                 verb = line.split()[0].decode().upper()
+                await asyncio.to_thread(self.before.get(verb, _nothing))
                 if verb == "EHLO":
                     said = "\r\n".join(f"250-{each}" for each in ("test", *self.extensions)) + "\r\n250 HELP"
                 elif verb == "DATA":
@@ -62,7 +63,7 @@ class SmtpServer:
                             session.data += line
                         if not line:
                             return
-                        await asyncio.to_thread(self.on_dot)
+                        await asyncio.to_thread(self.before.get(".", _nothing))
                         said = self.answers.get(".", "250 2.0.0 taken")
                 else:
                     said = self.answers.get(verb, "250 fine" if verb != "QUIT" else "221 bye")
@@ -84,3 +85,7 @@ class SmtpServer:
 
     async def _close(self) -> None:
         self._server.close()
+
+
+def _nothing() -> None:
+    """Before most commands."""

@@ -309,9 +309,11 @@ class Quarantine:
         """All that is known of one message, with its `recipients` and how far each is."""
         return self._client.call("quarantine.show", id=id)  # type: ignore[no-any-return]
 
-    def release(self, id: str, number: int, *, author: str = "") -> dict[str, Value]:
+    def release(
+        self, id: str, number: int, *, author: str = "", claim: float = limits.QUARANTINE_CLAIM_SECONDS
+    ) -> dict[str, Value]:
         """Have the node deliver the message to its recipient of this number; how that ended. See `Node.quarantine.release`."""
-        return self._client.call("quarantine.release", id=id, number=number, author=author)  # type: ignore[no-any-return]
+        return self._client.call("quarantine.release", id=id, number=number, author=author, claim=claim)  # type: ignore[no-any-return]
 
     def discard(self, id: str) -> bool:
         """Forget a message, for ever; whether it was there."""

@@ -6,18 +6,23 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raftcluster import Envelope, Node, SmtpDelivery
-from raftcluster.errors import RaftclusterError, Rejected, Unavailable
+from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, Unavailable
 from raftcluster.quarantine.rules import AlreadyDelivered, Claimed, UnknownMessage
 from tests.clusters import SECONDS, Cluster
+from tests.gateways import Gateway
 from tests.helpers import eventually
+from tests.served import Cluster as Gateways
+from tests.served import Served
 from tests.smtp_server import SmtpServer
 
 KEY = b"the product's own key, 32 bytes."
 MESSAGE = b"To: spoofed@example.com\r\nCc: c@example.com\r\nBcc: d@example.com\r\nResent-To: e@example.com\r\n\r\n.\r\n"
+CLAIM_SECONDS = 4.0
 ABOUT = {"digest": hashlib.sha256(MESSAGE).digest(), "size": len(MESSAGE), "reason": "macro virus"}
 
 
@@ -58,7 +63,7 @@ def test_all_nodes_release_at_once_and_one_delivers_also_when_the_leader_goes(
         at_it.set()
         go_on.wait(SECONDS)
 
-    server.on_dot = hold
+    server.before["."] = hold
     outcomes: list[object] = []
 
     def release(node: Node) -> None:
@@ -123,3 +128,87 @@ def released(node: Node, ident: str) -> str:
         return node.quarantine.release(ident, 1).state
     except Unavailable:
         return ""
+
+
+# ---- processes that are killed
+
+
+@pytest.fixture
+def gateways(server: SmtpServer, tmp_path: Path) -> Iterator[Gateways]:
+    """Three processes of examples/mail_gateway.py that share a folder of messages."""
+
+    class Here(Gateway):
+        smtp = f"127.0.0.1:{server.port}"
+
+    with Gateways(tmp_path, 3, Here, lab=True) as cluster:
+        for _ in range(2):
+            cluster.grow()
+        eventually(cluster.settled, SECONDS, "they agree")
+        (tmp_path / "messages" / "1.eml").write_bytes(MESSAGE)
+        yield cluster
+
+
+def release_and_kill(gateways: Gateways, server: SmtpServer, moment: str) -> tuple[str, Served, int]:
+    """A message, released at a node that is killed when its server has read `moment`; the message, another node, and the cluster
+    time at which the dead node's claim ends."""
+    holder, other = gateways.nodes[1:]
+    assert isinstance(holder, Gateway)
+    with holder.worker() as worker:
+        envelope = Envelope("a@example.net")
+        envelope.rcpt("box@example.test")
+        ident = worker.quarantine.capture(envelope, **ABOUT, reference="1.eml")  # type: ignore[arg-type]
+    server.before[moment] = holder.kill
+    with pytest.raises(OutcomeUnknown, match="hung up"):
+        holder.client.quarantine.release(ident, 1, claim=CLAIM_SECONDS)
+    server.before.clear()
+    row = eventually(lambda: claimed(other, ident), SECONDS, "the other node has the claim")
+    return ident, other, row["until"]
+
+
+def claimed(node: Served, ident: str) -> dict[str, Any]:
+    row: dict[str, Any] = node.client.quarantine.show(ident)["recipients"][0]
+    return row if row["state"] == "claimed" else {}
+
+
+def release_when_the_claim_has_ended(node: Served, ident: str, until: int) -> dict[str, Any]:
+    """AssertionError when another gets it before `until`."""
+
+    def attempt() -> dict[str, Any]:
+        try:
+            return node.client.quarantine.release(ident, 1)
+        except Unavailable:
+            return {}
+        except Rejected as error:
+            if error.code != Claimed.code:
+                raise
+            return {}
+
+    done = eventually(attempt, SECONDS, "it is released")
+    assert done["since"] >= until, "not before the dead node's claim had ended"
+    return done
+
+
+def test_a_claim_of_a_killed_node_ends_and_another_node_delivers(gateways: Gateways, server: SmtpServer) -> None:
+    ident, other, until = release_and_kill(gateways, server, "DATA")
+    done = release_when_the_claim_has_ended(other, ident, until)
+    assert (done["claims"], done["deliveries"]) == (2, 1)
+    assert len(server.taken) == 1 and len(server.sessions) == 2, "nobody had taken it from the dead one"
+    gateways.nodes[1].start()
+    with pytest.raises(Rejected) as caught:
+        gateways.nodes[1].client.quarantine.release(ident, 1)
+    assert caught.value.code == "quarantine-delivered"
+
+
+def test_killed_between_the_servers_answer_and_the_commit_it_comes_twice_at_most(
+    gateways: Gateways, server: SmtpServer
+) -> None:
+    """The bound that DESIGN.md states: this is the only way."""
+    ident, other, until = release_and_kill(gateways, server, ".")
+    done = release_when_the_claim_has_ended(other, ident, until)
+    assert (done["claims"], done["deliveries"]) == (2, 1), "what the dead one did nobody can know"
+    assert len(server.taken) == 2
+    for node in (gateways.nodes[0], other):
+        with pytest.raises(Rejected) as caught:
+            node.client.quarantine.release(ident, 1)
+        assert caught.value.code == "quarantine-delivered"
+    assert len(server.taken) == 2
