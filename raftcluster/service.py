@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Final, Self
 
-from raftcluster import limits
+from raftcluster import heap, limits
 from raftcluster.codec import Value
 from raftcluster.control.server import ControlServer
 from raftcluster.errors import Unavailable
@@ -57,6 +57,7 @@ class Service:
         self._policy: PolicyServer | None = None
 
     def __enter__(self) -> Self:
+        heap.few_arenas()
         with ExitStack() as starting:
             self.node = node = Node.open(self._path, **{"ready_seconds": 0, **self._settings})
             starting.callback(node.close)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -34,3 +36,33 @@ def test_free_memory_of_every_arena_goes_back(tmp_path: Path) -> None:
     heap.trim()
     assert before - held(tmp_path) > 0.5 * BLOCKS * BLOCK_BYTES, f"{before / MIB:.0f} MiB"
     assert all(len(block) == BLOCK_BYTES for blocks in kept for block in blocks)
+
+
+ARENAS = """
+import re, sys, threading
+from raftcluster import heap
+if sys.argv[1] == "few":
+    heap.few_arenas()
+kept, barrier = [], threading.Barrier(12)
+def hold():
+    barrier.wait()
+    kept.append([bytes(100_000) for _ in range(8)])
+    barrier.wait()
+threads = [threading.Thread(target=hold) for _ in range(12)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+starts = [int(line.split("-")[0], 16) for line in open("/proc/self/maps") if re.search(r" rw-p 00000000 00:00 0 *$", line)]
+print(sum(start % (64 << 20) == 0 for start in starts))
+"""
+
+
+def test_threads_share_few_arenas_when_told_to() -> None:
+    """glibc's arenas but for the first are aligned to 64 MiB."""
+
+    def arenas(how: str) -> int:
+        command = [sys.executable, "-c", ARENAS, how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+
+    assert arenas("few") <= 1 < arenas("many")
