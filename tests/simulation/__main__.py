@@ -6,6 +6,7 @@
     python -m tests.simulation --profile power --seed 17 --without ack_gate   a guard is off: it should fail
     python -m tests.simulation --long DONE.txt --seeds 1000:11000  many, in portions that DONE.txt remembers
     python -m tests.simulation --mutation                     each guard off in its turn: what fails then
+    python -m tests.simulation --kills 200                    the leader is killed during counted traffic
     python -m tests.simulation --targets                      what is promised with a figure, in 200 runs each
     python -m tests.simulation --soak 24                      hours of virtual time: is what is bounded flat?
 
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from raftcluster.engine.guards import GUARDS
-from tests.simulation import soak, targets
+from tests.simulation import counting, soak, targets
 from tests.simulation.faults import KINDS
 from tests.simulation.mutation import killed_by
 from tests.simulation.profiles import PROFILES
@@ -133,6 +134,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--targets", action="store_true", help=f"what is promised with a figure, {targets.RUNS} runs each"
     )
+    parser.add_argument("--kills", type=int, metavar="N", help="the leader is killed so often while checks are counted")
     parser.add_argument("--soak", type=float, metavar="HOURS", help="so much virtual time: does anything grow?")
     parser.add_argument("--mutation", action="store_true", help="leave out each guard in its turn: something must fail")
     parser.add_argument("--workers", type=int, default=2, help="processes (2)")
@@ -156,6 +158,8 @@ def main() -> int:
         return mutate()
     if given.targets:
         return targets.report()
+    if given.kills:
+        return counting.report(given.kills, given.seed or 1)
     if given.soak is not None:
         return soak.report(given.soak, given.seed or 0)
     profiles = [given.profile] if given.profile else list(PROFILES)
