@@ -138,11 +138,15 @@ class Postfix:
     It runs as the first process of a process namespace: ending that ends all of it.
     """
 
-    def __init__(self, hosts: Hosts, number: int, log: SystemLog, policy: str) -> None:
+    def __init__(
+        self, hosts: Hosts, number: int, log: SystemLog, policy: str, *, main: str = "", master: str = ""
+    ) -> None:
+        """`main` and `master` are lines more for these files."""
         self._hosts = hosts
         self._number = number
         self._log = log
         self._policy = policy
+        self._more = {"main.cf": main, "master.cf": master}
         # Not pytest's tmp_path: that is for root alone, and Postfix's daemons are not root.
         self._home = Path(tempfile.mkdtemp(prefix=f"raftcluster-mx{number}-"))
         self._child: Child | None = None
@@ -195,8 +199,8 @@ class Postfix:
             "gid": user.pw_gid,
             "policy": self._policy,
         }
-        (self._home / "etc" / "main.cf").write_text(MAIN_CF.format(**values))
-        (self._home / "etc" / "master.cf").write_text(MASTER_CF.format(**values))
+        (self._home / "etc" / "main.cf").write_text(MAIN_CF.format(**values) + self._more["main.cf"])
+        (self._home / "etc" / "master.cf").write_text(MASTER_CF.format(**values) + self._more["master.cf"])
         Path("/etc/postfix/main.cf").touch()  # it reads the machine's own before ours; it may be empty
 
     def _greets(self) -> bool:
@@ -230,12 +234,18 @@ class Postfix:
         return eventually(lambda: self._find(subject), DELIVERY_SECONDS, f"the message {subject!r} is delivered")
 
     def _find(self, subject: str) -> str:
+        return next(iter(self.found(subject)), "")
+
+    def found(self, subject: str) -> list[str]:
+        """All messages with that subject in the mailbox file, whoever their recipients are."""
         mailbox = self._home / "mail" / "box"
         text = mailbox.read_text() if mailbox.exists() else ""
         messages = re.split(r"^From ", text, flags=re.MULTILINE)
-        return next(
-            (each for each in messages if re.search(rf"^Subject: {re.escape(subject)}$", each, re.MULTILINE)), ""
-        )
+        return [each for each in messages if re.search(rf"^Subject: {re.escape(subject)}$", each, re.MULTILINE)]
+
+    def log(self) -> str:
+        """What it has logged."""
+        return (self._home / "mail.log").read_text(errors="replace")
 
     def close(self) -> None:
         """End it and remove all that it had."""
