@@ -1,4 +1,5 @@
-"""docs/guarantees.md promises nothing without the command that checks it, and no such command is made up."""
+"""docs/guarantees.md promises nothing without the command that checks it, docs/mapping.md leaves nothing of the description
+out, and no command in them is made up."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from tests.chaos.faults import KINDS
 from tests.simulation.profiles import PROFILES
 
 PAGE = checkout.ROOT / "docs" / "guarantees.md"
+MAPPING = checkout.ROOT / "docs" / "mapping.md"
+UNBUILT = "not built yet"
 UNCHECKED = "not checked: "
 """Instead of a command, where nothing is promised."""
 
@@ -96,3 +99,26 @@ def test_a_claim_without_a_command_is_noticed() -> None:
     table = "| a | checked by |\n|---|---|\n| claim | `./run test` |\n| wish | |\n| hope | not checked: none |\n"
     assert list(unchecked(table)) == ["wish"]
     assert list(unchecked("| a | b |\n|---|---|\n| wish | |\n")) == []
+
+
+def unshown(text: str) -> Iterator[str]:
+    """Rows of tables with the column "shown by" that say neither what shows them nor that they are not built."""
+    for number, _, here, shown in re.findall(r"^\| ([RD]\d+[a-d]?) \| (.*) \| (.*) \| (.*) \|$", text, re.MULTILINE):
+        if shown != UNBUILT and not commands(shown):
+            yield number
+        elif shown == UNBUILT and not here.startswith(UNBUILT):
+            yield number
+
+
+def test_every_statement_of_the_description_is_mapped_and_nothing_is_made_up() -> None:
+    text = MAPPING.read_text()
+    numbers = re.findall(r"^\| ([RD]\d+[a-d]?) \|", text, re.MULTILINE)
+    described = [f"R{n}{part}" for n in range(1, 37) for part in ("abcd" if n == 3 else [""])]
+    assert numbers == described + [f"D{n}" for n in range(1, 12)]
+    assert [what for command in commands(text) for what in made_up(command)] == []
+    assert list(unshown(text)) == []
+
+
+def test_a_statement_that_nothing_shows_is_noticed() -> None:
+    rows = ("| R1 | a | b | the author says so |", "| R2 | a | b | not built yet |", "| D3 | a | not built yet | not built yet |")
+    assert list(unshown("\n".join(rows))) == ["R1", "R2"]
