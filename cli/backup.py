@@ -11,7 +11,7 @@ import click
 import raftcluster
 from raftcluster.cli import output
 from raftcluster.cli.cluster import advertise_option, firewall_option, listen_option, name_option
-from raftcluster.cli.context import Commands, Context, json_option
+from raftcluster.cli.context import Commands, Context, author, json_option, reason_option
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -60,6 +60,7 @@ def verify_(file: Path, as_json: bool) -> None:
 @advertise_option
 @firewall_option
 @click.option("--name", help="The new cluster's name.", show_default="the old one's")
+@reason_option
 @json_option
 @click.pass_obj
 def restore(
@@ -70,6 +71,7 @@ def restore(
     advertise: tuple[str, int] | None,
     no_firewall: bool,
     name: str | None,
+    reason: str,
     as_json: bool,
 ) -> None:
     """Begin a new cluster with the state in the backup FILE. Then: `raftcluster serve`.
@@ -84,6 +86,8 @@ def restore(
         advertise=advertise,
         cluster=name,
         firewall=not no_firewall,
+        reason=reason,
+        author=author(),
         progress=lambda text: click.echo(text, err=True),
     )
     if as_json:
@@ -98,9 +102,13 @@ def restore(
 @click.command()
 @click.option("--preview", "only_show", is_flag=True, help="Show what would be kept and lost, and change nothing.")
 @click.option("--confirm", metavar="NAME", help="The cluster's name, to show that you mean it; asked for otherwise.")
+@click.option(
+    "--force", is_flag=True, help="Also while a majority of the members answers: there are two clusters then."
+)
+@reason_option
 @json_option
 @click.pass_obj
-def recover(obj: Context, only_show: bool, confirm: str | None, as_json: bool) -> None:
+def recover(obj: Context, only_show: bool, confirm: str | None, force: bool, reason: str, as_json: bool) -> None:
     """Make a new cluster of what this stopped node holds, when a majority of the voters is gone for good.
 
     Look at `recover --preview` on every survivor first. Members of the old cluster have to join the new one.
@@ -112,7 +120,7 @@ def recover(obj: Context, only_show: bool, confirm: str | None, as_json: bool) -
         return
     if confirm is None:
         confirm = click.prompt("This cannot be undone. The cluster's name", err=True)
-    done = raftcluster.backup.recover(obj.directory, confirm=confirm)
+    done = raftcluster.backup.recover(obj.directory, confirm=confirm, force=force, reason=reason, author=author())
     if as_json:
         output.as_json(asdict(done))
     else:

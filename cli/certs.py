@@ -10,7 +10,7 @@ import click
 import raftcluster
 from raftcluster.cli import output
 from raftcluster.cli.cluster import advertise_option, firewall_option, listen_option, name_option
-from raftcluster.cli.context import Commands, Context, json_option
+from raftcluster.cli.context import Commands, Context, author, json_option, reason_option
 
 file_argument = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
@@ -39,13 +39,15 @@ def show(obj: Context, as_json: bool) -> None:
 @click.option("--abort", is_flag=True, help="Give up the one that is under way, as long as it is not minted.")
 @click.option("--exclude", multiple=True, metavar="NAME", help="Go on without this member, which is down; repeatable.")
 @click.option("--no-wait", is_flag=True, help="Return at once; `certs` shows how far it is.")
+@reason_option
 @json_option
 @click.pass_obj
-def rotate(obj: Context, abort: bool, exclude: tuple[str, ...], no_wait: bool, as_json: bool) -> None:
+def rotate(obj: Context, abort: bool, exclude: tuple[str, ...], no_wait: bool, reason: str, as_json: bool) -> None:
     """Begin a new hierarchy: a new root and new keys for all nodes. Nothing stops meanwhile."""
-    number = obj.client.certs.abort() if abort else obj.client.certs.rotate(exclude=exclude)
+    certificates, why = obj.client.certs, {"reason": reason, "author": author()}
+    number = certificates.abort(**why) if abort else certificates.rotate(exclude=exclude, **why)
     if not abort and not no_wait:
-        obj.client.certs.wait(number)
+        certificates.wait(number)
     outcome = "given up" if abort else "begun" if no_wait else "in force"
     found = {"generation": number, "state": outcome}
     output.as_json(found) if as_json else click.echo(f"generation {number}: {outcome}")
@@ -92,11 +94,12 @@ def request(
     "--request", "file", required=True, type=click.Path(path_type=Path, exists=True), help="The request file."
 )
 @folder_argument
+@reason_option
 @json_option
 @click.pass_obj
-def export(obj: Context, file: Path, folder: Path, as_json: bool) -> None:
+def export(obj: Context, file: Path, folder: Path, reason: str, as_json: bool) -> None:
     """Step 2, on a member: let in the host that made the request, and write what it needs to DIR. Carry it back."""
-    bundle = obj.client.certs.export(file.read_bytes())
+    bundle = obj.client.certs.export(file.read_bytes(), reason=reason, author=author())
     raftcluster.write_bundle(folder, bundle)
     found = {"folder": str(folder), "generation": bundle["generation"]}
     output.as_json(found) if as_json else click.echo(f"on the new host: raftcluster certs import {folder}")

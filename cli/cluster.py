@@ -15,7 +15,9 @@ from raftcluster.cli.context import (
     Address,
     Context,
     addresses_option,
+    author,
     json_option,
+    reason_option,
     secret,
     ttl_option,
     until_interrupted,
@@ -52,6 +54,7 @@ firewall_option = click.option(
 @advertise_option
 @click.option("--lab", is_flag=True, help="A cluster for trying out: waits below a minute are allowed.")
 @firewall_option
+@reason_option
 @json_option
 @click.pass_obj
 def init(
@@ -62,6 +65,7 @@ def init(
     advertise: tuple[str, int] | None,
     lab: bool,
     no_firewall: bool,
+    reason: str,
     as_json: bool,
 ) -> None:
     """Begin a cluster of one node in the data directory. Then: `raftcluster serve`."""
@@ -73,6 +77,8 @@ def init(
         advertise=advertise,
         lab=lab,
         firewall=not no_firewall,
+        reason=reason,
+        author=author(),
         progress=lambda step: click.echo(step, err=True),
     )
     if as_json:
@@ -85,11 +91,13 @@ def init(
 @click.argument("name")
 @ttl_option
 @addresses_option
+@reason_option
 @json_option
 @click.pass_obj
-def invite(obj: Context, name: str, ttl: float, addresses: tuple[str, ...], as_json: bool) -> None:
+def invite(obj: Context, name: str, ttl: float, addresses: tuple[str, ...], reason: str, as_json: bool) -> None:
     """Let the host NAME join, once. Standard output is the token alone; it is a secret."""
-    output.invitation(obj.client.members.invite(name, ttl, addresses=addresses), as_json)
+    invited = obj.client.members.invite(name, ttl, addresses=addresses, reason=reason, author=author())
+    output.invitation(invited, as_json)
 
 
 @click.command()
@@ -98,6 +106,7 @@ def invite(obj: Context, name: str, ttl: float, addresses: tuple[str, ...], as_j
 @listen_option
 @advertise_option
 @firewall_option
+@reason_option
 @json_option
 @click.pass_obj
 def join(
@@ -107,6 +116,7 @@ def join(
     listen: tuple[str, int],
     advertise: tuple[str, int] | None,
     no_firewall: bool,
+    reason: str,
     as_json: bool,
 ) -> None:
     """Join the cluster of the member at ADDRESS (HOST:PORT). Then: `raftcluster serve`.
@@ -122,6 +132,7 @@ def join(
         listen=listen,
         advertise=advertise,
         firewall=not no_firewall,
+        reason=reason,
         progress=lambda step: click.echo(step, err=True),
     )
     if as_json:
@@ -149,11 +160,12 @@ def status(obj: Context, watch: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("node", required=False)
+@reason_option
 @json_option
 @click.pass_obj
-def transfer(obj: Context, node: str | None, as_json: bool) -> None:
+def transfer(obj: Context, node: str | None, reason: str, as_json: bool) -> None:
     """Hand leadership over to NODE (name or id), or to the member that is furthest."""
-    leader = obj.client.transfer(node)
+    leader = obj.client.transfer(node, reason=reason, author=author())
     name = next((each["name"] for each in obj.client.members.list() if each["node_id"] == leader), leader)
     output.as_json({"leader": leader, "name": name}) if as_json else click.echo(f"{name} leads")
 

@@ -113,7 +113,7 @@ def addresses_option(command: F) -> F:
 
 def reason_option(command: F) -> F:
     """`--reason`: kept with the change."""
-    return click.option("--reason", default="", help="Why; kept in the history.")(command)
+    return click.option("--reason", default="", help="Why; kept with the change, for `audit`.")(command)
 
 
 def until_interrupted() -> None:

@@ -11,7 +11,7 @@ import click
 
 import raftcluster
 from raftcluster.cli import output
-from raftcluster.cli.context import Context, json_option, reason_option
+from raftcluster.cli.context import Context, author, json_option, reason_option
 from raftcluster.errors import MissingPrivilege, NotRunning, OutcomeUnknown, Rejected, Unavailable
 
 LOOK_SECONDS = 0.2
@@ -55,7 +55,7 @@ def destroy(
     else:
         if confirm is None:
             confirm = click.prompt("This cannot be undone. The cluster's name", err=True)
-        event_id = obj.client.destroy(confirm, every_node=every_node, reason=reason)
+        event_id = obj.client.destroy(confirm, every_node=every_node, reason=reason, author=author())
         seen = _follow(obj)
         _gone(obj.directory)
         _tell(event_id, seen, as_json)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from raftcluster.cli import output
+from raftcluster.cli.audit import audit
 from raftcluster.cli.backup import backup, recover, restore
 from raftcluster.cli.certs import certs
 from raftcluster.cli.cluster import init, invite, join, status, transfer
@@ -79,6 +80,7 @@ for command in (
     certs,
     status,
     events,
+    audit,
     verify,
     greylist,
     config,

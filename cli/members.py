@@ -5,7 +5,16 @@ from __future__ import annotations
 import click
 
 from raftcluster.cli import output
-from raftcluster.cli.context import Address, Commands, Context, addresses_option, json_option, ttl_option
+from raftcluster.cli.context import (
+    Address,
+    Commands,
+    Context,
+    addresses_option,
+    author,
+    json_option,
+    reason_option,
+    ttl_option,
+)
 
 _MEMBER = ("name", "address", "role", "generation", "product", "node_id")
 
@@ -29,14 +38,15 @@ def members(ctx: click.Context, removed: bool, as_json: bool) -> None:
 
 @members.command()
 @click.argument("name")
+@reason_option
 @json_option
 @click.pass_obj
-def remove(obj: Context, name: str, as_json: bool) -> None:
+def remove(obj: Context, name: str, reason: str, as_json: bool) -> None:
     """Take the member NAME (or node id) out: also one that is down, also the leader, which hands over first.
 
     Refused, saying why, when too few of the others are up to decide anything without it.
     """
-    gone = obj.client.members.remove(name)
+    gone = obj.client.members.remove(name, reason=reason, author=author())
     output.as_json(gone) if as_json else click.echo(f"{gone['name']} is no member any more")
 
 
@@ -45,23 +55,28 @@ def remove(obj: Context, name: str, as_json: bool) -> None:
 @click.argument("new")
 @ttl_option
 @addresses_option
+@reason_option
 @json_option
 @click.pass_obj
-def replace(obj: Context, old: str, new: str, ttl: float, addresses: tuple[str, ...], as_json: bool) -> None:
+def replace(
+    obj: Context, old: str, new: str, ttl: float, addresses: tuple[str, ...], reason: str, as_json: bool
+) -> None:
     """Take the member OLD out, which may be down, and let the host NEW join in its place.
 
     As `members remove OLD`, then `invite NEW`: standard output is the token alone. Both may have the same name.
     """
-    output.invitation(obj.client.members.replace(old, new, ttl, addresses=addresses), as_json)
+    invited = obj.client.members.replace(old, new, ttl, addresses=addresses, reason=reason, author=author())
+    output.invitation(invited, as_json)
 
 
 @members.command()
 @click.argument("name")
 @click.argument("address", type=Address())
+@reason_option
 @json_option
 @click.pass_obj
-def move(obj: Context, name: str, address: tuple[str, int], as_json: bool) -> None:
+def move(obj: Context, name: str, address: tuple[str, int], reason: str, as_json: bool) -> None:
     """Tell the members that NAME is to be reached at ADDRESS (HOST:PORT) from now on."""
-    obj.client.members.move(name, *address)
+    obj.client.members.move(name, *address, reason=reason, author=author())
     where = {"name": name, "host": address[0], "port": address[1]}
     output.as_json(where) if as_json else click.echo(f"{name} is at {output.address(where)} now")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from raftcluster.cli import output
-from raftcluster.cli.context import Commands, Context, json_option
+from raftcluster.cli.context import Commands, Context, author, json_option, reason_option
 
 
 @click.group(cls=Commands, invoke_without_command=True)
@@ -22,9 +22,10 @@ def tokens(ctx: click.Context, as_json: bool) -> None:
 
 @tokens.command()
 @click.argument("token_id")
+@reason_option
 @json_option
 @click.pass_obj
-def revoke(obj: Context, token_id: str, as_json: bool) -> None:
+def revoke(obj: Context, token_id: str, reason: str, as_json: bool) -> None:
     """Make the token TOKEN_ID (its second part) worthless."""
-    obj.client.tokens.revoke(token_id)
+    obj.client.tokens.revoke(token_id, reason=reason, author=author())
     output.as_json({"token_id": token_id, "revoked": True}) if as_json else click.echo(f"{token_id} is revoked")

@@ -1,7 +1,7 @@
 """The auditor: turns what this node sees into events, on a thread of its own, and never twice on purpose.
 
 It is woken by entries that change the cluster's tables, by changes of leadership, and by `post`; it looks at the tables, reads
-on in the order of changes of the configuration (`following`), and compares with its last look (`cluster.changes`), records what has happened and keeps the look: in this order, so that a
+on in the orders of changes that somebody has made (`following`), and compares with its last look (`cluster.changes`), records what has happened and keeps the look: in this order, so that a
 crash in between tells something twice rather than never.
 """
 
@@ -101,6 +101,7 @@ class Auditor:
 
     def _applied(self, index: int) -> None:
         self._changed.set()
+        self._configured.set()
         self._wake.set()
 
     def _configured_at(self, index: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from raftcluster import limits
 from raftcluster.cluster import destroy
 from raftcluster.cluster.archive import Archive, find
-from raftcluster.cluster.asking import facts_of, propose, read
+from raftcluster.cluster.asking import administer, facts_of, read
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.teardown import Teardown
 from raftcluster.cluster.tombstone import Statement, signers
@@ -53,13 +53,14 @@ class Ending:
     def __init__(self, node: Meshed, outlet: Outlet) -> None:
         self._node, self._outlet = node, outlet
 
-    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "") -> str:
+    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "", author: str = "") -> str:
         """Decide to dismantle the cluster named `confirm`. The result is the event id that every node records before it
         removes anything; when it returns the decision is committed and every node is at it. Asked again it says the same.
 
         Raises `Rejected` when the name differs, or when there are other members and not `every_node`.
         """
-        return str(propose(self._node, ["destroy", str(uuid.uuid4()), confirm, every_node, reason]))
+        command = ["destroy", str(uuid.uuid4()), confirm, every_node, reason]
+        return str(administer(self._node, command, author, reason))
 
     def plan(self) -> list[dict[str, Value]]:
         """What `destroy` would do, by node: "node", "node_id", "reached", and "steps", in their order. Changes nothing."""

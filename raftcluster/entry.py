@@ -39,6 +39,8 @@ def init(
     lab: bool = False,
     product: str = PRODUCT,
     firewall: bool = True,
+    reason: str = "",
+    author: str = "",
     progress: Callable[[str], None] = lambda text: None,
 ) -> str:
     """Begin a cluster: make `path` the data directory of its first node. Returns the cluster's id.
@@ -47,11 +49,13 @@ def init(
     wildcard. `lab` allows waits below a minute. With `firewall` the running node keeps strangers from its port (an nftables
     table of its own); where it listens on loopback it needs none. Without nft or the privilege that raises `Refusal` or
     `MissingPrivilege`, and nothing is changed; `firewall=False` goes on without. `progress` is told of foreign rules that
-    keep the other nodes out. Raises `Rejected`, `StorageRefusal`, `Refusal`.
+    keep the other nodes out. `author` and `reason` stand in the audit log. Raises `Rejected`, `StorageRefusal`, `Refusal`.
     """
     reached = _advertised(node, listen, advertise)
     before = _checked(path, listen, firewall, progress)
-    return create.init(path, node, listen, reached, product, cluster=cluster, lab=lab, firewall=before)
+    return create.init(
+        path, node, listen, reached, product, cluster=cluster, lab=lab, firewall=before, reason=reason, author=author
+    )
 
 
 def join(
@@ -65,11 +69,13 @@ def join(
     product: str = PRODUCT,
     machines: Sequence[StateMachine] = (),
     firewall: bool = True,
+    reason: str = "",
     progress: Callable[[str], None] = lambda text: None,
 ) -> Joined:
     """Enter the cluster of the member at `address` with a token of its `members.invite(node)`. Waits until it is done.
 
-    `machines` are the embedder's, as for `Node.open`; `firewall` is as for `init`. Asking again with the same directory and token is always safe.
+    `machines` are the embedder's, as for `Node.open`; `firewall` is as for `init`; `reason` stands in the audit log, beside this
+    host's name and address. Asking again with the same directory and token is always safe.
     Raises `Rejected`, `Unavailable`, `LinkRefused`, `StorageRefusal`.
     """
     return joining.join(
@@ -82,6 +88,7 @@ def join(
         product=product,
         schema=schemas(all_machines(machines)),
         firewall=_checked(path, listen, firewall, progress),
+        reason=reason,
         progress=progress,
     )
 
@@ -137,12 +144,14 @@ def restore(
     machines: Sequence[StateMachine] = (),
     outlet: Outlet | None = None,
     firewall: bool = True,
+    reason: str = "",
+    author: str = "",
     progress: Callable[[str], None] = lambda text: None,
 ) -> Restored:
     """Begin a new cluster with the state in the backup `file`: `path` becomes the data directory of its first node.
 
-    `cluster` is its name, by default the old one's. `machines` are the embedder's, as for `Node.open`; `firewall` and
-    `progress` are as for `init`. The id, the node and the certificates are new: members of the old cluster are refused
+    `cluster` is its name, by default the old one's. `machines` are the embedder's, as for `Node.open`; `firewall`, `author`,
+    `reason` and `progress` are as for `init`. The id, the node and the certificates are new: members of the old cluster are refused
     until they join. The backup is checked first.
     Raises `BackupDamaged`, `BackupForeign`, `Rejected`, `StorageRefusal`, `Refusal`.
     """
@@ -158,6 +167,8 @@ def restore(
         machines=machines,
         outlet=outlet,
         firewall=_checked(path, listen, firewall, progress),
+        reason=reason,
+        author=author,
     )
 
 

@@ -1,4 +1,5 @@
-"""What has changed in configuration, greylist settings, lists and records by hand since this node has told it last, as events.
+"""What somebody has changed -- configuration, greylist settings, lists and records, members, certificates -- since this node has
+told it last, as events.
 
 The place in each order of changes is kept in the data directory: what happened while the node was down is told when it is
 back. It is kept after the events: a crash in between tells something twice rather than never. Values are not told.
@@ -14,6 +15,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final
 
+from raftcluster.cluster import auditing
 from raftcluster.config.reading import read_changes, read_revision
 from raftcluster.errors import RaftclusterError
 from raftcluster.events.recorder import Recorder
@@ -29,6 +31,8 @@ log = logging.getLogger("raftcluster.events")
 FILE: Final = "audit-config.json"
 PAGE: Final = 100
 _ACTS: Final = {"forgotten": "greylist-forgotten", "imported": "greylist-imported"}
+Event = tuple[str, dict[str, Any]]
+"""The name of an event and its fields."""
 KEYS: Final = 20
 """An event names so many keys, and counts the others."""
 
@@ -44,6 +48,8 @@ class Following:
         """Record what is new. Raises `Unavailable` when the node does not answer now: nothing is lost then."""
         if self._told is None:  # a node that is new has seen nothing happen
             self._told = self._newest()
+            if self._told["cluster"] == 1:  # the founder tells the founding
+                self._told["cluster"] = 0
             self._keep(self._told)
         before = dict(self._told)
         for name, fields in self._changes(self._told):
@@ -57,10 +63,29 @@ class Following:
             "greylist": self._host.query("greylist", lambda tables, _: read_settings_row(tables)[0]),
             "lists": self._host.query("lists", lambda tables, _: read_revision_of_lists(tables)),
             "acts": self._host.query("greylist", lambda tables, _: read_newest(tables)),
+            "cluster": self._host.query("cluster", lambda tables, _: auditing.read_count(tables)),
         }
 
-    def _changes(self, told: dict[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _changes(self, told: dict[str, int]) -> Iterator[Event]:
         """The events since `told`, which follows."""
+        yield from self._configured(told)
+        yield from self._greylisted(told)
+        yield from self._administered(told)
+
+    def _administered(self, told: dict[str, int]) -> Iterator[Event]:
+        while rows := self._host.query(
+            "cluster", lambda tables, _: auditing.read_changes(tables, told["cluster"], PAGE)
+        ):
+            if rows[0].number > told["cluster"] + 1:
+                yield "cluster-missed", {"first": told["cluster"] + 1, "last": rows[0].number - 1}
+            for each in rows:
+                about = {
+                    name: getattr(each, name) for name in ("number", "action", "subject", "author", "origin", "reason")
+                }
+                yield "cluster-changed", {**about, "changed": _date(each.time)}
+                told["cluster"] = each.number
+
+    def _configured(self, told: dict[str, int]) -> Iterator[Event]:
         while True:
             reached = told["config"]
             page = self._host.query("config", lambda tables, _: read_changes(tables, "", reached, PAGE))  # noqa: B023
@@ -87,7 +112,9 @@ class Following:
                 told["config"] = revision
             told["config"] = page.reached
             if page.reached == reached:
-                break
+                return
+
+    def _greylisted(self, told: dict[str, int]) -> Iterator[Event]:
         since = told["greylist"]
         rows = self._host.query("greylist", lambda tables, _: read_settings_history(tables, PAGE))
         for revision, settings, author, reason, time, node in reversed(rows):
@@ -124,7 +151,8 @@ class Following:
     def _kept(self) -> dict[str, int] | None:
         try:
             kept = json.loads((self._directory.path / FILE).read_bytes())
-            return {name: int(kept[name]) for name in ("config", "greylist", "lists", "acts")}
+            found = {name: int(kept[name]) for name in ("config", "greylist", "lists", "acts")}
+            return {**found, "cluster": int(kept.get("cluster", 0))}  # not kept by earlier versions, nor was there any
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from raftcluster import ending, lab, limits, protection, snapshots
 from raftcluster.audit import Auditor
+from raftcluster.auditlog import Audited, read_audit
 from raftcluster.backup import take
 from raftcluster.backup.file import save
 from raftcluster.backup.summary import Summary, verify
@@ -30,6 +31,7 @@ from raftcluster.cluster import departure, destroy, moving
 from raftcluster.cluster.admission import Admission
 from raftcluster.cluster.api import Members, Tokens
 from raftcluster.cluster.archive import Archive
+from raftcluster.cluster.asking import administer
 from raftcluster.cluster.certs import Certs
 from raftcluster.cluster.inquiry import Inquiry
 from raftcluster.cluster.keystore import Keystore
@@ -60,6 +62,7 @@ from raftcluster.storage.log import LogStore
 from raftcluster.storage.tables import TableStore
 from raftcluster.transport import sockets
 from raftcluster.transport.mesh import Mesh
+from raftcluster.transport.ports import Address
 from raftcluster.transport.stream import Stream
 from raftcluster.verifying import Verifying, verifier
 
@@ -199,9 +202,11 @@ class Node(Offering, Verifying):
             on_removed=self._removed,
             hello=hello,
         )
-        self._keeper = protection.keeper(self, directory, facts, keystore, self._recorder, nft)
+        self._keeper = protection.keeper(
+            self, directory, facts, keystore, self._recorder, nft, self._reconciler.address
+        )
         resolve = sockets.addresses if self._keeper else None
-        self.members, self.tokens = Members(self, resolve, seats.standing), Tokens(self)
+        self.members, self.tokens = Members(self, resolve, seats.standing, self._moved), Tokens(self)
         self._verifier = verifier(self._runtime, self._replica, self._log, everything, self.members, mesh, self._ending)
         mesh.start()
         self._runtime.start(self._replica)
@@ -220,7 +225,7 @@ class Node(Offering, Verifying):
             facts["cluster_id"],
             lambda: keystore.trust().peers.values(),
             lambda: self._leadership()[0] is None,
-            self._reconciler.bury,
+            self._bury,
             lambda: Archive(archive(path)).find(facts["cluster_id"]),
         )
         for each in (self._inquiry, moving.Move(self, directory, facts, mesh.open_stream), seeker):
@@ -326,8 +331,9 @@ class Node(Offering, Verifying):
 
     # ---- leadership, status
 
-    def transfer(self, node: str | None = None, *, deadline: float = 5.0) -> str:
+    def transfer(self, node: str | None = None, *, reason: str = "", author: str = "", deadline: float = 5.0) -> str:
         """Move leadership to the member `node` (name or id; by default whichever other voter has most); the new leader's id.
+        That it was asked for is committed before, with `author` and `reason`.
 
         Raises `Rejected` when `node` is no voter, `Unavailable` when it has not come about within `deadline` seconds.
         """
@@ -340,6 +346,7 @@ class Node(Offering, Verifying):
             raise Rejected(f"{node} is no voter", subject=str(node), remedy="wait until it has caught up")
         if len(voters) == 1:
             raise Rejected("there is no other voter", subject=self.name, remedy="add a member first")
+        administer(self, ["transfer", target or ""], author, reason)
         end = time.monotonic() + deadline
         while time.monotonic() < end:
             self._role_changed.clear()
@@ -370,6 +377,11 @@ class Node(Offering, Verifying):
             alarms |= self._keeper.troubles()
             own["firewall"] = self._keeper.state()
         return {**own, "alarms": alarms, "members": member_rows(self.members.list(), self.mesh.links(), own, match)}
+
+    def audit(self, limit: int = 100) -> list[Audited]:
+        """The newest changes of configuration, greylist settings, members and certificates, newest first: who, when, from
+        where, why. See `auditlog`."""
+        return read_audit(self, limit)
 
     # ---- backups
 
@@ -427,7 +439,12 @@ class Node(Offering, Verifying):
         elif (asked := stream.receive()) == {"plan": True}:
             stream.send({"answer": self.teardown.steps()})
         else:
-            moving.told(self, stream, asked, self._reconciler.moved)
+            moving.told(self, stream, asked, self._moved)
+
+    def _moved(self, node_id: str, address: Address) -> None:
+        self._reconciler.moved(node_id, address)
+        if self._keeper is not None:
+            self._keeper.wake()
 
     def _fetch(self, peer: str) -> None:
         """Tick thread: bring the peer's snapshot on a thread of its own."""
@@ -445,15 +462,18 @@ class Node(Offering, Verifying):
         self._recorder.note("node-removed")
         self._runtime.post(stop)
 
-    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "") -> str:
+    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "", author: str = "") -> str:
         """Dismantle the cluster named `confirm`; see `Ending.destroy`, and `teardown` for the plan and how far it is."""
-        return self.teardown.destroy(confirm, every_node=every_node, reason=reason)
+        return self.teardown.destroy(confirm, every_node=every_node, reason=reason, author=author)
 
     def bury(self, tombstone: bytes) -> str:
         """Tear this node down: the tombstone proves that its cluster was destroyed while it was away. Returns at once, with the
         event's id. Raises `Rejected` when it proves no such thing."""
+        return self._bury(tombstone, "a file")
+
+    def _bury(self, tombstone: bytes, source: str) -> str:
         said = self._teardown.verify(tombstone)
-        self._reconciler.bury(tombstone, "a file")
+        self._reconciler.bury(tombstone, source)
         return said.event_id
 
     def _destroyed(self) -> None:

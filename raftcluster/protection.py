@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from raftcluster.cluster.archive import archives
 from raftcluster.cluster.keystore import Keystore
+from raftcluster.cluster.records import Member
 from raftcluster.cluster.view import View, invitations
 from raftcluster.errors import Unavailable
 from raftcluster.events.recorder import Recorder
@@ -16,7 +18,7 @@ from raftcluster.firewall.table import table_name
 from raftcluster.host import Host
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport import sockets
-from raftcluster.transport.ports import Links
+from raftcluster.transport.ports import Address, Links
 
 FORMER_DAYS: Final = 90
 """For how long members of a destroyed cluster may come for its tombstone: no certificate of theirs lives longer."""
@@ -37,8 +39,10 @@ def keeper(
     keystore: Keystore,
     recorder: Recorder,
     nft: Nft | None,
+    address: Callable[[Member], Address],
 ) -> Keeper | None:
-    """The keeper of this node's table, which `prepare` has made already; None when the node goes without a firewall."""
+    """The keeper of this node's table, which `prepare` has made already; None when the node goes without a firewall. `address`
+    says where this node looks for a member, which may be elsewhere than the record has it yet."""
     if not facts.get("firewall"):
         return None
 
@@ -52,8 +56,10 @@ def keeper(
             if not each.revoked and each.expires > view.time and (each.used_by is None or each.name in live):
                 for host in each.addresses or [each.name]:
                     invited[host] = max(invited.get(host, 0), (each.expires - view.time) // 1000)
+        others = [each for each in view.live().values() if each.node_id != node.id]
+        moved = {address(each)[0] for each in others} - {each.host for each in others}
         return Wanted(
-            {each.node_id: each.host for each in view.live().values() if each.node_id != node.id},
+            {each.node_id: each.host for each in others},
             {peer: info.address.rpartition(":")[0].strip("[]") for peer, info in node.mesh.links().items()},
             invited,
             frozenset(
@@ -62,6 +68,7 @@ def keeper(
                 for each in kept.statements(FORMER_DAYS * 86_400)
                 for about in each.members.values()
             ),
+            frozenset(moved),
         )
 
     found = Keeper(

@@ -45,13 +45,14 @@ class Seeker:
         cluster_id: str,
         peers: Callable[[], Iterable[Peer]],
         leaderless: Callable[[], bool],
-        found: Callable[[bytes, str], None],
+        found: Callable[[bytes, str], object],
         own: Callable[[], bytes | None],
         *,
         interval_s: float = INTERVAL_SECONDS,
     ) -> None:
-        """`leaderless` may raise `RaftclusterError` when the node has stopped; `found(tombstone, source)` judges. `own` is the
-        tombstone on this host: kept before a crash, when the others may be gone since."""
+        """`leaderless` may raise `RaftclusterError` when the node has stopped; `found(tombstone, source)` acts on one that
+        proves something, and raises `RaftclusterError` for any other: then the next one is asked. `own` is the tombstone on
+        this host: kept before a crash, when the others may be gone since."""
         self._own = own
         self._cluster_id, self._peers = cluster_id, peers
         self._leaderless, self._found, self._interval_s = leaderless, found, interval_s
@@ -69,9 +70,8 @@ class Seeker:
             self._thread.join(self._interval_s)
 
     def look(self) -> None:
-        """One round."""
-        if (data := self._own()) is not None:
-            self._found(data, "this host's archive")
+        """One round, until one is found that proves something."""
+        if (data := self._own()) is not None and self._is_proof(data, "this host's archive"):
             return
         for peer in self._peers():
             if self._closed.is_set():
@@ -81,8 +81,16 @@ class Seeker:
             except RaftclusterError as error:
                 log.debug("no tombstone from %s: %s", peer.node_id, error)
                 continue
-            if data is not None:
-                self._found(data, "{}:{}".format(*peer.address))
+            if data is not None and self._is_proof(data, "{}:{}".format(*peer.address)):
+                return
+
+    def _is_proof(self, data: bytes, source: str) -> bool:
+        try:
+            self._found(data, source)
+        except RaftclusterError as error:
+            log.warning("no tombstone of this cluster from %s: %s", source, error)
+            return False
+        return True
 
     def _run(self) -> None:
         missed = False

@@ -241,12 +241,12 @@ def _before(root: Path) -> dict[str, Any]:
 
 def archive(path: str | os.PathLike[str]) -> Path:
     """Where tombstones and event records of clusters that `path` once belonged to are kept: beside the data directory, for
-    that is removed; inside where this user may not write beside it. The folder need not exist."""
+    that is removed; inside where this user may not write beside it, as when what is kept there is another user's. The folder
+    need not exist."""
     root = Path(path).absolute()
     beside, inside = root.with_name(f"{root.name}-{DESTROYED}"), root / DESTROYED
-    if inside.is_dir() or not (beside.is_dir() or os.access(root.parent, os.W_OK)):
-        return inside
-    return beside
+    usable = _is_ours(beside) if beside.exists() else os.access(root.parent, os.W_OK)
+    return beside if usable and not inside.is_dir() else inside
 
 
 def neighbours(path: str | os.PathLike[str]) -> list[Path]:

@@ -22,6 +22,7 @@ from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.cluster.reconcile import Reconciler
 from raftcluster.cluster.teardown import Teardown
 from raftcluster.cluster.view import View
+from raftcluster.errors import Unavailable
 from raftcluster.events.log import EventLog
 from raftcluster.events.outlet import Outlet
 from raftcluster.events.recorder import Recorder
@@ -62,13 +63,19 @@ class Access(LocalHost):
         self.on_apply = engine.on_apply  # type: ignore[method-assign]
 
     def freeze(self, linked: Callable[[], bool]) -> None:
-        """From now on this node has applied nothing new, as long as it has no link."""
+        """From now on this node has applied nothing new, and can have nothing decided, as long as it has no link."""
         old = copy.deepcopy(self.engine.tables["cluster"])
 
         def query(machine: str, read: Callable[[Any, int], Any], **options: Any) -> Any:
             return self.engine.query(machine, read, **options) if linked() else read(old, self.engine.now)
 
+        def propose(machine: str, command: Any, **options: Any) -> Any:
+            if not linked():
+                raise Unavailable("nobody who leads is linked")
+            return self.engine.propose(machine, command, **options)
+
         self.query = query  # type: ignore[method-assign]
+        self.propose = propose  # type: ignore[method-assign]
 
     def leader(self) -> bool:
         return self.engine.leading == self.id

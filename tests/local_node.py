@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 
+from raftcluster.auditlog import Audited, read_audit
 from raftcluster.cluster.api import Members, Tokens
-from raftcluster.cluster.asking import propose
+from raftcluster.cluster.asking import administer
 from raftcluster.cluster.certs import Certs
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.cluster.tombstone import Tombstone
@@ -70,8 +71,11 @@ class LocalNode:
     def bury(self, tombstone: bytes) -> str:
         return Tombstone.unpack(tombstone).content().event_id
 
-    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "") -> str:
-        return str(propose(self.host, ["destroy", "event-1", confirm, every_node, reason]))
+    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "", author: str = "") -> str:
+        return str(administer(self.host, ["destroy", "event-1", confirm, every_node, reason], author, reason))
+
+    def audit(self, limit: int = 100) -> list[Audited]:
+        return read_audit(self.host, limit)
 
     def status(self) -> dict[str, Value]:
         if self.broken:
@@ -98,7 +102,7 @@ class LocalNode:
             "members": rows,
         }
 
-    def transfer(self, node: str | None = None) -> str:
+    def transfer(self, node: str | None = None, *, reason: str = "", author: str = "") -> str:
         if node is not None:
             raise Rejected(f"{node} is no voter", subject=node, remedy="wait until it has caught up")
         assert self.held.wait(10)

@@ -2,7 +2,7 @@
 
 Nothing of the log is left out: every entry in it is applied, also those that this node does not know to be committed --
 a majority that is gone may have acknowledged them. Then the cluster's own tables (members, tokens, certificates) are
-replaced by what the new cluster's genesis makes of empty ones. Both is **one** durable unit of the tables, at an index
+replaced by what the new cluster's genesis makes of empty ones; their audit log alone is kept. Both is **one** durable unit of the tables, at an index
 and in a term of its own; the log is made to follow it. In that unit this node is the only voter.
 """
 
@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
+from raftcluster.cluster import auditing
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.cluster.view import FACTS, View
 from raftcluster.codec import Value, pack
@@ -85,19 +86,23 @@ class Offline:
         """The cluster's record with everything applied."""
         return View.read(self.applier.tables("cluster"), self.applier.stamp)
 
-    def refound(self, genesis: Value, me: str, time: int, revision: int) -> None:
+    def refound(self, genesis: Value, why: Value, me: str, time: int, revision: int) -> None:
         """Write the state as that of the cluster that `genesis` makes, with `me` as its only voter, in one durable unit.
 
+        `why` is the command that says who has decided it: the audit log goes on from the former cluster's.
         `time` is its cluster time, `revision` that of its record. Raises `StorageFull`, `StorageFailed`: nothing has changed.
         """
         overlay, machine = self.applier.overlay, ClusterMachine()
         overlay.begin()
         tables = overlay.view(machine.name, machine.tables)
-        for table in machine.tables:
+        audited = auditing.read_count(tables)
+        for table in (each for each in machine.tables if each != auditing.AUDIT):
             while rows := tables.scan(table):
                 for key, _ in rows:
                     tables.delete(table, key)
         machine.apply(genesis, tables, time)
+        tables.put(FACTS, auditing.COUNT, pack(audited))
+        machine.apply(why, tables, time)
         tables.put(FACTS, b"revision", pack(revision))
         overlay.commit()
         index, term = self.last

@@ -15,10 +15,12 @@ Every step can be repeated: what broke off is finished by calling it again.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,13 +28,14 @@ from typing import Any
 from raftcluster.backup.offline import Offline
 from raftcluster.backup.unfinished import RECOVER, RESTORE, check_finished
 from raftcluster.builtin import all_machines
+from raftcluster.cluster.auditing import attributed
 from raftcluster.cluster.create import founding
 from raftcluster.cluster.keystore import Keystore, Trust
 from raftcluster.cluster.reconcile import GENESIS
 from raftcluster.cluster.records import Facts, Member, rejected
 from raftcluster.cluster.statement import STATEMENT, Statement
 from raftcluster.cluster.view import View
-from raftcluster.codec import unpack
+from raftcluster.codec import Value, unpack
 from raftcluster.config.reading import read_revision
 from raftcluster.errors import RaftclusterError
 from raftcluster.events.log import EventLog
@@ -40,7 +43,11 @@ from raftcluster.events.outlet import Outlet
 from raftcluster.events.recorder import Recorder
 from raftcluster.machine import StateMachine
 from raftcluster.storage.directory import DataDirectory
-from raftcluster.transport.certificates import certificate_hash
+from raftcluster.transport.certificates import certificate_hash, validity
+from raftcluster.transport.connect import dial_untrusted
+from raftcluster.transport.ports import Address
+
+log = logging.getLogger("raftcluster.backup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,8 @@ class Survivor:
     role: str
     here: bool
     """Whether it is this node: the others are none of the new cluster's and join it anew."""
+    answers: bool
+    """Whether a node of the old cluster answers at its address, or says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,20 +136,24 @@ def recover(
     confirm: str,
     machines: Sequence[StateMachine] = (),
     outlet: Outlet | None = None,
+    force: bool = False,
+    reason: str = "",
+    author: str = "",
 ) -> Recovered:
     """Make what the survivor in `path` holds a new cluster of one node, named as before. Then start it, and invite others.
 
     `confirm` is the cluster's name. Only when a majority of the voters is gone for good: if they run on, there are two
-    clusters afterwards. `machines` as for `preview`, `outlet` as for `Node.open`.
+    clusters afterwards. So the members are asked first, and while enough of them answer to be a majority with this node it is
+    refused; `force` does it all the same, and so does a certificate that has expired here. `machines` as for `preview`, `outlet` as for `Node.open`; `author` and `reason` are kept.
 
-    Raises `Rejected` when the name differs, when there is nothing to recover from or for, or when this node was removed;
-    otherwise what `preview` raises, `StorageFull`, `Refusal`. Before the decision is on the disk nothing has changed; after
+    Raises `Rejected` when the name differs, when there is nothing to recover from or for, when this node was removed, or a
+    majority answers (`quorum-alive`); otherwise what `preview` raises, `StorageFull`, `Refusal`. Before the decision is on the disk nothing has changed; after
     it, calling this again finishes the work.
     """
     with DataDirectory.open(path) as directory:
         node = directory.read_node()
         with Offline(directory, all_machines(machines), [node["founder"]]) as state:
-            plan = _plan(directory, node, state, confirm)
+            plan = _plan(directory, node, state, confirm, force, [author, reason])
             return _carry_out(directory, node, state, plan, outlet)
 
 
@@ -148,6 +161,7 @@ def _preview(directory: DataDirectory, node: dict[str, Any], state: Offline, vie
     facts, me = _facts(directory, view), node["node_id"]
     rows = sorted(view.live().values(), key=lambda member: member.name)
     names = {member.node_id: member.name for member in view.members.values()}
+    answering = _answering(view, facts.cluster_id, me)
     index, term = state.last
     return Preview(
         facts.name,
@@ -163,7 +177,18 @@ def _preview(directory: DataDirectory, node: dict[str, Any], state: Offline, vie
         me in state.voters,
         sorted(names.get(each, each) for each in state.voters),
         len(state.voters) // 2 + 1,
-        [Survivor(each.name, each.node_id, each.host, each.port, each.role, each.node_id == me) for each in rows],
+        [
+            Survivor(
+                each.name,
+                each.node_id,
+                each.host,
+                each.port,
+                each.role,
+                each.node_id == me,
+                each.node_id in answering,
+            )
+            for each in rows
+        ],
         0 if view.active is None else view.active.number,
         read_revision(state.applier.tables("config")),
         (directory.path / RECOVER).exists(),
@@ -181,7 +206,9 @@ def _facts(directory: DataDirectory, view: View) -> Facts:
     return view.facts
 
 
-def _plan(directory: DataDirectory, node: dict[str, Any], state: Offline, confirm: str) -> dict[str, Any]:
+def _plan(
+    directory: DataDirectory, node: dict[str, Any], state: Offline, confirm: str, force: bool, why: list[str]
+) -> dict[str, Any]:
     """The decision: the one that is on the disk, or a new one, checked and written."""
     file = directory.path / RECOVER
     view = state.view()
@@ -212,6 +239,8 @@ def _plan(directory: DataDirectory, node: dict[str, Any], state: Offline, confir
             remedy="start it",
         )
     keystore = Keystore(directory, facts.cluster_id, me)
+    if not force and not _has_expired(keystore):
+        _check_lost(view, facts, me, state.voters)
     numbers = [*keystore.on_disk(), int(unpack(state.applier.tables("cluster").get("facts", b"last") or b"\x00"))]
     plan = {
         "cluster_id": str(uuid.uuid4()),
@@ -220,9 +249,51 @@ def _plan(directory: DataDirectory, node: dict[str, Any], state: Offline, confir
         "revision": max(view.revision, keystore.trust().revision) + 1,
         "removed": sorted(each.name for each in view.live().values() if each.node_id != me),
         "decided_at": int(time.time()),
+        "why": why,
     }
+    _told(plan, node, 0)  # refused before anything is decided
     directory.write(RECOVER, (json.dumps(plan, indent=2, sort_keys=True) + "\n").encode())
     return plan
+
+
+def _has_expired(keystore: Keystore) -> bool:
+    """Whether this node's certificate has: then it can link with nobody, whoever answers."""
+    try:
+        certificate = keystore.identity(keystore.trust().presented).certificate
+    except RaftclusterError:  # it has none any more
+        return True
+    return validity(certificate)[1].timestamp() < time.time()
+
+
+def _check_lost(view: View, facts: Facts, me: str, voters: Collection[str]) -> None:
+    """Refuse while so many voters answer that with this one they are a majority."""
+    alive = [each for each in _answering(view, facts.cluster_id, me) if each in voters]
+    if len({*alive, me} & {*voters}) > len(voters) / 2:
+        names = ", ".join(sorted(view.members[each].name for each in alive))
+        raise rejected(
+            "quorum-alive",
+            f"of the {len(voters)} voters of cluster {facts.name}, {names} answer: with this node they are a majority",
+            subject=facts.name,
+            remedy="start this node instead; recover --force makes a second cluster all the same",
+        )
+
+
+def _answering(view: View, cluster_id: str, me: str) -> set[str]:
+    """Ids of the other members at whose addresses somebody says to be of this cluster. All are asked at once."""
+    others = [each for each in view.live().values() if each.node_id != me]
+    with ThreadPoolExecutor(max(1, len(others))) as pool:
+        answers = list(pool.map(lambda each: _answers((each.host, each.port), cluster_id), others))
+    return {each.node_id for each, answer in zip(others, answers, strict=True) if answer}
+
+
+def _answers(address: Address, cluster_id: str) -> bool:
+    try:
+        stream = dial_untrusted(address)
+    except RaftclusterError as error:
+        log.info("nobody answers at %s:%s: %s", *address, error)
+        return False
+    stream.close()
+    return bool(stream.greeting.get("cluster") == cluster_id)
 
 
 def _carry_out(
@@ -239,7 +310,8 @@ def _carry_out(
         assert isinstance(member, Member), "it was looked for before the decision"
         genesis = founding(keystore, generation, facts, member.name, (member.host, member.port), node["product"])
         _sign(directory, keystore, former, facts, generation, plan["decided_at"])
-        state.refound(genesis, me, max(state.applier.stamp, int(time.time() * 1000)), revision)
+        why = _told(plan, node, state.last[0])
+        state.refound(genesis, why, me, max(state.applier.stamp, int(time.time() * 1000)), revision)
     state.follow()
     assert state.anchor is not None
     former_facts = {"cluster_id": former.cluster_id, "decided_at": plan["decided_at"], "index": state.anchor.index}
@@ -249,7 +321,9 @@ def _carry_out(
     keystore.forget(keystore.on_disk() - {generation})
     (directory.path / GENESIS).unlink(missing_ok=True)
     with closing(Recorder(EventLog(directory.events), now, outlet)) as events:
-        events.note("cluster-recovered", former_id=former.cluster_id, index=state.anchor.index, removed=plan["removed"])
+        author, reason = plan.get("why", ["", ""])
+        origin = {"former_id": former.cluster_id, "index": state.anchor.index, "removed": plan["removed"]}
+        events.note("cluster-recovered", **origin, author=author, reason=reason)
     (directory.path / RECOVER).unlink()
     return Recovered(
         facts.name,
@@ -261,6 +335,12 @@ def _carry_out(
         state.anchor.index,
         list(plan["removed"]),
     )
+
+
+def _told(plan: dict[str, Any], node: dict[str, Any], index: int) -> Value:
+    """The command that says who has decided it; a plan of an earlier version does not."""
+    author, reason = plan.get("why", ["", ""])
+    return attributed(["recovered", plan["former"][0], index], author, node["name"], reason)
 
 
 def _sign(

@@ -25,6 +25,7 @@ from raftcluster.backup.offline import Offline, install
 from raftcluster.backup.summary import Summary, verify
 from raftcluster.backup.unfinished import RESTORE
 from raftcluster.builtin import all_machines, schemas
+from raftcluster.cluster.auditing import attributed
 from raftcluster.cluster.create import founding
 from raftcluster.cluster.keystore import Keystore, Trust
 from raftcluster.cluster.records import product_name
@@ -66,11 +67,13 @@ def restore(
     machines: Sequence[StateMachine] = (),
     outlet: Outlet | None = None,
     firewall: Mapping[str, Any] | None = None,
+    reason: str = "",
+    author: str = "",
 ) -> Restored:
     """Make `path` the data directory of the first node of a new cluster with the state in the backup `file`.
 
     `cluster` is the new cluster's name (default: the old one's); `machines` are the embedder's, `outlet` is for the event, as for `Node.open`;
-    `firewall` is as for `create.init`.
+    `firewall`, `author` and `reason` are as for `create.init`.
     Raises `BackupDamaged`, `BackupForeign`, `Rejected` for a bad name or address, `StorageRefusal` when `path` is not empty,
     `StorageFull`, `Refusal`. The whole backup is checked before anything is made.
     """
@@ -94,7 +97,8 @@ def restore(
             generation = 1 + int(unpack(state.applier.tables("cluster").get("facts", b"last") or b"\x00"))
             keystore = Keystore(directory, cluster_id, node_id)
             genesis = founding(keystore, generation, facts, node, advertise, product)
-            state.refound(genesis, node_id, max(state.applier.stamp, int(time.time() * 1000)), old.revision + 1)
+            why = attributed(["restored", old.facts.cluster_id, summary.index], author, node, reason)
+            state.refound(genesis, why, node_id, max(state.applier.stamp, int(time.time() * 1000)), old.revision + 1)
             state.follow()
             index = state.last[0] + 1
         keystore.keep(Trust(old.revision + 1, generation, (generation,), {}))
@@ -116,7 +120,14 @@ def restore(
         }
         directory.write_node(now)
         with closing(Recorder(EventLog(directory.events), now, outlet)) as events:
-            events.note("cluster-restored", former_id=summary.cluster_id, index=summary.index, checksum=summary.sha256)
+            events.note(
+                "cluster-restored",
+                former_id=summary.cluster_id,
+                index=summary.index,
+                checksum=summary.sha256,
+                author=author,
+                reason=reason,
+            )
         (directory.path / RESTORE).unlink()
     return Restored(facts.name, cluster_id, node, node_id, generation, index, summary)
 

@@ -8,14 +8,16 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Final
 
 from raftcluster import limits
+from raftcluster.cluster.auditing import attributed
 from raftcluster.cluster.bundle import Bundle
 from raftcluster.cluster.conversation import (
     CHAIN_UNKNOWN,
     JOIN,
     JOIN_CONTEXT,
+    JOIN_OPTIONAL,
     KEYS,
     NONCE_BYTES,
     PROGRESS_SECONDS,
@@ -45,6 +47,7 @@ from raftcluster.transport.stream import Stream
 log = logging.getLogger("raftcluster.cluster")
 
 Told = Callable[[str], None]
+SLEPT: Final = "it has slept through a generation"
 
 
 class Admission:
@@ -83,7 +86,7 @@ class Admission:
             elif isinstance(message, dict) and "returning" in message:
                 self._return(parse(message, RETURN), nonce, stream)
             else:
-                self._join(parse(message, JOIN), nonce, stream)
+                self._join(parse(message, JOIN, JOIN_OPTIONAL), nonce, stream)
         except FrameError as error:
             self._refuse(stream, rejected("malformed", error.message))
         except Rejected as error:
@@ -125,7 +128,7 @@ class Admission:
                 said = text
         raise Unavailable(f"generation {number} is not minted after {seconds:g} s", remedy="try again")
 
-    def begin(self, command: list[Value], told: Told) -> int:
+    def begin(self, command: Value, told: Told) -> int:
         """Propose what begins a generation (or lets into one); the result is its number. Waits while another is under way."""
         while True:
             seen = self._index
@@ -162,7 +165,10 @@ class Admission:
         self._check(asked, nonce, stream)
         fields = ("node", "name", "host", "port", "product", "schema", "realm", "token")
         joiner = [*(asked[name] for name in fields), request_hash(asked["request"]), asked["request"]]
-        number = self.begin(["begin", str(uuid.uuid4()), joiner], _teller(stream))
+        command = attributed(
+            ["begin", str(uuid.uuid4()), joiner], asked["name"], _origin(stream), asked.get("reason", "")
+        )
+        number = self.begin(command, _teller(stream))
         self._hand_over(stream, asked["node"], number, [request_fingerprint(asked["request"])])
         log.info("%s (%s) has joined from %s, generation %d", asked["name"], asked["node"], stream.address, number)
 
@@ -219,7 +225,7 @@ class Admission:
             number = held[-1].number
         else:
             command = ["return", str(uuid.uuid4()), node_id, known[-1], request]
-            number = self.begin(command, _teller(stream))
+            number = self.begin(attributed(command, member.name, _origin(stream), SLEPT), _teller(stream))
         self._hand_over(stream, node_id, number, {*proven, request_fingerprint(request)})
         log.info("%s (%s) has returned from %s, generation %d", member.name, node_id, stream.address, number)
 
@@ -241,7 +247,7 @@ class Admission:
 
     def _refuse(self, stream: Stream, error: Rejected) -> None:
         log.warning("refused %s: %s: %s", stream.address, error.code, error.message)
-        self._on_refused(error.code, stream.address.rpartition(":")[0], error.message)
+        self._on_refused(error.code, _origin(stream), error.message)
         stream.part({"refused": error.code, "text": error.message, "remedy": error.remedy})
 
 
@@ -257,6 +263,11 @@ def _check_not_removed(member: Member) -> None:
             subject=member.name,
             remedy="to come back it needs an invitation and an empty data directory",
         )
+
+
+def _origin(stream: Stream) -> str:
+    """From where somebody asks: the address, without the port."""
+    return stream.address.rpartition(":")[0].strip("[]")
 
 
 def _teller(stream: Stream) -> Told:

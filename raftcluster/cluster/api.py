@@ -1,5 +1,7 @@
 """Members, tokens and certificates as an administrator's program sees them, on any node.
 
+Every change takes a `reason` and an `author`, and keeps them with this node's name: see `auditing`.
+
 Thread: any. Errors: `Unavailable` (also while a cluster that was just made has not committed its genesis), `OutcomeUnknown`,
 `Rejected` with a stable code (see `machine`).
 """
@@ -12,15 +14,19 @@ import time
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
+from raftcluster.cluster import auditing
 from raftcluster.cluster import view as tables
-from raftcluster.cluster.asking import MACHINE, facts_of, plain_name, propose, read, unfounded
+from raftcluster.cluster.asking import MACHINE, administer, facts_of, plain_name, read, unfounded
+from raftcluster.cluster.auditing import Change
 from raftcluster.cluster.records import Facts, Invitation, Member, rejected
+from raftcluster.cluster.rows import check_address
 from raftcluster.cluster.standing import Standing
 from raftcluster.cluster.tokens import ADDRESSES
 from raftcluster.cluster.view import View
-from raftcluster.errors import Removed, Unavailable
+from raftcluster.errors import OutcomeUnknown, Rejected, Removed, Unavailable
 from raftcluster.host import Host
 from raftcluster.transport.certificates import Token
+from raftcluster.transport.ports import Address
 
 INVITE_SECONDS = 3600.0
 """Default life of a token."""
@@ -39,12 +45,14 @@ class Members:
         host: Host,
         resolve: Callable[[str], list[str]] | None = None,
         standing: Callable[[], Standing] | None = None,
+        moved: Callable[[str, Address], None] = lambda node_id, address: None,
     ) -> None:
         """`resolve` finds a name's addresses, for the members' firewalls; None when this node has none. `standing` tells which
-        voters are up."""
+        voters are up. `moved` has this node look for a member elsewhere, and let it in from there, before the record says so."""
         self._host = host
         self._resolve = resolve
         self._standing = standing
+        self._moved = moved
 
     def facts(self) -> Facts:
         """What makes this cluster this cluster: id, name, product, trust realm. Raises `Unavailable` before genesis."""
@@ -63,7 +71,19 @@ class Members:
             raise rejected("no-member", f"{name} is no member", subject=name)
         return member
 
-    def invite(self, name: str, ttl_s: float = INVITE_SECONDS, *, addresses: Sequence[str] = ()) -> Token:
+    def log(self, limit: int = 100) -> list_[Change]:
+        """The newest `limit` decisions about members and certificates, newest first: who, when, from where, why."""
+        return self._host.query(MACHINE, lambda rows, time: auditing.read_newest(rows, limit))
+
+    def invite(
+        self,
+        name: str,
+        ttl_s: float = INVITE_SECONDS,
+        *,
+        addresses: Sequence[str] = (),
+        reason: str = "",
+        author: str = "",
+    ) -> Token:
         """A token with which the host `name` may join once, within `ttl_s` seconds. `str(token)` is what it needs.
 
         It names the root that is in force now and lives on when that one is replaced: the chain of manifests leads from it to
@@ -77,7 +97,8 @@ class Members:
         if view.active is None:
             raise unfounded()
         token = Token.new(view.active.root)
-        propose(self._host, ["invite", token.id, token.public_key(), plain_name(name), math.ceil(ttl_s), sources])
+        command = ["invite", token.id, token.public_key(), plain_name(name), math.ceil(ttl_s), sources]
+        administer(self._host, command, author, reason)
         return token
 
     def _sources(self, name: str, addresses: Sequence[str]) -> list_[str]:
@@ -98,7 +119,7 @@ class Members:
                 )
         return found[:ADDRESSES]
 
-    def remove(self, name: str, *, wait_s: float = REMOVE_SECONDS) -> Member:
+    def remove(self, name: str, *, wait_s: float = REMOVE_SECONDS, reason: str = "", author: str = "") -> Member:
         """Take a member out, also one that is down, also the leader (it hands over first), and return when that is done.
 
         First its vote goes, then, from that commit on, its links are closed; a new certificate generation follows. The node
@@ -112,7 +133,7 @@ class Members:
         if self._standing is not None:
             names = {each.node_id: each.name for each in read(self._host).members.values()}
             self._standing().check(member.node_id, names)
-        propose(self._host, ["leaving", member.node_id])
+        administer(self._host, ["leaving", member.node_id], author, reason)
         end = time.monotonic() + wait_s
         try:
             while member.node_id in read(self._host).live():
@@ -135,6 +156,8 @@ class Members:
         *,
         addresses: Sequence[str] = (),
         wait_s: float = REMOVE_SECONDS,
+        reason: str = "",
+        author: str = "",
     ) -> Token:
         """Take `old` out, which may be down, and invite `new` in its place; they may have the same name.
 
@@ -146,15 +169,42 @@ class Members:
         if plain_name(new) != self.get(old).name and read(self._host).named(plain_name(new)) is not None:
             raise rejected("name-taken", f"{new} is a member already", subject=new, remedy="choose another name")
         self._sources(plain_name(new), addresses)
-        self.remove(old, wait_s=wait_s)
+        self.remove(old, wait_s=wait_s, reason=reason, author=author)
         end = time.monotonic() + wait_s
         while _is_renewing(read(self._host)) and time.monotonic() < end:
             threading.Event().wait(LOOK_SECONDS)
-        return self.invite(new, ttl_s, addresses=addresses)
+        return self.invite(new, ttl_s, addresses=addresses, reason=reason, author=author)
 
-    def move(self, name: str, host: str, port: int) -> None:
-        """Tell all members that `name` is at another address now. Its identity stays."""
-        propose(self._host, ["address", self.get(name).node_id, host, port])
+    def move(
+        self,
+        name: str,
+        host: str,
+        port: int,
+        *,
+        wait_s: float = REMOVE_SECONDS,
+        reason: str = "",
+        author: str = "",
+    ) -> None:
+        """Tell all members that `name` is at another address now. Its identity stays.
+
+        This node looks for it there at once, and its firewall lets it in: without the member there may be no quorum to tell
+        the others with. Raises `Unavailable` or `OutcomeUnknown` when there is none within `wait_s` seconds.
+        """
+        check_address(host, port)
+        member = self.get(name)
+        self._moved(member.node_id, (host, port))
+        end = time.monotonic() + wait_s
+        while True:
+            try:
+                administer(self._host, ["address", member.node_id, host, port], author, reason)
+                return
+            except Rejected:
+                self._moved(member.node_id, (member.host, member.port))
+                raise
+            except (Unavailable, OutcomeUnknown):  # it may be repeated
+                if time.monotonic() >= end:
+                    raise
+            threading.Event().wait(LOOK_SECONDS)
 
 
 def _is_renewing(view: View) -> bool:
@@ -175,6 +225,6 @@ class Tokens:
         """All that are remembered: open, used, revoked, and expired for less than a day."""
         return self._host.query(MACHINE, lambda rows, time: tables.invitations(rows))
 
-    def revoke(self, token_id: str) -> None:
+    def revoke(self, token_id: str, *, reason: str = "", author: str = "") -> None:
         """Make a token worthless. Raises `Rejected` when it is unknown or was used."""
-        propose(self._host, ["revoke", token_id])
+        administer(self._host, ["revoke", token_id], author, reason)

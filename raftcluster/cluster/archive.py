@@ -8,6 +8,7 @@ Both are durable before anything is removed. Where the archive is: `storage.dire
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -19,6 +20,8 @@ from raftcluster.cluster.tombstone import Statement, Tombstone
 from raftcluster.errors import FrameError
 from raftcluster.events.log import read
 from raftcluster.storage.directory import EVENTS, archive, neighbours, sync_directory
+
+log = logging.getLogger("raftcluster.cluster")
 
 TOMBSTONE: Final = "tombstone"
 DESTROYED: Final = "cluster-destroyed"
@@ -32,12 +35,25 @@ def archives(directory: Path) -> list[Archive]:
 
 
 def find(directory: Path, cluster_id: str) -> bytes | None:
-    """The tombstone of a cluster as this host has it, in one of `archives`. Raises `OSError`."""
+    """The tombstone of a cluster as this host has it, in one of `archives`; what is damaged is none."""
     return next((found for each in archives(directory) if (found := each.find(cluster_id)) is not None), None)
 
 
+def _read(file: Path) -> tuple[bytes, Statement] | None:
+    """A tombstone that is whole, and what it says."""
+    try:
+        data = file.read_bytes()
+        return data, Tombstone.unpack(data).content()
+    except FileNotFoundError:
+        return None
+    except (OSError, FrameError) as error:
+        log.warning("%s is not used: %s", file, error)
+        return None
+
+
 class Archive:
-    """The archive at `folder`. Thread: any; one writer. Raises `OSError` when the disk does not take it."""
+    """The archive at `folder`. Thread: any; one writer. Writing raises `OSError` when the disk does not take it; what cannot be
+    read, or is damaged, is not there, and a line in the log says so."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,23 +85,24 @@ class Archive:
         return any(each["event"] == DESTROYED and each["fields"]["event_id"] == event_id for each in records)
 
     def find(self, cluster_id: str) -> bytes | None:
-        """The tombstone of a cluster; None when there is none."""
+        """The tombstone of a cluster; None when there is none that is whole. Whether it proves anything is not judged."""
         if not _CLUSTER_ID.fullmatch(cluster_id):  # it comes from strangers, and is a file's name here
             return None
-        try:
-            return self.tombstone(cluster_id).read_bytes()
-        except FileNotFoundError:
-            return None
+        found = _read(self.tombstone(cluster_id))
+        return None if found is None or found[1].cluster_id != cluster_id else found[0]
 
     def statements(self, younger_than_s: float) -> Iterator[Statement]:
         """Of all tombstones that are not older."""
         oldest = time.time() - younger_than_s
-        for file in sorted(self.folder.glob(f"*.{TOMBSTONE}")) if self.folder.is_dir() else ():
-            if file.stat().st_mtime >= oldest:
-                try:
-                    yield Tombstone.unpack(file.read_bytes()).content()
-                except FrameError:
-                    continue
+        try:
+            files = [each for each in sorted(self.folder.iterdir()) if each.suffix == f".{TOMBSTONE}"]
+            young = [each for each in files if each.stat().st_mtime >= oldest]
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.warning("nothing in the archive %s is used: %s", self.folder, error)
+            return
+        yield from (found[1] for each in young if (found := _read(each)) is not None)
 
     def _write(self, target: Path, data: bytes) -> None:
         if not self.folder.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raftcluster.cluster.auditing import attributed
 from raftcluster.cluster.records import Facts
 from raftcluster.cluster.view import View
 from raftcluster.codec import Value
@@ -36,6 +37,11 @@ def propose(host: Host, command: Value) -> Value:
         if error.code == "no-cluster":
             raise unfounded() from error
         raise
+
+
+def administer(host: Host, command: Value, author: str, reason: str) -> Value:
+    """The same, with who has decided it, here and why: see `auditing`."""
+    return propose(host, attributed(command, author, host.name, reason))
 
 
 def plain_name(name: str) -> str:

@@ -13,7 +13,8 @@ from typing import Final
 
 from raftcluster.cluster import carried
 from raftcluster.cluster.admission import Admission
-from raftcluster.cluster.asking import MACHINE, facts_of, propose, read, unfounded
+from raftcluster.cluster.asking import MACHINE, administer, facts_of, read, unfounded
+from raftcluster.cluster.auditing import attributed
 from raftcluster.cluster.lifecycle import is_due
 from raftcluster.cluster.records import Generation, differences, rejected
 from raftcluster.cluster.verification import Report, verify
@@ -120,7 +121,7 @@ class Certs:
             facts.cluster_id, active.number, root_hash, active.root, rows, view.pending, asleep, is_due(view), table
         )
 
-    def rotate(self, *, exclude: Sequence[str] = ()) -> int:
+    def rotate(self, *, exclude: Sequence[str] = (), reason: str = "", author: str = "") -> int:
         """Begin a new hierarchy, without the members `exclude` (names or ids); the result is its number. Returns at once:
         `wait` or `show` tells how far it is.
 
@@ -134,14 +135,16 @@ class Certs:
             if member is None:
                 raise rejected("no-member", f"{name} is no member", subject=name)
             ids.append(member.node_id)
-        return int(propose(self._host, ["rotate", str(uuid.uuid4()), ids, True]))
+        return int(administer(self._host, ["rotate", str(uuid.uuid4()), ids, True], author, reason))
 
-    def abort(self) -> int:
+    def abort(self, *, reason: str = "", author: str = "") -> int:
         """Give up the generation under way, until it is minted; the result is its number. Raises `Rejected`."""
         pending = read(self._host).pending
         if pending is None:
             raise rejected("not-under-way", "no generation is under way", remedy="nothing to do")
-        propose(self._host, ["abort", pending.number, "an administrator has asked for it"])
+        why = f": {reason}" if reason else ""
+        command = ["abort", pending.number, f"an administrator has asked for it{why}"]
+        administer(self._host, command, author, reason)
         return pending.number
 
     def wait(self, number: int, *, seconds: float = WAIT_SECONDS) -> None:
@@ -170,7 +173,7 @@ class Certs:
             raise rejected("no-directory", "this node has no directory here")
         return verify(self._directory)
 
-    def export(self, request: Value) -> dict[str, Value]:
+    def export(self, request: Value, *, reason: str = "", author: str = "") -> dict[str, Value]:
         """Let in the host that made this request file (see `carried.request`); the result is what to carry back to it.
 
         Whoever may ask this node may invite, so no token is needed; the bundle is worth something for the one key of the
@@ -195,8 +198,10 @@ class Certs:
             return self._admission.bundle(joiner.node_id, known.generation, [pin], told).message()
         token = Token.new(view.active.root)
         sources: list[Value] = [joiner.host] if carried.is_address(joiner.host) else []
-        propose(self._host, ["invite", token.id, token.public_key(), joiner.name, EXPORT_SECONDS, sources])
-        number = self._admission.begin(["begin", str(uuid.uuid4()), joiner.command(token.id)], told)
+        command = ["invite", token.id, token.public_key(), joiner.name, EXPORT_SECONDS, sources]
+        administer(self._host, command, author, reason)
+        command = ["begin", str(uuid.uuid4()), joiner.command(token.id)]
+        number = self._admission.begin(attributed(command, author, self._host.name, reason), told)
         return self._admission.bundle(joiner.node_id, number, [pin], told).message()
 
 

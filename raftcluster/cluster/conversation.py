@@ -53,6 +53,8 @@ JOIN: Final = {
     "request": bytes,
     "proof": bytes,
 }
+JOIN_OPTIONAL: Final = {"reason": str}
+"""What only newer joiners say, when there is something to say: why they join."""
 RETURN: Final = {"returning": str, "nonce": bytes, "time": int, "request": bytes, "proofs": list}
 """`proofs`: [public key (DER), signature] for each key that the node holds, the newest last."""
 
@@ -64,12 +66,12 @@ def proof_message(
     return pack([context, *about, *nonces, certificate_hash(certificate), request_hash(request)])
 
 
-def parse(message: Value, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """The message with all its fields, each of its kind; `Rejected` otherwise."""
-    if not isinstance(message, dict) or set(message) != set(kinds):
+def parse(message: Value, kinds: Mapping[str, type], optional: Mapping[str, type] = {}) -> dict[str, Any]:
+    """The message with all its fields, each of its kind; `Rejected` otherwise. Those of `optional` may be missing."""
+    if not isinstance(message, dict) or not set(kinds) <= set(message) <= {*kinds, *optional}:
         raise rejected("malformed", "that is no request that is answered here")
-    for name, kind in kinds.items():
-        value = message[name]
+    for name, value in message.items():
+        kind = kinds.get(name) or optional[name]
         if not isinstance(value, kind) or isinstance(value, bool):
             raise rejected("malformed", f"field {name} of the request is malformed")
         if isinstance(value, str) and not 1 <= len(value.encode("utf-8", "surrogatepass")) <= limits.NAME_BYTES:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from raftcluster.cluster.auditing import attributed
 from raftcluster.cluster.keystore import Keystore, Trust
 from raftcluster.cluster.manifests import MANIFEST, Link, Manifest
 from raftcluster.cluster.reconcile import GENESIS
@@ -32,11 +33,13 @@ def init(
     lab: bool = False,
     realm: str = "standalone",
     firewall: Mapping[str, Any] | None = None,
+    reason: str = "",
+    author: str = "",
 ) -> str:
     """Make `path` the data directory of the first node of a new cluster; the result is the cluster's id.
 
     `name` is the node's name, `cluster` the cluster's (default: the same). `lab` marks a cluster for trying things out.
-    `firewall` is what `firewall.preflight` has found; None: the node goes without one. Nothing is started: the genesis waits in the directory and is proposed when the node starts, as often as it takes.
+    `firewall` is what `firewall.preflight` has found; None: the node goes without one. `author` and `reason` are kept. Nothing is started: the genesis waits in the directory and is proposed when the node starts, as often as it takes.
 
     Raises `Rejected` for a bad name or address, `StorageRefusal` when the directory is not empty, `Refusal` when the minting
     child cannot run. What an interrupted attempt has left is used by the next one: node.json is written last.
@@ -47,7 +50,8 @@ def init(
     facts = Facts(cluster_id, cluster or name, lab, product, SCHEMA, realm, node_id)
     with _directory(path) as directory:
         keystore = Keystore(directory, cluster_id, node_id)
-        directory.write(GENESIS, pack(founding(keystore, GENERATION, facts, name, advertise, product)))
+        genesis = founding(keystore, GENERATION, facts, name, advertise, product)
+        directory.write(GENESIS, pack(attributed(genesis, author, name, reason)))
         keystore.keep(Trust(0, GENERATION, (GENERATION,), {}))
         directory.write_node(
             {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from raftcluster.cluster.auditing import COUNT, Change
 from raftcluster.cluster.manifests import Link
 from raftcluster.cluster.records import Amendment, Destruction, Facts, Generation, Invitation, Member
 from raftcluster.codec import unpack
@@ -28,6 +29,11 @@ def inspect_generation(key: bytes, value: bytes) -> None:
 def inspect_link(key: bytes, value: bytes) -> None:
     """A row of `chain`."""
     _same(Link.read(value).content().sequence.to_bytes(8), key)
+
+
+def inspect_change(key: bytes, value: bytes) -> None:
+    """A row of `audit`."""
+    _same(Change.unpack(value).number.to_bytes(8), key)
 
 
 def inspect_fact(key: bytes, value: bytes) -> None:
@@ -55,6 +61,7 @@ _FACTS: Final[dict[bytes, Callable[[bytes], object]]] = {
     b"sequence": _number,
     b"head": _number,
     b"aborted": _number,
+    COUNT: _number,
     b"amendment": Amendment.unpack,
     b"leaving": lambda value: type(unpack(value)) is str,
 }

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from raftcluster import limits
 from raftcluster.cluster import chain
 from raftcluster.cluster.bundle import Bundle, field
 from raftcluster.cluster.conversation import JOIN, JOIN_CONTEXT, NONCE_BYTES, ask_chain, await_bundle, proof_message
@@ -64,13 +65,15 @@ def join(
     schema: Mapping[str, int],
     realm: str = "standalone",
     firewall: Mapping[str, Any] | None = None,
+    reason: str = "",
     progress: Callable[[str], None] = lambda text: None,
     clock: Callable[[], float] = time.time,
 ) -> Joined:
     """Make `path` the data directory of a new member of the cluster that answers at `address`. Blocks until it is done.
 
     `name` must be the invited one; `advertise` is where the members reach this node; `schema` holds the versions of its
-    state machines; `firewall` is what `firewall.preflight` has found, None: it goes without. Start the node afterwards: it
+    state machines; `firewall` is what `firewall.preflight` has found, None: it goes without; `reason`, up to 253 bytes, is
+    kept by the cluster. Start the node afterwards: it
     becomes a learner, then a voter.
 
     Raises `Rejected` with a stable code (the token's and the versions' are those of `machine`; `fingerprint`: the answering
@@ -78,6 +81,8 @@ def join(
     `Unavailable` when asking again may help, `LinkRefused`, `StorageRefusal` when the directory is in use for something
     else. Asking again, with the same directory, is always safe.
     """
+    if len(reason.encode("utf-8", "surrogatepass")) > limits.NAME_BYTES:
+        raise rejected("malformed", f"the reason is longer than {limits.NAME_BYTES} bytes", subject="reason")
     hello = {"product": product, "schema": dict(schema)}
     with directory_for(path) as directory:
         node_id = staged(directory, token.id)
@@ -93,7 +98,8 @@ def join(
             proven = [cluster_id, token.id, name]
             message = proof_message(JOIN_CONTEXT, proven, (challenge, own), stream.peer_certificate, request)
             about = [token.id, name, node_id, *advertise, product, SCHEMA, realm, own, int(clock() * 1000), request]
-            stream.send(dict(zip(JOIN, [*about, token.sign(message)], strict=True)))
+            asked = dict(zip(JOIN, [*about, token.sign(message)], strict=True))
+            stream.send({**asked, "reason": reason} if reason else asked)
             bundle = await_bundle(stream, progress)
             node = about_node(name, listen, product, firewall)
             joined = settle(bundle, directory, keystore, node_id, node, partial(_from_token, token))

@@ -56,6 +56,14 @@ RENEW_MS: Final = 60 * 86_400_000
 """A generation is renewed at two thirds of its certificates' 90 days."""
 RETRY_MS: Final = 60_000
 """What the cluster begins by itself and had to give up is tried again after this."""
+ALONE_SECONDS: Final = 15.0
+"""Who has been lonely for so long may need help."""
+ALONE: Final = (
+    "this node is linked with less than a majority of the members. If they are down: start them. If this node has another address "
+    "than before, or they have: on a member, raftcluster members move NAME HOST:PORT, so that firewalls let it in. If the cluster "
+    "was destroyed: raftcluster destroy --tombstone FILE, with a file that its other hosts keep beside their data directories "
+    "(DIR-destroyed). If a majority is gone for good: raftcluster recover"
+)
 LONELY_SECONDS: Final = 3.0
 """A node without a majority's links for longer than dials pause may have slept through a generation, and asks."""
 
@@ -79,11 +87,18 @@ def decide(view: View, local: Local) -> list[Action]:
 
 def is_due(view: View) -> bool:
     """Whether the generation in force has to be replaced: a removed member holds a certificate of it, or it is old."""
+    return why_due(view) != ""
+
+
+def why_due(view: View) -> str:
+    """The reason for it; "" when there is none."""
     active = view.active
-    return active is not None and (
-        any(each.role == "removed" and each.generation >= active.number for each in view.members.values())
-        or view.time - active.minted >= RENEW_MS
-    )
+    if active is None:
+        return ""
+    gone = [each.name for each in view.members.values() if each.role == "removed" and each.generation >= active.number]
+    if gone:
+        return f"{', '.join(sorted(gone))} removed: a generation without it"
+    return "two thirds of its certificates' life are over" if view.time - active.minted >= RENEW_MS else ""
 
 
 def peers(view: View, node_id: str) -> dict[str, Member]:
@@ -94,6 +109,8 @@ def peers(view: View, node_id: str) -> dict[str, Member]:
 def _follow(local: Local) -> list[Action]:
     """What a node does that too few link with."""
     actions: list[Action] = []
+    if local.lonely_s >= ALONE_SECONDS:
+        actions.append(Alarm("alone", ALONE))
     if local.expired:
         remedy = "if no majority has a valid one: raftcluster recover on one node, then join the others anew"
         actions.append(Alarm("certificate-expired", f"this node's certificate has expired; {remedy}"))

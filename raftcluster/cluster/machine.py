@@ -22,15 +22,28 @@ Rules:
 8. a removal that would leave too few to endorse the generation without that member happens when that generation, which it
    still endorses, is switched to.
 
-Each noun has a file with its commands; this one finds the command, checks its arguments and counts revisions.
+Each noun has a file with its commands; this one finds the command, checks its arguments, counts revisions, and has who
+decided it remembered (`auditing`).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from raftcluster.cluster import amendments, beginnings, destruction, generations, genesis, marks, members, tokens
+from raftcluster.cluster import (
+    amendments,
+    auditing,
+    beginnings,
+    destruction,
+    generations,
+    genesis,
+    marks,
+    members,
+    tokens,
+)
+from raftcluster.cluster.auditing import AUDIT
 from raftcluster.cluster.inspection import (
+    inspect_change,
     inspect_fact,
     inspect_generation,
     inspect_invitation,
@@ -62,18 +75,21 @@ _INSPECTIONS: Final = {
     GENERATION: inspect_generation,
     FACTS: inspect_fact,
     CHAIN: inspect_link,
+    AUDIT: inspect_change,
 }
 
 
 class ClusterMachine:
-    """State machine `cluster`. See `raftcluster.machine.StateMachine`; every command is a list, its verb first."""
+    """State machine `cluster`. See `raftcluster.machine.StateMachine`; every command is a list, its verb first, alone or in the
+    envelope that `auditing.attributed` makes."""
 
     name = "cluster"
     schema = SCHEMA
-    tables = (MEMBERS, TOKENS, GENERATION, FACTS, CHAIN)
+    tables = (MEMBERS, TOKENS, GENERATION, FACTS, CHAIN, AUDIT)
 
     def apply(self, command: Value, tables: Tables, time: int) -> Value:
         """Carry out one command. Raises `Rejected` with a stable code."""
+        note, command = auditing.opened(command)
         if (
             not isinstance(command, list)
             or not command
@@ -94,6 +110,8 @@ class ClusterMachine:
             if verb not in destruction.AFTER and destroyed(tables) is not None:
                 raise rejected("destroyed", "the cluster is being destroyed: nothing changes any more")
         result = handler(tables, time, *arguments)
+        if note is not None:
+            auditing.keep(tables, time, verb, arguments, result, note)
         tables.put(FACTS, b"revision", pack(revision(tables) + 1))
         return result
 

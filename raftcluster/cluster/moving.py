@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
+from raftcluster.cluster.auditing import attributed
 from raftcluster.cluster.rows import check_address
 from raftcluster.cluster.view import View
 from raftcluster.codec import Value
@@ -29,6 +30,7 @@ log = logging.getLogger("raftcluster.cluster")
 AGAIN_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 5.0
 PROPOSE_SECONDS: Final = 2.0
+ELSEWHERE: Final = "it was started at another address"
 
 
 def readdress(path: str | os.PathLike[str], listen: Address | None = None, advertise: Address | None = None) -> None:
@@ -92,7 +94,8 @@ class Move:
 
     def _tell(self, others: list[str], address: list[Any]) -> None:
         try:
-            self._host.propose("cluster", ["address", self._host.id, *address], deadline=PROPOSE_SECONDS)
+            command = attributed(["address", self._host.id, *address], self._host.name, self._host.name, ELSEWHERE)
+            self._host.propose("cluster", command, deadline=PROPOSE_SECONDS)
             return
         except Rejected as error:
             log.error("the new address is refused: %s", error)
@@ -125,7 +128,10 @@ def told(host: Host, stream: Stream, asked: Value, moved: Callable[[str, Address
             raise FrameError("that is no address", subject=stream.address)
         check_address(*address)
         moved(stream.peer, (address[0], address[1]))
-        host.propose("cluster", ["address", stream.peer, *address], deadline=PROPOSE_SECONDS)
+        member = host.query("cluster", View.read).members.get(stream.peer)
+        who, origin = member.name if member else stream.peer, stream.address.rpartition(":")[0].strip("[]")
+        command = attributed(["address", stream.peer, *address], who, origin, ELSEWHERE)
+        host.propose("cluster", command, deadline=PROPOSE_SECONDS)
         stream.send({"done": True})
     except RaftclusterError as error:
         log.info("%s could not be moved: %s", stream.peer, error)

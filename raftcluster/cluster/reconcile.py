@@ -41,8 +41,9 @@ from raftcluster.cluster.actions import (
     Vouch,
     Wipe,
 )
+from raftcluster.cluster.auditing import ITSELF, attributed
 from raftcluster.cluster.keystore import Keystore
-from raftcluster.cluster.lifecycle import decide, peers
+from raftcluster.cluster.lifecycle import decide, peers, why_due
 from raftcluster.cluster.manifests import majority
 from raftcluster.cluster.records import Member
 from raftcluster.cluster.returning import Return
@@ -155,12 +156,19 @@ class Reconciler:
         return dict(self._troubles)
 
     def moved(self, node_id: str, address: Address) -> None:
-        """A member has proved who it is and says where: look for it there until the record says something new. Without a
+        """A member has proved who it is and says where, or an administrator does: look for it there until the record says something new. Without a
         quorum the record could not, and without a link there may be no quorum. Thread: any."""
         member = self._host.query("cluster", View.read).live().get(node_id)
         if member is not None:
             self._moved = {**self._moved, node_id: ((member.host, member.port), address)}
             self._wake.set()
+
+    def address(self, member: Member) -> Address:
+        """Where this node looks for a member: where the record has it, unless it was heard since that it is elsewhere. Thread:
+        any."""
+        recorded = (member.host, member.port)
+        before, now = self._moved.get(member.node_id, (None, recorded))
+        return now if before == recorded else recorded
 
     def step(self) -> float:
         """Compare and act once; the result is in how many seconds to look again at the latest."""
@@ -174,15 +182,18 @@ class Reconciler:
         self._follow(view)
         troubles: dict[str, str] = {}
         again = self._interval_s
+        unheard = False
         for action in decide(view, self._local(view)):
             if isinstance(action, Alarm):
                 troubles[action.code] = action.text
                 continue
+            if unheard and not isinstance(action, CatchUp):
+                continue  # what is proposed now is heard by nobody either; the way back is there for exactly that
             try:
                 self._perform(action, view)
             except (Unavailable, OutcomeUnknown) as error:
                 log.debug("%s: %s", type(action).__name__, error)
-                break
+                unheard = True
             except (RaftclusterError, OSError) as error:
                 self._failed(action, error, troubles)
             else:
@@ -245,9 +256,7 @@ class Reconciler:
             self._links.configure(wanted)
 
     def _peer(self, member: Member) -> Peer:
-        recorded = (member.host, member.port)
-        before, now = self._moved.get(member.node_id, (None, recorded))
-        return Peer(member.node_id, now if before == recorded else recorded, frozenset(member.pins))
+        return Peer(member.node_id, self.address(member), frozenset(member.pins))
 
     def _follow(self, view: View) -> None:
         """Keep the public chain where it is found without the tables: it is what this node would come back by."""
@@ -287,10 +296,12 @@ class Reconciler:
                 if time.monotonic() - self._relinked_at >= self._interval_s:
                     self._relinked_at = time.monotonic()
                     self._links.relink()
+            case Propose(["overdue", *_] as command):
+                self._propose_itself(command, "its deadline has passed")
             case Propose(command):
                 self._propose(command)
             case Renew():
-                self._propose(["rotate", str(uuid.uuid4()), [], False])
+                self._propose_itself(["rotate", str(uuid.uuid4()), [], False], why_due(view))
             case Forget(numbers):
                 self._keystore.forget(numbers)
                 log.info("keys of generation %s deleted", ", ".join(map(str, numbers)))
@@ -381,6 +392,10 @@ class Reconciler:
 
     def _propose(self, command: Value) -> None:
         self._host.propose("cluster", command, deadline=PROPOSE_SECONDS)
+
+    def _propose_itself(self, command: Value, reason: str) -> None:
+        """What nobody has asked for and people may wonder about."""
+        self._propose(attributed(command, ITSELF, self._host.name, reason))
 
     def _failed(self, action: Action, error: Exception, troubles: dict[str, str]) -> None:
         """A refused report means that others were faster: look again. Anything else is for people."""

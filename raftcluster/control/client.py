@@ -23,6 +23,7 @@ from raftcluster.backup.summary import verify
 from raftcluster.codec import Value
 from raftcluster.control.exchange import Exchange
 from raftcluster.control.greylisting import Greylist
+from raftcluster.control.members import Certs, Members, Teardown, Tokens
 from raftcluster.errors import FrameError, OutcomeUnknown, Rejected, Unavailable
 
 ANSWER_SECONDS: Final = 120.0  # calls have deadlines of their own, at the node; this one is for a node that hangs
@@ -55,9 +56,14 @@ class Client:
         """`status` again and again, `every` seconds."""
         return self.stream("status.watch", every=every)
 
-    def transfer(self, node: str | None = None) -> str:
+    def audit(self, limit: int = 100) -> Sequence[dict[str, Value]]:
+        """The newest changes of configuration, greylist settings, members and certificates, newest first: who made them, when
+        (cluster time in milliseconds), from where and why."""
+        return self.call("audit", limit=limit)  # type: ignore[no-any-return]
+
+    def transfer(self, node: str | None = None, *, reason: str = "", author: str = "") -> str:
         """Hand leadership over, to `node` (name or id) or to whoever is furthest; the new leader's id."""
-        return self.call("transfer", node=node)  # type: ignore[no-any-return]
+        return self.call("transfer", node=node, reason=reason, author=author)  # type: ignore[no-any-return]
 
     def backup(self, path: str | os.PathLike[str], *, local: bool = False) -> dict[str, Value]:
         """Write the state of the whole cluster to the new file `path`, read it back and say what is in it; with `local` what
@@ -86,9 +92,9 @@ class Client:
             raise FrameError("the node's answer has no report", subject=self.path)
         return report  # type: ignore[no-any-return]
 
-    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "") -> str:
+    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "", author: str = "") -> str:
         """Decide to dismantle the cluster named `confirm`; the id of the event that every node records."""
-        return self.call("destroy", confirm=confirm, every_node=every_node, reason=reason)  # type: ignore[no-any-return]
+        return self.call("destroy", confirm=confirm, every_node=every_node, reason=reason, author=author)  # type: ignore[no-any-return]
 
     def bury(self, tombstone: bytes) -> str:
         """Tear the node down, as the tombstone proves that its cluster was destroyed; the event's id."""
@@ -322,98 +328,3 @@ class Quarantine:
     def usage(self) -> dict[str, int]:
         """How many messages are kept, in how many bytes, and how many may be."""
         return self._client.call("quarantine.usage")  # type: ignore[no-any-return]
-
-
-class Members:
-    """The twin of `Node.members`. Nodes are named by name or id."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def facts(self) -> dict[str, Value]:
-        """What makes this cluster this cluster: id, name, product, trust realm."""
-        return self._client.call("members.facts")  # type: ignore[no-any-return]
-
-    def list(self, *, removed: bool = False) -> Sequence[dict[str, Value]]:
-        """The members by name; with `removed` also those that were."""
-        return self._client.call("members.list", removed=removed)  # type: ignore[no-any-return]
-
-    def invite(self, name: str, ttl_s: float = 3600.0, addresses: Sequence[str] = ()) -> dict[str, Value]:
-        """`token`, which is secret, with which the host `name` may join once, within `ttl_s` seconds, at `host`, `port`.
-        The members' firewalls let in `addresses` meanwhile, by default those that the name leads to."""
-        return self._client.call("members.invite", name=name, ttl_s=ttl_s, addresses=[*addresses])  # type: ignore[no-any-return]
-
-    def remove(self, name: str) -> dict[str, Value]:
-        """Take a member out, up or down, and return when that is done; what it was."""
-        return self._client.call("members.remove", name=name)  # type: ignore[no-any-return]
-
-    def replace(self, old: str, new: str, ttl_s: float = 3600.0, addresses: Sequence[str] = ()) -> dict[str, Value]:
-        """Take `old` out and invite `new` in its place: as `remove`, then as `invite`."""
-        return self._client.call(  # type: ignore[no-any-return]
-            "members.replace", old=old, new=new, ttl_s=ttl_s, addresses=list(addresses)
-        )
-
-    def move(self, name: str, host: str, port: int) -> None:
-        """Tell all members that `name` is at another address now."""
-        self._client.call("members.move", name=name, host=host, port=port)
-
-
-class Tokens:
-    """The twin of `Node.tokens`."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def list(self) -> Sequence[dict[str, Value]]:
-        """The invitations that are remembered: open, used, revoked. No secrets."""
-        return self._client.call("tokens.list")  # type: ignore[no-any-return]
-
-    def revoke(self, token_id: str) -> None:
-        """Make a token worthless."""
-        self._client.call("tokens.revoke", token_id=token_id)
-
-
-class Certs:
-    """The twin of `Node.certs`."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def show(self) -> dict[str, Value]:
-        """The certificate hierarchy in force, and what is on its way."""
-        return self._client.call("certs.show")  # type: ignore[no-any-return]
-
-    def rotate(self, *, exclude: Sequence[str] = ()) -> int:
-        """Begin a new hierarchy, without these members; its number. Returns at once."""
-        return self._client.call("certs.rotate", exclude=list(exclude))  # type: ignore[no-any-return]
-
-    def abort(self) -> int:
-        """Give up the one under way, as long as it is not minted; its number."""
-        return self._client.call("certs.abort")  # type: ignore[no-any-return]
-
-    def wait(self, number: int, *, seconds: float = 60.0) -> None:
-        """Return when this generation is in force; raise when it was given up, saying why."""
-        self._client.call("certs.wait", number=number, seconds=seconds)
-
-    def verify(self) -> dict[str, Value]:
-        """What is wrong with the node's files, in `problems`."""
-        return self._client.call("certs.verify")  # type: ignore[no-any-return]
-
-    def export(self, request: bytes) -> dict[str, Value]:
-        """Let in the host that made this request file; what to carry back to it."""
-        return self._client.call("certs.export", request=request)  # type: ignore[no-any-return]
-
-
-class Teardown:
-    """The twin of `Node.teardown`."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def plan(self) -> Sequence[dict[str, Value]]:
-        """What would be done on every node."""
-        return self._client.call("teardown.plan")  # type: ignore[no-any-return]
-
-    def progress(self) -> dict[str, Value]:
-        """How far it is."""
-        return self._client.call("teardown.progress")  # type: ignore[no-any-return]

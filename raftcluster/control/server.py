@@ -47,7 +47,7 @@ ANSWER_SECONDS: Final = 30.0  # and reads its answer
 
 CALLS: Final = frozenset(
     """
-    transfer destroy bury teardown.plan teardown.progress
+    audit transfer destroy bury teardown.plan teardown.progress
     greylist.explain greylist.stats greylist.settings greylist.configure greylist.settings_history
     greylist.lists.add greylist.lists.add_all greylist.lists.remove greylist.lists.show greylist.lists.test
     greylist.records.show greylist.records.page greylist.records.header greylist.records.forget greylist.records.put
@@ -126,11 +126,11 @@ class ControlServer:
     def _status(self) -> Value:
         return {**self._node.status(), **self._extra()}
 
-    def _invite(self, *, name: str, ttl_s: float, addresses: list[str]) -> Value:
-        return self._invitation(name, self._node.members.invite(name, ttl_s, addresses=addresses))
+    def _invite(self, *, name: str, ttl_s: float, **asked: Any) -> Value:
+        return self._invitation(name, self._node.members.invite(name, ttl_s, **asked))
 
-    def _replace(self, *, old: str, new: str, ttl_s: float, addresses: list[str]) -> Value:
-        return self._invitation(new, self._node.members.replace(old, new, ttl_s, addresses=addresses))
+    def _replace(self, *, old: str, new: str, ttl_s: float, **asked: Any) -> Value:
+        return self._invitation(new, self._node.members.replace(old, new, ttl_s, **asked))
 
     def _invitation(self, name: str, token: object) -> Value:
         here = self._node.members.get(self._node.id)

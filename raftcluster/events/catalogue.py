@@ -265,16 +265,17 @@ CATALOGUE: Final = (
         "38f6d6a1-7847-4643-9681-cb445ec41417",
         "cluster-restored",
         "warning",
-        ("former_id", "index", "checksum"),
-        "a new cluster was begun with the state of cluster {former_id} at entry {index}",
+        ("former_id", "index", "checksum", "author", "reason"),
+        "a new cluster was begun with the state of cluster {former_id} at entry {index}, by {author}, reason: {reason}",
         "`raftcluster restore` has made this node the first of a new cluster; the checksum is the backup's",
     ),
     Kind(
         "fbc5da87-8697-420a-b19d-d36ff723bed7",
         "cluster-recovered",
         "alert",
-        ("former_id", "index", "removed"),
-        "after a lost quorum this node goes on alone, without {removed}, as another cluster than {former_id}",
+        ("former_id", "index", "removed", "author", "reason"),
+        "after a lost quorum this node goes on alone, without {removed}, as another cluster than {former_id}; "
+        "by {author}, reason: {reason}",
         "`raftcluster recover` has made what this node held a new cluster; the others have to join it anew",
     ),
     Kind(
@@ -308,6 +309,24 @@ CATALOGUE: Final = (
         ("table", "restored"),
         "table {table} is removed; the rule set is the one from before: {restored}",
         "the cluster was destroyed and its table is gone. 'no': others have changed their rules since, and keep them",
+    ),
+    Kind(
+        "34594211-6559-4dc7-8630-edd365ca1051",
+        "cluster-changed",
+        "notice",
+        ("number", "action", "subject", "author", "origin", "reason", "changed"),
+        "members or certificates: {action} {subject}, by {author} at {origin}, {changed}, reason: {reason}",
+        "somebody has changed members or certificates: init, invite, revoke, join, return, remove, move, rotate, abort, transfer, "
+        "restore, recover, destroy. `origin` is the node at which it was asked, or the address of a host that joins or returns; "
+        "the author `raftcluster` is the cluster itself",
+    ),
+    Kind(
+        "11c0f4c7-f6c0-4ae3-adc3-b859cdb45926",
+        "cluster-missed",
+        "warning",
+        ("first", "last"),
+        "changes {first} to {last} of members and certificates were made while this node was away and are no longer kept",
+        "who decided them is in the records of the nodes that were up",
     ),
     Kind(
         "0a9c3880-543a-4398-a9d6-1fd572628eab",

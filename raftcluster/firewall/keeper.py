@@ -45,6 +45,8 @@ class Wanted:
     """Name or address -> for how many seconds it is invited yet."""
     former: frozenset[str] = frozenset()
     """Names or addresses of members of a destroyed cluster, who may come for its tombstone."""
+    moved: frozenset[str] = frozenset()
+    """Names or addresses at which members are looked for that the record has elsewhere yet."""
 
 
 class Keeper:
@@ -182,7 +184,7 @@ class Keeper:
         self._note("firewall-created", table=table.name, port=table.port, sources=sorted(table.sources))
 
     def _desired(self, wanted: Wanted) -> Table:
-        former = {each for host in wanted.former for each in addresses_of(host, self._resolve)}
+        former = {each for host in wanted.former | wanted.moved for each in addresses_of(host, self._resolve)}
         members = self._memory.addresses() | former
         invited: dict[str, int] = {}
         for host, seconds in wanted.invited.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,31 @@ def tables(hosts: Hosts, number: int) -> str:
 
 def told(node: RaftNode) -> list[dict[str, Any]]:
     return [json.loads(line) for line in node.said("events", "--json").splitlines()]
+
+
+def test_an_archive_of_another_user_neither_stops_a_destruction_nor_is_touched(hosts: Hosts, tmp_path: Path) -> None:
+    """The node ran as somebody else before: what it kept then is not its own any more."""
+    node = RaftNode(hosts, 1, tmp_path)
+    theirs = tmp_path / "mx1-destroyed"
+    theirs.mkdir(mode=0o700)
+    (theirs / "0.tombstone").write_bytes(b"theirs")
+    os.chown(theirs, 65534, 65534)
+    init = ("init", "--name", "e2e", "--listen", "127.0.0.1:9777", "--node", "mx1")
+    node.said(*init)
+    words = node.words("serve", "--policy", "inet:127.0.0.1:9778")
+    serving = hosts.start(1, "raftcluster mx1", words, tmp_path / "mx1.log")
+    try:
+        eventually(lambda: serving.alive() and node.command("status").returncode == 0, 30)
+        done = node.command("destroy", "--confirm", "e2e", "--reason", "over", timeout=90)
+        assert done.returncode == 0, f"{done.stderr}\n{serving.tail()}"
+        assert serving.process.wait(30) == 0
+    finally:
+        serving.stop()
+    kept = sorted(each.name.partition(".")[2] for each in (node.directory / "destroyed").iterdir())
+    assert kept == ["events.log", "tombstone"] and [each.name for each in node.directory.iterdir()] == ["destroyed"]
+    assert [each.name for each in theirs.iterdir()] == ["0.tombstone"]
+    names = [each["event"] for each in told(node)]
+    assert "cluster-destroyed" in names and names[-1] == "teardown-finished"
 
 
 @pytest.mark.timeout(400)

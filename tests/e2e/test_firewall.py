@@ -115,6 +115,49 @@ def test_members_pass_strangers_do_not_and_foreign_rules_stay(four: Hosts, tmp_p
         node.stop()
 
 
+@pytest.mark.timeout(200)
+def test_a_member_that_comes_back_elsewhere_is_let_in_once_a_member_is_told(four: Hosts, tmp_path: Path) -> None:
+    """Of two, so that there is no quorum without it: the firewall must let it in before the cluster can decide anything."""
+    first, second = (RaftNode(four, number, tmp_path) for number in (1, 2))
+    first.init()
+    first.serve()
+    second.join(first)
+    second.serve()
+    eventually(lambda: len(first.asked("status")["voters"]) == 2, 30)
+    eventually(lambda: first.asked("certs")["pending"] is None, 30)
+    second.stop()
+
+    elsewhere = "10.77.0.22"
+    for change in (("del", four.address(2)), ("add", elsewhere)):
+        done = four.run(2, "ip", "address", change[0], f"{change[1]}/24", "dev", "eth0")
+        assert done.returncode == 0, done.stderr
+    words = second.words("serve", "--listen", f"{elsewhere}:{PORT}", "--advertise", f"{elsewhere}:{PORT}")
+    serving = four.start(2, "mx2 elsewhere", words, tmp_path / "elsewhere.log")
+    try:
+        said = eventually(lambda: alarms(second).get("alone", ""), 60, f"nobody lets it in: {serving.tail()}")
+        assert "raftcluster members move NAME HOST:PORT" in said
+        assert not four.listens(1, PORT, origin=2), "to the firewall it is a stranger"
+        assert "members move" in alarms(first).get("alone", ""), "and so says the other one"
+        moved = first.command("members", "move", "mx2", f"{elsewhere}:{PORT}", "--reason", "a new rack", timeout=60)
+        assert moved.returncode == 0, moved.stderr
+        eventually(lambda: first.leader() and first.leader() == second.leader(), 30, "they are linked")
+        eventually(lambda: alarms(second) == {} == alarms(first), 30, "and all is well")
+        (row,) = [each for each in first.asked("members") if each["name"] == "mx2"]
+        assert row["host"] == elsewhere
+        assert elsewhere in first.asked("status")["firewall"]["members"]
+        moves = [each for each in second.asked("audit") if each["action"] == "move"]
+        assert "a new rack" in [each["reason"] for each in moves]
+    finally:
+        serving.stop()
+        first.stop()
+
+
+def alarms(node: RaftNode) -> dict[str, str]:
+    """Empty also while it does not answer."""
+    done = node.command("status", "--json")
+    return dict(json.loads(done.stdout)["alarms"]) if done.returncode == 0 else {}
+
+
 def test_without_privilege_joining_says_what_to_do(four: Hosts, tmp_path: Path) -> None:
     node = RaftNode(four, 1, tmp_path)
     tmp_path.chmod(0o777)

@@ -143,6 +143,9 @@ def test_a_new_cluster_has_the_tables_and_nothing_of_the_old_one_else(tmp_path: 
         assert node.status()["alarms"] == {} and [each.name for each in node.members.list()] == ["mx9"]
         assert node.status()["term"] > old.term and node.status()["cluster_time_ms"] >= old.cluster_time_ms
         assert node.config.set("antispam/threshold", 6) == 2, "revisions go on"
+        newest = node.members.log(1)[0]
+        assert (newest.action, newest.subject) == ("restore", f"cluster {old.cluster_id} at entry {old.index}")
+        assert newest.origin == "mx9" and newest.number > 1, "so does the audit log"
         again = node.backup(tmp_path / "second")
         assert again.index > old.index and again.cluster_id == done.cluster_id
     with Node.open(tmp_path / "new") as node:

@@ -18,7 +18,7 @@ from raftcluster.cluster.join import Joined, join
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.verification import verify
 from raftcluster.codec import unpack
-from raftcluster.errors import Rejected, StorageRefusal, Unavailable
+from raftcluster.errors import Rejected, StorageFull, StorageRefusal, Unavailable
 from raftcluster.transport.certificates import Token
 from raftcluster.transport.mesh import Mesh
 from raftcluster.transport.stream import Stream
@@ -252,6 +252,31 @@ def test_a_token_outlives_the_generations_that_come_after_it(cluster: Cluster) -
     assert joined.generation == 5 and "manifests followed to generation 4" in said[0]
     cluster.add(cluster.folder / "mx4").start()
     eventually(settled(cluster, 5), SECONDS, "four voters")
+
+
+def test_a_disk_that_is_full_between_key_and_certificate_holds_up_only_its_node(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = cluster.nodes[1]
+    full = threading.Event()
+    full.set()
+    write = node.directory.write
+
+    def limited(name: str, data: bytes) -> None:
+        if full.is_set() and name.endswith("/node.pem"):
+            raise StorageFull(f"{name}: No space left on device", remedy="free disk space")
+        write(name, data)
+
+    monkeypatch.setattr(node.directory, "write", limited)
+    number = cluster.certs.rotate()
+    eventually(lambda: StorageFull.code in node.reconciler.troubles(), SECONDS, "it says so")
+    assert number in node.keystore.requests() and number not in node.keystore.stored(), "the key is there, and is kept"
+    eventually(lambda: len(cluster.view().pending.endorsements) == 2, SECONDS, "the others trust it")  # type: ignore[union-attr]
+    assert node.mesh.links(), "it works on with the old one"
+    full.clear()
+    cluster.certs.wait(number, seconds=SECONDS)
+    eventually(settled(cluster, number), SECONDS, "and is in the new one, as there is space again")
+    assert node.reconciler.troubles() == {} and verify(node.path).problems == []
 
 
 def test_a_minority_never_mints(cluster: Cluster) -> None:

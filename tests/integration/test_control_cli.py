@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from raftcluster.cli.audit import COLUMNS as AUDIT_COLUMNS
 from raftcluster.cli.main import main
 from raftcluster.cluster.create import init
 from raftcluster.cluster.view import View
@@ -286,6 +288,30 @@ def test_an_invitation_is_a_token_alone_on_standard_output(run: Run, founded: Lo
     assert run("tokens", "revoke", secret[1]).exit_code == 0
     assert value(run("tokens", "--json"))[0]["revoked"] is True
     assert "yes" in run("tokens").stdout
+
+
+def test_the_audit_log_is_one_for_configuration_settings_and_members(run: Run, founded: LocalNode) -> None:
+    assert run("audit").stdout.splitlines()[0].split() == list(AUDIT_COLUMNS)
+    done = [
+        run("config", "set", "a/b", "1", "--reason", "first"),
+        run("greylist", "settings", "delay=240", "--reason", "second"),
+        run("invite", "mx2", "--reason", "third"),
+        run("config", "delete", "a/b", "--reason", "fourth"),
+        run("greylist", "lists", "add", "allow", "client", "192.0.2.0/24", "--reason", "fifth"),
+        run("greylist", "forget", "--client", "192.0.2.7", "--reason", "sixth"),
+    ]
+    assert [each.exit_code for each in done] == [0] * 6, [each.output for each in done]
+    rows = value(run("audit", "--json"))
+    told = {each["reason"]: (each["log"], each["action"], each["subject"].split(" ")[0]) for each in rows}
+    assert told["first"] == ("config", "set", "a/b") and told["fourth"] == ("config", "delete", "a/b")
+    assert told["second"] == ("greylist", "configure", "delay") and told["third"] == ("cluster", "invite", "mx2")
+    assert told["fifth"] == ("lists", "added", "allow") and told["sixth"] == ("records", "forgotten", "client")
+    assert {each["author"] for each in rows if each["reason"]} == {getpass.getuser()}
+    assert len(value(run("audit", "--limit", "2", "--json"))) == 2
+    assert run("audit", "--limit", "0").exit_code == 2
+    long = run("invite", "mx3", "--reason", "x" * 1025)
+    assert long.exit_code == 4 and "at most 1024 bytes" in long.stderr
+    assert len(value(run("tokens", "--json"))) == 1, "nothing was half done"
 
 
 def test_destroying_is_confirmed_by_the_clusters_name(run: Run, founded: LocalNode) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import socket
 from collections.abc import Iterator
@@ -153,6 +154,48 @@ def test_certificates_are_renewed_from_a_follower(cluster: Cluster) -> None:
     assert number > before
     for directory in cluster.directories:
         eventually(lambda: client(directory).certs.show()["generation"] == number, 30)  # noqa: B023 - called at once
+
+
+def test_who_has_changed_what_is_one_log_on_every_node_and_in_each_event_record(cluster: Cluster) -> None:
+    here, user = cluster.follower(), getpass.getuser()
+    because = ("--reason", "audited")
+    cli(here, "config", "set", "audited/key", "a-value", *because)
+    token = cli(here, "invite", "mx9.example.org", *because).stdout.split(".")[1]
+    cli(here, "tokens", "revoke", token, *because)
+    leader = cluster.leader().name
+    cli(here, "transfer", leader, *because)  # it leads already: nothing to decide
+    cli(here, "transfer", *because)
+    number = cli_json(here, "certs", "rotate", *because)["generation"]
+    wanted = [
+        ("cluster", "rotate", f"generation {number}"),
+        ("cluster", "transfer", "to whoever has most"),
+        ("cluster", "revoke", f"mx9.example.org (token {token})"),
+        ("cluster", "invite", f"mx9.example.org (token {token})"),
+        ("config", "set", "audited/key"),
+    ]
+
+    def told(directory: Path) -> list[dict[str, Any]]:
+        return [row for row in cli_json(directory, "audit") if row["reason"] == "audited"]
+
+    for directory in cluster.directories:
+        eventually(lambda: len(told(directory)) == len(wanted), 20)  # noqa: B023 - called at once
+        rows = told(directory)
+        assert [(row["log"], row["action"], row["subject"]) for row in rows] == wanted
+        assert {(row["author"], row["origin"]) for row in rows} == {(user, here.name)}
+        assert [row["time"] for row in rows] == sorted((row["time"] for row in rows), reverse=True)
+        joins = [row for row in cli_json(directory, "audit") if row["action"] == "join"]
+        assert sorted((row["author"], row["origin"]) for row in joins) == [("mx2", "127.0.0.1"), ("mx3", "127.0.0.1")]
+        shown = cli(directory, "audit", "--limit", "1").stdout.splitlines()
+        assert len(shown) == 2 and "audited" in shown[1]
+
+    def recorded(directory: Path) -> list[str]:
+        lines = cli(directory, "events", "--json", "--event", "cluster-changed").stdout.splitlines()
+        fields = [json.loads(line)["fields"] for line in lines]
+        return [each["action"] for each in fields if (each["author"], each["reason"]) == (user, "audited")]
+
+    for directory in cluster.directories:
+        eventually(lambda: recorded(directory) == ["invite", "revoke", "transfer", "rotate"], 20)  # noqa: B023
+        assert "a-value" not in cli(directory, "audit").stdout
 
 
 def test_destroying_at_a_follower_ends_every_node(cluster: Cluster) -> None:

@@ -13,6 +13,7 @@ import pytest
 import raftcluster
 from examples.counter import Counter
 from raftcluster import Node
+from raftcluster.cluster import lifecycle
 from raftcluster.cluster.archive import Archive
 from raftcluster.cluster.tombstone import Tombstone
 from raftcluster.errors import RaftclusterError, Refusal, Rejected
@@ -131,6 +132,50 @@ def test_a_node_that_was_down_is_shown_the_tombstone_by_another_product_in_anoth
             back.close()
     (accepted,) = [each for each in events(away) if each["event"] == "tombstone-accepted"]
     assert accepted["fields"] == {"event_id": event_id, "source": f"127.0.0.1:{three.ports[0]}"}
+
+
+def test_what_is_damaged_or_proves_nothing_does_not_hide_the_tombstone(three: Cluster) -> None:
+    """Its own archive holds rubbish, one host's a tombstone with too few signatures; the other host's is good."""
+    away, cluster_id = three.path(2), three.nodes[2].cluster_id
+    three.stop(2)
+    event_id = three.nodes[0].destroy("test", every_node=True)
+    gone(three, 0, 1)
+    proof = tombstone(three, 0, cluster_id)
+    good = Tombstone.unpack(proof)
+    Archive(archive(away)).keep(cluster_id, proof[:-7])
+    few = Tombstone(good.statement, dict(list(good.signatures.items())[:1]), good.links).pack()
+    for number, kept in ((0, few), (1, proof)):
+        Archive(archive(three.path(number))).keep(cluster_id, kept)
+        where = ("127.0.0.1", three.ports[number])
+        raftcluster.init(three.path(number), cluster=f"new{number}", node=f"mx{number}", listen=where)
+    with (
+        Node.open(three.path(0), ready_seconds=SECONDS),
+        Node.open(three.path(1), ready_seconds=SECONDS),
+        Node.open(away, ready_seconds=0) as back,
+    ):
+        eventually(lambda: not away.exists(), SECONDS, "the returning node tears itself down")
+        eventually(lambda: back.closed, SECONDS)
+    (accepted,) = [each for each in events(away) if each["event"] == "tombstone-accepted"]
+    assert accepted["fields"] == {"event_id": event_id, "source": f"127.0.0.1:{three.ports[1]}"}
+
+
+def test_nobody_is_left_at_the_old_addresses_and_the_node_says_what_to_do(
+    three: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other hosts have begun anew at another port: nothing leads there, so it has to be told."""
+    monkeypatch.setattr(lifecycle, "ALONE_SECONDS", 0.5)
+    away, cluster_id = three.path(2), three.nodes[2].cluster_id
+    three.stop(2)
+    event_id = three.nodes[0].destroy("test", every_node=True)
+    gone(three, 0, 1)
+    where = ("127.0.0.1", free_ports(1)[0])
+    raftcluster.init(three.path(0), cluster="new", node="mx0", listen=where)
+    with Node.open(three.path(0), ready_seconds=SECONDS), Node.open(away, ready_seconds=0) as back:
+        said = eventually(lambda: back.status()["alarms"].get("alone", ""), SECONDS, "an alarm")
+        assert "raftcluster destroy --tombstone FILE" in said and "raftcluster members move NAME" in said
+        assert (away / "node.json").exists()
+        assert back.bury(tombstone(three, 0, cluster_id)) == event_id
+        eventually(lambda: not away.exists(), SECONDS, "it is torn down")
 
 
 @pytest.mark.parametrize("running", [False, True])

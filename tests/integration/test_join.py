@@ -14,9 +14,16 @@ from typing import Any
 import pytest
 
 from raftcluster import limits
+from raftcluster.cluster.auditing import ITSELF
+from raftcluster.cluster.conversation import JOIN, JOIN_CONTEXT, proof_message
+from raftcluster.cluster.generations import COLLECT_MS
 from raftcluster.cluster.join import Joined, join
+from raftcluster.cluster.keystore import UNNUMBERED, Keystore
+from raftcluster.cluster.lifecycle import RETRY_MS
+from raftcluster.cluster.records import SCHEMA as RECORDS
 from raftcluster.codec import pack
 from raftcluster.errors import LinkRefused, Rejected, StorageFull, StorageRefusal, Unavailable
+from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport.certificates import Token
 from raftcluster.transport.connect import dial_rooted
 from tests.cluster_nodes import PRODUCT, SCHEMA, Cluster, port
@@ -101,6 +108,104 @@ def test_a_token_for_another_root_stops_before_anything_is_sent(cluster: Cluster
     error = refused(cluster, other)
     assert error.code == "fingerprint"
     assert other.root_hash.hex() in str(error) and token.root_hash.hex() in str(error), "both are shown"
+
+
+def test_a_token_of_another_cluster_stops_before_anything_is_sent(cluster: Cluster) -> None:
+    cluster.members.invite("mx2.example.org")
+    other = Cluster(cluster.folder / "other")
+    try:
+        token = other.members.invite("mx2.example.org")
+        before = [len(each.engine.commands) for each in (cluster, other)]
+        error = refused(cluster, token)
+        assert error.code == "fingerprint" and token.root_hash.hex() in str(error)
+        assert [len(each.engine.commands) for each in (cluster, other)] == before
+        assert [each.used_by for each in (*cluster.tokens.list(), *other.tokens.list())] == [None, None]
+    finally:
+        other.close()
+
+
+class Asker:
+    """What a joiner says on the wire, by hand: so that an attacker can change or repeat it."""
+
+    def __init__(self, cluster: Cluster, token: Token) -> None:
+        self.cluster, self.token = cluster, token
+        with DataDirectory.create(cluster.folder / "asker") as directory:
+            self.request = Keystore(directory, "", "asker").request(UNNUMBERED)
+
+    def ask(self, said: dict[str, Any] | None = None, **other: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(what was said, the answer). Without `said` an honest request, but for `other`, that is signed for this connection."""
+        active = self.cluster.view().active
+        assert active is not None
+        stream = dial_rooted(self.cluster.address, active.root, {"product": PRODUCT, "schema": SCHEMA})
+        try:
+            challenge = stream.receive()["nonce"]
+            if said is None:
+                facts = self.cluster.members.facts()
+                about = [facts.cluster_id, self.token.id, "mx2.example.org"]
+                nonce = secrets.token_bytes(16)
+                assert stream.peer_certificate is not None
+                message = proof_message(JOIN_CONTEXT, about, (challenge, nonce), stream.peer_certificate, self.request)
+                where = ("127.0.0.1", port())
+                now = int(time.time() * 1000)
+                who = [self.token.id, "mx2.example.org", "0" * 36, *where, PRODUCT, RECORDS, "standalone"]
+                said = dict(zip(JOIN, [*who, nonce, now, self.request, self.token.sign(message)], strict=True)) | other
+            stream.send(said)
+            answer = stream.receive()
+            while "progress" in answer:
+                answer = stream.receive()
+            return said, answer
+        finally:
+            stream.close()
+
+
+def test_a_request_is_worth_nothing_on_another_connection_or_changed(cluster: Cluster, tmp_path: Path) -> None:
+    asker = Asker(cluster, cluster.members.invite("mx2.example.org"))
+    founder = cluster.nodes[0]
+    said, answer = asker.ask(product="gateway/1")
+    assert answer["refused"] == "incompatible", "the proof is good, and nothing was consumed"
+    assert asker.ask(said | {"product": PRODUCT})[1]["refused"] == "token-proof", "it was signed for another challenge"
+    with DataDirectory.create(tmp_path / "thief") as directory:
+        own = Keystore(directory, "", "thief").request(UNNUMBERED)
+    changes: list[dict[str, Any]] = [
+        {"request": own},
+        {"name": "mx3.example.org"},
+        {"nonce": b"n" * 16},
+        {"proof": b""},
+    ]
+    for change in changes:
+        assert asker.ask(**change)[1]["refused"] == "token-proof", change
+    assert asker.ask(node=founder.id)[1]["refused"] == "node-known"
+    assert asker.ask(host=cluster.address[0], port=cluster.address[1])[1]["refused"] == "address-taken"
+    assert asker.ask(time=0)[1]["refused"] == "clock"
+    assert asker.ask(extra=1)[1]["refused"] == "malformed" and asker.ask(reason="")[1]["refused"] == "malformed"
+    assert len(cluster.view().members) == 1 and cluster.tokens.list()[0].used_by is None
+    said, answer = asker.ask(reason="a new host")
+    assert answer["bundle"]["generation"] == 2, "the honest one is let in"
+    newest = cluster.members.log(1)[0]
+    assert (newest.action, newest.author, newest.origin) == ("join", "mx2.example.org", "127.0.0.1")
+    assert newest.reason == "a new host"
+    eventually(lambda: cluster.view().pending is None, 20.0, "generation 2")
+    assert asker.ask(said)[1]["refused"] == "token-proof", "also what was let in cannot be repeated by who has heard it"
+
+
+def test_a_joiner_that_dies_after_minting_holds_up_nobody_and_can_be_removed(cluster: Cluster) -> None:
+    cluster.nodes[0].host.caught_up = lambda node_id: False  # type: ignore[method-assign]
+    asker = Asker(cluster, cluster.members.invite("mx2.example.org"))
+    _, answer = asker.ask()
+    assert answer["bundle"]["certificate"], "it is minted; nobody ever hears of this host again"
+    eventually(lambda: cluster.view().pending is None, 20.0, "generation 2 is in force")
+    number = cluster.certs.rotate()
+    eventually(lambda: len(cluster.view().pending.requests) == 1, 20.0, "it is waited for")  # type: ignore[union-attr]
+    cluster.engine.now += COLLECT_MS
+    with pytest.raises(Rejected, match=r"mx2\.example\.org did not answer"):
+        cluster.certs.wait(number, seconds=20.0)
+    (given_up,) = [each for each in cluster.members.log() if each.action == "abort"]
+    assert given_up.author == ITSELF and "mx2.example.org did not answer" in given_up.subject
+    cluster.members.remove("mx2.example.org")
+    cluster.engine.now += RETRY_MS
+    eventually(lambda: cluster.certs.show().generation == number + 1, 20.0, "a generation without it")
+    (renewed,) = [each for each in cluster.members.log() if each.author == ITSELF and each.action == "rotate"]
+    assert renewed.reason == "mx2.example.org removed: a generation without it"
 
 
 def test_a_token_that_the_cluster_does_not_know_or_with_another_secret(cluster: Cluster) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from raftcluster.codec import pack, unpack
 from raftcluster.errors import Rejected, StorageFull, StorageRefusal, Unavailable
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.storage.log import LogStore
-from raftcluster.transport.certificates import fingerprint
+from raftcluster.transport.certificates import fingerprint, issue, make_request
 from tests.clusters import Cluster
 from tests.helpers import eventually, free_ports
 
@@ -46,7 +48,9 @@ class Lost:
         self.cluster.stop(self.survivor)
 
     def recover(self, path: Path | None = None) -> backup.Recovered:
-        return backup.recover(path or self.path, confirm="test", machines=[Counter()])
+        return backup.recover(
+            path or self.path, confirm="test", machines=[Counter()], author="admin", reason="two are on fire"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +96,15 @@ def test_a_survivor_goes_on_with_everything_as_a_new_cluster(template: Lost, cop
         status = node.status()
         assert status["voters"] == [node.id] and status["term"] > shown.term and status["alarms"] == {}
         assert node.certs.show().generation == 4
+        newest, *older = node.members.log()
+        assert (newest.action, newest.subject) == ("recover", f"cluster {template.former} at entry {shown.last_index}")
+        assert (newest.author, newest.origin, newest.reason) == ("admin", template.name, "two are on fire")
+        assert [each.action for each in reversed(older)] == ["init", *2 * ["invite", "join"]], "it goes on from there"
     (told,) = (each for each in raftcluster.read_events(copy) if each["event"] == "cluster-recovered")
-    assert told["fields"]["removed"] == done.removed and told["cluster_id"] == done.cluster_id
+    assert told["fields"]["removed"] == done.removed and told["fields"]["reason"] == "two are on fire"
+    decided = [each["fields"] for each in raftcluster.read_events(copy) if each["event"] == "cluster-changed"]
+    assert decided[-1]["action"] == "recover" and decided[-1]["number"] == newest.number
+    assert told["cluster_id"] == done.cluster_id
     assert [each.name for each in (copy / "certificates").iterdir() if each.is_dir()] == ["4"], "old keys are gone"
     with Node.open(copy, machines=[Counter()]) as node:
         assert node.propose("counter", "a") == 22
@@ -145,6 +156,81 @@ def test_old_members_say_why_the_recovered_one_does_not_come_back(template: Lost
         with Node.open(tmp_path / "anew", machines=[Counter()], ready_seconds=40.0) as joined:
             eventually(lambda: len(joined.status()["voters"]) == 2, 40.0)
             assert joined.config.get("antispam/threshold", consistency="linearizable") == 5
+
+
+def test_while_a_majority_answers_nothing_is_recovered_by_mistake(template: Lost, tmp_path: Path) -> None:
+    shutil.copytree(template.path.parent, tmp_path / "all")
+    paths = {number: tmp_path / "all" / f"node{number}" for number in range(3)}
+    here, (first, second) = paths[template.survivor], template.others
+    with Node.open(paths[first], machines=[Counter()], ready_seconds=0) as one:
+        before = files(here)
+        shown = backup.preview(here, machines=[Counter()])
+        assert [each.name for each in shown.members if each.answers] == [one.name]
+        with pytest.raises(Rejected, match=f"{one.name} answer: with this node they are a majority") as caught:
+            template.recover(here)
+        assert caught.value.code == "quorum-alive" and "start this node instead" in caught.value.remedy
+        assert files(here) == before, "nothing has changed"
+        with Node.open(paths[second], machines=[Counter()], ready_seconds=30.0):
+            assert one.propose("counter", "a") == 21
+            done = backup.recover(here, confirm="test", machines=[Counter()], force=True)
+            assert done.cluster_id != template.former
+            with Node.open(here, machines=[Counter()]) as recovered:
+                assert recovered.propose("counter", "a") == 21, "two clusters, as it was told to"
+                assert one.propose("counter", "a") == 22
+                assert recovered.mesh.links() == {}
+
+
+def expire(paths: list[Path]) -> None:
+    """As if all had been off for longer than their certificates live: the same keys, signed 95 days ago."""
+    nodes = [json.loads((path / "node.json").read_bytes()) for path in paths]
+    folders = [next((path / "certificates").glob("*/node.key")).parent for path in paths]
+    requests = {
+        node["node_id"]: make_request((folder / "node.key").read_bytes(), node["node_id"])
+        for node, folder in zip(nodes, folders, strict=True)
+    }
+    long_ago = datetime.now(UTC) - timedelta(days=95)
+    minted = issue(nodes[0]["cluster_id"], int(folders[0].name), requests, at=long_ago)
+    for node, folder in zip(nodes, folders, strict=True):
+        (folder / "root.pem").write_bytes(minted.root_pem)
+        (folder / "node.pem").write_bytes(minted.certificates[node["node_id"]])
+
+
+def test_certificates_that_have_expired_everywhere_end_in_a_recovery_as_documented(
+    template: Lost, tmp_path: Path
+) -> None:
+    shutil.copytree(template.path.parent, tmp_path / "all")
+    paths = [tmp_path / "all" / f"node{number}" for number in range(3)]
+    expire(paths)
+    here, (first, second) = paths[template.survivor], template.others
+    with (
+        Node.open(paths[first], machines=[Counter()], ready_seconds=0) as one,
+        Node.open(paths[second], machines=[Counter()], ready_seconds=0) as other,
+    ):
+        for node in (one, other):
+            said = eventually(lambda n=node: n.status()["alarms"].get("certificate-expired", ""), 30.0)  # type: ignore[misc]
+            assert "raftcluster recover on one node" in said
+        eventually(lambda: one.mesh.refusals.get("expired", 0) + other.mesh.refusals.get("expired", 0) > 0, 30.0)
+        assert one.mesh.links() == other.mesh.links() == {}
+        done = template.recover(here)
+    assert done.generation == 4
+    with Node.open(here, machines=[Counter()]) as recovered:
+        assert recovered.propose("counter", "a") == 21 and recovered.status()["alarms"] == {}
+        token = str(recovered.members.invite(f"mx{first}"))
+        where = (recovered.facts["listen"][0], recovered.facts["listen"][1])
+        listen = ("127.0.0.1", free_ports(1)[0])
+        raftcluster.join(
+            tmp_path / "anew", address=where, token=token, node=f"mx{first}", listen=listen, machines=[Counter()]
+        )
+        with Node.open(tmp_path / "anew", machines=[Counter()], ready_seconds=40.0):
+            eventually(lambda: len(recovered.status()["voters"]) == 2, 40.0)
+
+
+def test_another_cluster_at_the_addresses_of_the_old_one_is_no_majority(template: Lost, tmp_path: Path) -> None:
+    shutil.copytree(template.path, tmp_path / "node")
+    other = template.cluster.ports[template.others[0]]
+    raftcluster.init(tmp_path / "other", cluster="test", node="mx0", listen=("127.0.0.1", other))
+    with Node.open(tmp_path / "other"):
+        assert template.recover(tmp_path / "node").former_id == template.former
 
 
 def test_a_recovery_that_breaks_off_anywhere_is_finished_by_repeating_it(

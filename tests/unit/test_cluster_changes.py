@@ -12,6 +12,8 @@ import pytest
 
 from raftcluster import limits
 from raftcluster.audit import REFUSED, Auditor
+from raftcluster.cluster import auditing
+from raftcluster.cluster.auditing import attributed
 from raftcluster.cluster.changes import Change, Look, changes
 from raftcluster.cluster.create import init
 from raftcluster.cluster.generations import expected_manifest
@@ -160,7 +162,11 @@ class Audited:
         return now  # type: ignore[no-any-return]
 
     def names(self) -> list[str]:
-        return [each["event"] for each in log.read(self.directory.events)]
+        """Of what has happened; who has decided it is told beside: `decided`."""
+        return [each["event"] for each in log.read(self.directory.events) if not each["event"].startswith("cluster-")]
+
+    def decided(self) -> list[dict[str, Any]]:
+        return [each["fields"] for each in log.read(self.directory.events) if each["event"].startswith("cluster-")]
 
     def stop(self) -> list[str]:
         self.auditor.close()
@@ -254,6 +260,37 @@ def test_what_is_done_to_the_greylist_by_hand_is_told_with_who_where_when_and_wh
     third = Audited(told, tmp_path)
     eventually(lambda: third.names()[so_far:] == ["leader-changed"])
     third.stop()
+
+
+def test_decisions_about_members_and_certificates_are_told_once_with_who_where_when_and_why(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def administer(*command: Any) -> None:
+        told.host.propose("cluster", attributed(list(command), "admin", "mx7", "a new host"))
+
+    audited = Audited(told, tmp_path)
+    eventually(lambda: [each["action"] for each in audited.decided()] == ["init"], what="the founder tells its own")
+    administer("invite", "t3", b"k" * 32, "mx3", 60, [])
+    eventually(lambda: len(audited.decided()) == 2)
+    audited.stop()
+    when = datetime.fromtimestamp(told.host.now / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert audited.decided()[1] == {
+        "number": 2, "action": "invite", "subject": "mx3 (token t3)", "author": "admin", "origin": "mx7",
+        "reason": "a new host", "changed": when,
+    }  # fmt: skip
+    administer("revoke", "t3")
+    told.apply("invite", "t4", b"k" * 32, "mx4", 60, [])  # as a node of an earlier version would
+    again = Audited(told, tmp_path)
+    eventually(lambda: [each["action"] for each in again.decided()] == ["init", "invite", "revoke"], what="once each")
+    again.stop()
+    monkeypatch.setattr(auditing, "KEPT", 2)
+    for number in range(5, 9):
+        administer("invite", f"t{number}", b"k" * 32, f"mx{number}", 60, [])
+    third = Audited(told, tmp_path)
+    eventually(lambda: len(third.decided()) == 6)
+    third.stop()
+    assert third.decided()[3] == {"first": 4, "last": 5}, "what was forgotten while it was away"
+    assert [each["subject"] for each in third.decided()[4:]] == ["mx7 (token t7)", "mx8 (token t8)"]
 
 
 def test_what_was_forgotten_while_a_node_was_away_is_told_as_missed(

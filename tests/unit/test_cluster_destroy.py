@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from raftcluster import seeking
 from raftcluster.cluster.actions import Alarm, Local, Propose, Record, Sign, Wipe
 from raftcluster.cluster.archive import Archive
 from raftcluster.cluster.create import init
@@ -23,8 +24,10 @@ from raftcluster.errors import FrameError, Rejected
 from raftcluster.events.log import EventLog
 from raftcluster.events.outlet import Outlet
 from raftcluster.events.recorder import Recorder
+from raftcluster.seeking import Seeker
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport.certificates import new_key
+from raftcluster.transport.ports import Address, Peer
 from tests.cluster_log import Log
 from tests.cluster_world import three
 from tests.local_host import LocalHost
@@ -160,6 +163,46 @@ def test_what_proves_nothing_is_refused(one: One, tmp_path: Path) -> None:
 def test_rubbish_is_no_tombstone(rubbish: bytes, one: One) -> None:
     with pytest.raises(FrameError):
         Tombstone.unpack(rubbish).verify(one.links[0], one.node["cluster_id"])
+
+
+def test_what_is_damaged_in_an_archive_is_not_there(one: One, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    archive, cluster_id = Archive(tmp_path / "kept"), one.node["cluster_id"]
+    good = one.tombstone().pack()
+    archive.keep(cluster_id, good)
+    assert archive.find(cluster_id) == good
+    for damaged in (b"", good[:-1], b"\xc1", pack(None)):
+        archive.keep(cluster_id, damaged)
+        caplog.clear()
+        assert archive.find(cluster_id) is None and list(archive.statements(60)) == []
+        assert str(archive.tombstone(cluster_id)) in caplog.text
+    archive.keep("0" * 36, good)
+    assert archive.find("0" * 36) is None, "it is another cluster's"
+    archive.tombstone(cluster_id).unlink()
+    archive.tombstone(cluster_id).mkdir()  # it cannot be read, whoever asks
+    assert archive.find(cluster_id) is None and len(list(archive.statements(60))) == 1
+    (tmp_path / "file").write_bytes(b"")
+    assert list(Archive(tmp_path / "file").statements(60)) == []
+
+
+def test_who_looks_for_a_tombstone_goes_on_until_one_proves_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: dict[int, bytes | None] = {1: None, 2: b"forged", 3: b"good", 4: b"never asked for"}
+    asked, believed = [], []
+
+    def ask(address: Address, cluster_id: str) -> bytes | None:
+        asked.append(address[1])
+        return answers[address[1]]
+
+    def found(data: bytes, source: str) -> None:
+        if data != b"good":
+            raise FrameError("not a tombstone")
+        believed.append(source)
+
+    monkeypatch.setattr(seeking, "ask", ask)
+    peers = [Peer(f"n{port}", ("192.0.2.1", port), frozenset()) for port in answers]
+    Seeker("c1", lambda: peers, lambda: True, found, lambda: b"damaged").look()
+    assert asked == [1, 2, 3] and believed == ["192.0.2.1:3"]
+    Seeker("c1", lambda: peers, lambda: True, found, lambda: b"good").look()
+    assert asked == [1, 2, 3] and believed[1:] == ["this host's archive"]
 
 
 def test_the_archive_answers_about_clusters_only(one: One, tmp_path: Path) -> None:

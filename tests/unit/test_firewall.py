@@ -288,6 +288,9 @@ def test_the_keeper_follows_the_cluster_and_does_nothing_twice(kept: Kept) -> No
     kept.wanted = Wanted({"n3": "mx3"}, former=frozenset({"203.0.113.1"}))
     kept.keeper.step()
     assert found(kept.kernel).members == {"192.0.2.3", "203.0.113.1"}
+    kept.wanted = Wanted({"n3": "mx3"}, moved=frozenset({"203.0.113.1"}))
+    kept.keeper.step()
+    assert found(kept.kernel).members == {"192.0.2.3", "203.0.113.1"}, "a member is looked for there"
     shown = kept.keeper.state()
     assert shown["table"] == NAME and shown["members"] == ["192.0.2.3", "203.0.113.1"] and shown["dropped"] == 0
 

@@ -187,3 +187,16 @@ def test_neighbouring_archives_of_another_user_are_not_looked_into(
     stranger = os.geteuid() + 1
     monkeypatch.setattr("raftcluster.storage.directory.os.geteuid", lambda: stranger)
     assert neighbours(tmp_path / "mx") == []
+
+
+def test_an_archive_of_another_user_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside, inside = tmp_path / "mx-destroyed", tmp_path / "mx" / "destroyed"
+    assert archive(tmp_path / "mx") == beside
+    beside.mkdir(mode=0o700)
+    assert archive(tmp_path / "mx") == beside
+    beside.chmod(0o777)
+    assert archive(tmp_path / "mx") == inside, "whoever can write there could take the record away"
+    beside.chmod(0o700)
+    stranger = os.geteuid() + 1
+    monkeypatch.setattr("raftcluster.storage.directory.os.geteuid", lambda: stranger)
+    assert archive(tmp_path / "mx") == inside
