@@ -1,5 +1,7 @@
 """`python -m benchmarks.caller DIRECTORY POLICY`: a node with its embedded callers, driven by JSON lines on standard input, and
-with a policy server at the address POLICY.
+with a policy server at the address POLICY and a worker socket in its directory.
+
+`python -m benchmarks.caller SOCKET`: a worker process at that worker socket, which takes the same `run`.
 
     ["status"]                                          -> the node's status
     ["invite", name]                                    -> a token
@@ -20,13 +22,14 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any
 
-from raftcluster import Node, Service
+from raftcluster import Node, Service, Worker
 from raftcluster.errors import RaftclusterError, Unavailable
 from raftcluster.greylist.verdict import Verdict
 from tests.helpers import eventually
 
 RECIPIENT = "recipient@example.test"
 CLIENT = "192.0.2.7"
+WORKERS = "workers.sock"
 RETRY_SECONDS = 0.05
 DRAIN_SECONDS = 20.0
 DEADLINE_SECONDS = 10.0  # as the client of the rivals
@@ -48,7 +51,7 @@ class _Slot:
 class Loop:
     """One run. `answered` is called on the tick thread, everything else on the main thread."""
 
-    def __init__(self, node: Node, in_flight: int, name: str) -> None:
+    def __init__(self, node: Node | Worker, in_flight: int, name: str) -> None:
         self._node = node
         self._in_flight = in_flight
         # Letters and digits only: a number that stands alone in a sender is taken for a variable part, and not kept.
@@ -128,19 +131,28 @@ def invite(node: Node, name: str) -> str:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    with Service(sys.argv[1], policy=sys.argv[2]) as service:
-        node = service.node
-        say("open")
-        for line in sys.stdin:
-            match json.loads(line):
-                case ["status"]:
-                    say(node.status())
-                case ["invite", name]:
-                    say(eventually(partial(invite, node, name), what="the first node is a member"))
-                case ["run", in_flight, seconds, warm_up, name]:
-                    say(Loop(node, in_flight, name).run(seconds, warm_up))
-                case other:
-                    raise SystemExit(f"what is {other!r}?")
+    if len(sys.argv) == 2:
+        with Worker(sys.argv[1]) as worker:
+            worker.about()
+            serve(worker)
+        return
+    with Service(sys.argv[1], policy=sys.argv[2], workers=f"{sys.argv[1]}/{WORKERS}") as service:
+        serve(service.node)
+
+
+def serve(node: Node | Worker) -> None:
+    """Do what standard input says, until it ends."""
+    say("open")
+    for line in sys.stdin:
+        match json.loads(line):
+            case ["status"] if isinstance(node, Node):
+                say(node.status())
+            case ["invite", name] if isinstance(node, Node):
+                say(eventually(partial(invite, node, name), what="the first node is a member"))
+            case ["run", in_flight, seconds, warm_up, name]:
+                say(Loop(node, in_flight, name).run(seconds, warm_up))
+            case other:
+                raise SystemExit(f"what is {other!r}?")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import raftcluster
+from benchmarks.caller import WORKERS as SOCKET
 from benchmarks.load import IN_FLIGHT, Meter, Row, Sample, Window, quantile, quantiles
 from benchmarks.peers import client
 from raftcluster import limits
@@ -18,6 +19,9 @@ from tests.helpers import eventually, free_ports
 
 NODES = 3
 POLICY_LEVELS = (1, 8, 64)
+WORKER_LEVELS = (64, 256)
+WORKERS = {1: 4, NODES: 6}
+"""Worker processes, by how many nodes they ask."""
 START_SECONDS = 30.0
 SLACK_SECONDS = 30.0
 
@@ -72,11 +76,32 @@ class Ours:
         def policy(nodes: int) -> Callable[[Window], Sample]:
             return lambda window: self._over_policy(window, self._policy[:nodes])
 
+        def workers(nodes: int) -> Callable[[Window], Sample]:
+            return lambda window: self._over_sockets(window, nodes)
+
         return [
             Row("ours", "ours, embedded callers on all nodes", IN_FLIGHT, self._measure),
+            Row("workers: 4 processes at one node", "ours, worker socket of one node", WORKER_LEVELS, workers(1)),
+            Row("workers: 2 processes at each node", "ours, worker sockets of all", WORKER_LEVELS, workers(NODES)),
             Row("policy: ours, one of 3 nodes asked", "ours, policy server of one node", POLICY_LEVELS, policy(1)),
             Row("policy: ours, all 3 nodes asked", "ours, policy servers of all", POLICY_LEVELS, policy(NODES)),
         ]
+
+    def _over_sockets(self, window: Window, nodes: int) -> Sample:
+        """Worker processes that live as long as the cell: they disturb no other one."""
+        workers: list[Child] = []
+        try:
+            for number in range(WORKERS[nodes]):
+                name, node = f"worker{number}", f"node{number % nodes}"
+                command = [sys.executable, "-m", "benchmarks.caller", str(self._directory / node / SOCKET)]
+                workers.append(Child(name, command, self._directory / f"{name}.log", pipes=True))
+            for worker in workers:
+                assert json.loads(worker.line(START_SECONDS)) == "open"
+            whole, rest = divmod(window.in_flight, len(workers))
+            return self._run(window, [[whole + (number < rest) for number in range(len(workers))]], workers)
+        finally:
+            for worker in workers:
+                worker.stop()
 
     def _over_policy(self, window: Window, addresses: Sequence[str]) -> Sample:
         servers = {child.name: child.counters for child in self._children if child.alive()}
@@ -89,19 +114,20 @@ class Ours:
             return self._run(window, [[whole + (number < rest) for number in range(NODES)]])
         return self._run(window, [[int(number == turn) for number in range(NODES)] for turn in range(NODES)])
 
-    def _run(self, window: Window, turns: Sequence[Sequence[int]]) -> Sample:
+    def _run(self, window: Window, turns: Sequence[Sequence[int]], workers: Sequence[Child] = ()) -> Sample:
+        """What the nodes' own callers come to, or these workers; `turns` say how many checks each has in flight."""
         checks, seconds, errors, written = 0, 0.0, 0, 0
         latencies: Counter[float] = Counter()
         cpu: Counter[str] = Counter()
         detail: dict[str, Any] = {}
         for turn in turns:
-            callers = [(child, share) for child, share in zip(self._children, turn, strict=True) if share]
+            callers = [(child, share) for child, share in zip(workers or self._children, turn, strict=True) if share]
             for child, share in callers:
                 child.alive()
                 plan = ["run", share, window.seconds / len(turns), window.warm_up, f"{window.name}-{child.name}"]
                 child.tell(json.dumps(plan))
             self._expect(callers, "begin", window.warm_up)
-            meter = Meter({child.name: child.counters for child in self._children})
+            meter = Meter({child.name: child.counters for child in [*self._children, *workers]})
             self._expect(callers, "end", window.seconds)
             spent, bytes_written = meter.read()
             cpu.update(spent)

@@ -243,6 +243,34 @@ class Greylist:
         link = self._linked()
         return self._verdict(link, *await link.await_(CHECK, fields, None, deadline, again=True))
 
+    def submit(
+        self,
+        callback: Callable[[Verdict | None, RaftclusterError | None], None],
+        *,
+        client: str,
+        sender: str | bytes,
+        recipient: str | bytes,
+        client_name: str | None = None,
+        instance: str | None = None,
+        authenticated: bool = False,
+        spf_pass: bool = False,
+        deadline: float = limits.CALL_SECONDS,
+    ) -> None:
+        """`check` without waiting: `callback(verdict, None)`, or `callback(None, error)` where `check` would raise, once, on the
+        connection's thread: it must not block."""
+        fields = [client, sender, recipient, client_name, instance, authenticated, spf_pass, float(deadline)]
+        link = self._linked()
+
+        def heard(kind: int, value: Value) -> None:
+            try:
+                verdict = self._verdict(link, kind, value)
+            except RaftclusterError as error:
+                callback(None, error)
+            else:
+                callback(verdict, None)
+
+        link.ask(CHECK, fields, None, heard, deadline, again=True)
+
     def _verdict(self, link: Link, kind: int, value: Value) -> Verdict:
         if kind == VALUE:
             known, verdict = self._last

@@ -152,6 +152,7 @@ class Link:
 
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
+        self._busy = asyncio.Event()
         self._tasks = [loop.create_task(self._keep()), loop.create_task(self._sweep())]
 
     async def _end(self) -> None:
@@ -172,6 +173,7 @@ class Link:
             return
         first.born = self.clock()
         self._pending[first.number] = first
+        self._busy.set()
         if self._transport is not None:
             first.said = True
             self._say(first.packed)
@@ -203,8 +205,11 @@ class Link:
             pause = min(2 * pause, DIAL_SECONDS[1])
 
     async def _sweep(self) -> None:
-        """Give up what has waited too long."""
+        """Give up what has waited too long. Nobody is woken while nothing waits."""
         while True:
+            if not self._pending:
+                self._busy.clear()
+                await self._busy.wait()
             await asyncio.sleep(SWEEP_SECONDS)
             now = self.clock()
             gone = self._transport is None

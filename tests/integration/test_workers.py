@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -151,6 +152,17 @@ def test_hundreds_at_once_are_each_answered(worker: Worker, server: WorkerServer
 
     assert asyncio.run(work()) == ["new"] * 500
     assert server.stats()["checks"] == 500
+
+
+def test_checks_without_waiting_are_told_once(worker: Worker) -> None:
+    told: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
+    for client in (MAIL["client"], "no address"):
+        worker.greylist.submit(lambda verdict, error: told.put((verdict, error)), **{**MAIL, "client": client})
+    outcomes = [told.get(timeout=20) for _ in range(2)]
+    assert sorted(error is None for _, error in outcomes) == [False, True]
+    assert all(
+        isinstance(error, Rejected) if verdict is None else verdict.reason == "new" for verdict, error in outcomes
+    )
 
 
 def test_configuration_notifications_and_errors_are_those_of_the_node(node: LocalNode, worker: Worker) -> None:
