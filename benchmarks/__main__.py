@@ -14,7 +14,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from benchmarks import report
+from benchmarks import report, table
 from benchmarks.load import Cell, Peer, Sample, interleave
 from benchmarks.peers.etcd import Etcd
 from benchmarks.peers.ours import Ours
@@ -44,6 +44,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     parser.add_argument("--directory", type=Path, default=DIRECTORY, help="data goes there: choose a real disk")
     parser.add_argument("--limit", type=int, help="the run is given up after so many seconds (600, with --full 1800)")
+    parser.add_argument(
+        "--table",
+        type=int,
+        nargs="?",
+        const=1_000_000,
+        metavar="TRIPLETS",
+        help="instead: what clean-up and statistics cost a check with so many (default %(const)s); a turn has 5 x --seconds",
+    )
     options = parser.parse_args()
     if options.full:
         options.peers = ",".join(PEERS)
@@ -58,6 +66,8 @@ def _give_up(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     options = _arguments()
+    if options.table:
+        raise SystemExit(table.run(options.directory, options.table, 5 * options.seconds))
     for number in (signal.SIGALRM, signal.SIGTERM):
         signal.signal(number, _give_up)
     signal.alarm(options.limit)

@@ -111,8 +111,11 @@ class Alone:
 
     @property
     def kept(self) -> int:
-        """How many records wait to be merged."""
-        return len(self._keys or ())
+        """How many records wait to be merged. Raises `Unavailable` when the node is closed."""
+        keys = self._keys
+        if keys is None:  # the worker has not looked yet
+            return len(self._rows.keys(_PREFIX)) if self._rows.begun else 0
+        return len(keys)
 
     def decide(self, request: Request, answer: Answer) -> None:
         """Decide about a request; `answer` is called once, on the worker's thread or at once, and must not block."""

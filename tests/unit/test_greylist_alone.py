@@ -149,6 +149,7 @@ def test_it_is_merged_after_a_restart(node: Node) -> None:
     node.greylist.close()
     assert node.rows.keys(b"greylist/") == [b"greylist/" + KEY]
     node.greylist = Greylist(node.host, node.rows)
+    assert node.greylist.stats()["alone"] == 1
     node.healed()
     assert node.record() is not None
 
