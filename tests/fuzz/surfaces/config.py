@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from hashlib import sha256
 from typing import Any
 
+from raftcluster.codec import pack
 from raftcluster.config.machine import NAME, ConfigMachine
 from raftcluster.machine import ReadTables
 from tests.fuzz.commands import agree
 from tests.fuzz.source import Source
 
-KEYS = ("a", "a/b", "mail.size", "local/x", "greylist/delay", "a" * 240, "a" * 241, "A", "", "/", "x/y/z", "\u0661")
+KEYS = (
+    "a",
+    "a/b",
+    "mail.size",
+    "local/x",
+    "greylist/delay",
+    "a" * 240,
+    "a" * 241,
+    "A",
+    "",
+    "/",
+    "x/y/z",
+    "\u0661",
+    "nodes/mx1/a",
+)
 
+PACKED = (pack("x" * 40), pack([1, {"a": None}]), pack(5), b"\xc1", b"\x81\xa1a", pack(["y" * 300] * 3))
+"""What is uploaded: values, and none."""
 KEYWORDS = ("type", "minimum", "multipleOf", "maxLength", "pattern", "enum", "anyOf", "items", "properties", "x")
 
 
@@ -25,7 +43,7 @@ def run(data: bytes) -> str:
 
 
 def command(source: Source, tables: ReadTables) -> Any:
-    """A value set or deleted, several of them, a schema, or none of these."""
+    """A value set or deleted, several of them, a part of a large one, a schema, or none of these."""
     kind = source.byte()
     expected = source.choice((None, None, 0, 1, 2, 3))
     if kind < 160:
@@ -39,8 +57,14 @@ def command(source: Source, tables: ReadTables) -> Any:
     elif kind < 240:
         schema = {source.choice(KEYWORDS): source.value(3)}
         made = ["schema", source.choice(KEYS), source.below(3), {"properties": {source.choice(("b", "size")): schema}}]
-    elif kind < 248:
+    elif kind < 243:
         made = ["report", source.choice(("n1", "", "n2")), "mx1", source.below(4), source.choice(("", "why"))]
+    elif kind < 249:
+        packed = source.choice(PACKED)
+        made = ["part", sha256(packed).digest(), len(packed), source.choice((0, 0, 0, 1)), packed]
+    elif kind < 254:
+        change = ["blob", source.choice(KEYS), sha256(source.choice(PACKED)).digest()]
+        made = ["transact", [], [change], "author", "reason", "mx1"]
     else:
         return source.value()
     place = source.below(64)
