@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,7 @@ def test_a_node_without_a_quorum_decides_and_the_cluster_takes_over_what_it_saw(
         eventually(lambda: check(cluster.nodes[0], MAIL).degraded is False, SECONDS, "the cluster decides again")
         eventually(lambda: cluster.nodes[0].greylist.stats()["alone"] == 0, SECONDS, "it has taken over what was kept")
         for node in nodes:
-            eventually(
-                lambda node=node: decided(node, OTHER) == "known", SECONDS, f"{node.name} knows what was seen alone"
-            )
+            eventually(partial(knows, node), SECONDS, f"{node.name} knows what was seen alone")
         seen = {each["node"]: each for each in cluster.nodes[1].greylist.explain(**OTHER)["seen_by"]}
         alone = seen[cluster.nodes[0].id[:7] + "*"]
         assert alone["deferred"] >= 1 and alone["passed"] == 1, "counted apart"
