@@ -61,7 +61,7 @@ def store(surface: str, found: Path) -> int:
 def main() -> None:
     """Print what the state machines come to with each input: the same in every process."""
     logging.disable(logging.CRITICAL)
-    for surface in ("cluster", "config", "greylist", "lease", "lists", "notifications"):
+    for surface in ("cluster", "config", "greylist", "lease", "lists", "notifications", "quarantine"):
         run = importlib.import_module(f"tests.fuzz.surfaces.{surface}").run
         for data in inputs(surface):
             print(surface, run(data))
