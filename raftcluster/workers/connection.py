@@ -17,7 +17,19 @@ from raftcluster import limits
 from raftcluster.codec import Value
 from raftcluster.errors import FrameError
 from raftcluster.transport import sockets
-from raftcluster.workers.wire import CANCEL, END, ERROR, MORE, VALUE, Reader, Request, frames, packed_answer, request
+from raftcluster.workers.wire import (
+    CANCEL,
+    END,
+    ERROR,
+    MORE,
+    VALUE,
+    Reader,
+    Request,
+    frames,
+    packed_answer,
+    packed_result,
+    request,
+)
 
 
 class Owner(Protocol):
@@ -95,13 +107,12 @@ class Connection(asyncio.Protocol):
         if kind in (VALUE, ERROR, END):
             self._pending.discard(number)
             self.streams.pop(number, None)
-        if self._transport is None:
-            return
-        if not self._out:
-            self._loop.call_soon(self._flush)
-        self._out.append(packed_answer(number, kind, value))
-        if self._paused and not self._choked and len(self._pending) <= limits.WORKER_PENDING // 2:
-            self._loop.call_soon(self._proceed)
+        self._send(packed_answer(number, kind, value))
+
+    def result(self, number: int, packed: bytes) -> None:
+        """What a call came to, when that is packed already."""
+        self._pending.discard(number)
+        self._send(packed_result(number, packed))
 
     def close(self) -> None:
         """Disconnect at once."""
@@ -115,6 +126,15 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     # ---- inside
+
+    def _send(self, packed: bytes) -> None:
+        if self._transport is None:
+            return
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(packed)
+        if self._paused and not self._choked and len(self._pending) <= limits.WORKER_PENDING // 2:
+            self._loop.call_soon(self._proceed)
 
     def _proceed(self) -> None:
         try:

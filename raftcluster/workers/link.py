@@ -260,9 +260,8 @@ class Link:
             ask.said = True
             self._say(ask.packed)
 
-    def hear(self, message: Value) -> None:
+    def hear(self, number: int, kind: int, value: Value) -> None:
         """One message of the node. Raises `FrameError`."""
-        number, kind, value = answer(message)
         ask = self._pending.get(number)
         if ask is not None:
             self._answer(ask, kind, revive(value) if kind == ERROR else value)
@@ -309,8 +308,8 @@ class _Connection(asyncio.Protocol):
         try:
             while (messages := self._reader.next()) is not None:
                 for each in messages:
-                    number, _, value = answer(each)
-                    self._link.up(self._transport, value) if number == 0 else self._link.hear(each)
+                    number, kind, value = answer(each)
+                    self._link.hear(number, kind, value) if number else self._link.up(self._transport, value)
         except FrameError as error:
             log.warning("the node at %s sent nonsense: %s", self._link.path, error)
             self._transport.abort()

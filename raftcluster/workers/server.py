@@ -29,7 +29,7 @@ from typing import Any, Final, NamedTuple
 
 from raftcluster import limits
 from raftcluster.builtin import all_machines
-from raftcluster.codec import Value
+from raftcluster.codec import Value, pack
 from raftcluster.control.server import bound, made
 from raftcluster.control.wire import describe, plain
 from raftcluster.errors import (
@@ -48,7 +48,7 @@ from raftcluster.loop import LoopThread, Mailbox
 from raftcluster.quarantine.envelope import Envelope
 from raftcluster.request_ids import once
 from raftcluster.workers.connection import Connection
-from raftcluster.workers.wire import CHECK, END, ERROR, ITEM, VALUE, VERSION, Request
+from raftcluster.workers.wire import CHECK, END, ERROR, ITEM, VALUE, VERSION, Request, is_check
 
 log = logging.getLogger("raftcluster.workers")
 
@@ -104,6 +104,8 @@ class WorkerServer:
         self._teller = ThreadPoolExecutor(1, thread_name_prefix="raftcluster-worker")
         self._threads = ThreadPoolExecutor(limits.WORKER_THREADS, thread_name_prefix="raftcluster-worker")
         self._streaming = 0
+        self._last: tuple[Verdict | None, bytes] = (None, b"")
+        """All first attempts of one moment have the same verdict: it is packed once."""
         self._about: dict[str, Value] = {}
         self._thread: LoopThread | None = None
 
@@ -208,30 +210,20 @@ class WorkerServer:
     # ---- inside (loop thread)
 
     def _check(self, connection: Connection, message: Request) -> None:
-        match message.arguments:
-            case [
-                str(client),
-                (str() | bytes()) as sender,
-                (str() | bytes()) as recipient,
-                (None | str()) as name,
-                (None | str()) as instance,
-                bool(authenticated),
-                bool(spf_pass),
-                float(deadline),
-            ] if deadline > 0:
-                self._node.greylist.submit(
-                    partial(self._mailbox.put, connection, message.number),
-                    client=client,
-                    sender=sender,
-                    recipient=recipient,
-                    client_name=name,
-                    instance=instance,
-                    authenticated=authenticated,
-                    spf_pass=spf_pass,
-                    deadline=min(deadline, limits.WORKER_CHECK_SECONDS) * OWN_SHARE,
-                )
-            case _:
-                raise FrameError("malformed check", subject="check")
+        if not is_check(message.arguments) or not message.arguments[-1] > 0:
+            raise FrameError("malformed check", subject="check")
+        client, sender, recipient, name, instance, authenticated, spf_pass, deadline = message.arguments
+        self._node.greylist.submit(
+            partial(self._mailbox.put, connection, message.number),
+            client=client,
+            sender=sender,
+            recipient=recipient,
+            client_name=name,
+            instance=instance,
+            authenticated=authenticated,
+            spf_pass=spf_pass,
+            deadline=min(deadline, limits.WORKER_CHECK_SECONDS) * OWN_SHARE,
+        )
 
     def _deliver(
         self, connection: Connection, number: int, result: Verdict | _Said | None, error: RaftclusterError | None
@@ -245,7 +237,9 @@ class WorkerServer:
             connection.say(number, ERROR, describe(error))
         else:
             assert result is not None, "a verdict or an error"
-            connection.say(number, VALUE, _fields(result))
+            if result is not self._last[0]:
+                self._last = result, pack(_fields(result))
+            connection.result(number, self._last[1])
 
     def _call(self, connection: Connection, message: Request) -> None:
         if connection.calls >= limits.WORKER_CALLS:

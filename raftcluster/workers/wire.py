@@ -15,6 +15,8 @@ Numbers are the worker's own, from 1 on, each used once per connection. Answers 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import product
+from types import NoneType
 from typing import Any, Final, NamedTuple
 
 from raftcluster import codec, limits
@@ -29,6 +31,10 @@ CHECK, MORE, CANCEL = "check", "more", "cancel"
 CHECK_FIELDS: Final = tuple(
     "client sender recipient client_name instance authenticated spf_pass deadline".split(),
 )
+_CHECK_TYPES: Final = frozenset(
+    product((str,), (str, bytes), (str, bytes), (str, NoneType), (str, NoneType), (bool,), (bool,), (float,))
+)
+_VALUE: Final = codec.pack(VALUE)
 
 
 class Request(NamedTuple):
@@ -104,18 +110,35 @@ def packed_answer(number: int, kind: int, value: Value) -> bytes:
         return codec.pack([number, ERROR, describe(error)])
 
 
+def packed_result(number: int, value: bytes) -> bytes:
+    """`packed_answer` of a VALUE that is packed already: many checks have the same."""
+    return codec.join((codec.pack(number), _VALUE, value))
+
+
 def request(message: Value) -> Request:
     """What a worker has said. Raises `FrameError`."""
-    match message:
-        case [int(number), str(method), arguments, (None | bytes()) as ident] if 0 < number < 2**63:
+    if type(message) is list and len(message) == 4:
+        number, method, arguments, ident = message
+        if (
+            type(number) is int
+            and 0 < number < 2**63
+            and type(method) is str
+            and (ident is None or type(ident) is bytes)
+        ):
             return Request(number, method, arguments, ident)
     raise FrameError("a malformed message", subject="worker frame")
 
 
+def is_check(fields: Value) -> bool:
+    """Whether these are `CHECK_FIELDS`, by their types."""
+    return type(fields) is list and tuple(map(type, fields)) in _CHECK_TYPES
+
+
 def answer(message: Value) -> tuple[int, int, Value]:
     """What a node has said. Raises `FrameError`."""
-    match message:
-        case [int(number), int(kind), value] if kind in (VALUE, ERROR, ITEM, END):
+    if type(message) is list and len(message) == 3:
+        number, kind, value = message
+        if type(number) is int and type(kind) is int and VALUE <= kind <= END:
             return number, kind, value
     raise FrameError("a malformed message", subject="worker frame")
 
