@@ -301,8 +301,8 @@ class Config:
         """Every change of keys that begin with `prefix`, in order, once, after revision `since` (default: from now on).
 
         Iterating waits for the next change. It ends when the watch or the node is closed, and raises `FellBehind` when
-        changes that were not seen yet are no longer kept. Raises `Rejected` when there is no revision `since` in the cluster
-        yet: what happens until then would be missed.
+        changes that were not seen yet are no longer kept, or `Rejected` when there is no revision `since` in the cluster yet:
+        what happens until then would be missed. A node that trails waits until it can tell.
         """
         return self._followers.add(Watch(self._changes(prefix, since)))
 
@@ -325,14 +325,11 @@ class Config:
         if since is not None:
             check_revision(since)
 
-        def begin() -> int:
-            if since is None:
-                return self.revision()
-            if since > self.revision() and since > (last := self.revision(consistency="linearizable")):
-                raise Rejected(f"there is no revision {since} yet", subject="watch", remedy=f"the newest is {last}")
-            return since
+        def confirm(revision: int) -> None:
+            if revision > self.revision() and revision > (last := self.revision(consistency="linearizable")):
+                raise Rejected(f"there is no revision {revision} yet", subject="watch", remedy=f"the newest is {last}")
 
-        return Changes(self._reader(prefix), begin)
+        return Changes(self._reader(prefix), self.revision if since is None else lambda: since, confirm)
 
     def _reader(self, prefix: str) -> ReadPage:
         def read(after: int, limit: int) -> Page | None:

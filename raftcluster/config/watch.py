@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from raftcluster.config.reading import Entry, Page
-from raftcluster.errors import Rejected
+from raftcluster.errors import Rejected, Unavailable
 from raftcluster.iteration import AsyncIteration, Idle, Iteration
 
 Change = Entry
@@ -22,6 +22,9 @@ ReadPage = Callable[[int, int], Page | None]
 """(after revision, limit) -> the changes since, None when some are forgotten. Waits; any thread."""
 Begin = Callable[[], int]
 """The revision after which the first change is wanted. Waits; any thread."""
+Confirm = Callable[[int], None]
+"""Raises `Rejected` when the cluster has not reached a revision, `Unavailable` when nobody can say. Waits; any thread."""
+RETRY_SECONDS: Final = 0.2
 
 
 class FellBehind(Rejected):
@@ -33,9 +36,10 @@ class FellBehind(Rejected):
 class Changes:
     """A `raftcluster.iteration.Cursor`: a place in the order of changes."""
 
-    def __init__(self, read: ReadPage, begin: Begin) -> None:
-        self._read, self._begin = read, begin
+    def __init__(self, read: ReadPage, begin: Begin, confirm: Confirm = lambda revision: None) -> None:
+        self._read, self._begin, self._confirm = read, begin, confirm
         self._reached = 0
+        self._confirmed = False
         self._buffer: deque[Change] = deque()
         self._lock = threading.Lock()  # a cancelled asyncio reader leaves its read running beside the next one
 
@@ -51,9 +55,15 @@ class Changes:
         return self._buffer.popleft() if self._buffer else None
 
     def fetch(self) -> Idle | None:
-        """See `Cursor`. Raises `FellBehind`."""
+        """See `Cursor`. Raises `FellBehind`, and `Rejected` when it was to begin after what has not happened."""
         with self._lock:
             before = self._reached
+            if not self._confirmed:
+                try:
+                    self._confirm(before)
+                except Unavailable:
+                    return Idle(RETRY_SECONDS)
+                self._confirmed = True
             page = self._read(before, PAGE)
             if page is None:
                 raise FellBehind(

@@ -181,16 +181,17 @@ class Notifications:
 
         def begin() -> int:
             start = None if consumer is None else self.cursor(consumer)
-            if start is None and since is not None and since > self.last():
-                if since > (last := self.last(consistency="linearizable")):
-                    raise Rejected(
-                        f"there is no position {since} yet", subject="position", remedy=f"the newest is {last}"
-                    )
             if start is None:
                 start = self._host.query(NAME, lambda tables, _: read_dropped(tables)) if since is None else since
             return start
 
-        return Stream(self._page, advance, begin, batch)
+        def confirm(position: int) -> None:
+            if position > self.last() and position > (last := self.last(consistency="linearizable")):
+                raise Rejected(
+                    f"there is no position {position} yet", subject="position", remedy=f"the newest is {last}"
+                )
+
+        return Stream(self._page, advance, begin, confirm, batch)
 
     def _page(self, after: int, limit: int) -> Page | None:
         return self._host.query(NAME, partial(read_page, after=after, limit=limit))

@@ -26,13 +26,16 @@ Advance = Callable[[int], None]
 """Moves the consumer's cursor; may be repeated."""
 Begin = Callable[[], int]
 """The position after which to begin. Waits."""
+Confirm = Callable[[int], None]
+"""Raises `Rejected` when the stream has not reached a position, `Unavailable` when nobody can say. Waits."""
 
 
 class Stream:
     """A `raftcluster.iteration.Cursor`: a consumer's place in the stream."""
 
-    def __init__(self, read: ReadPage, advance: Advance | None, begin: Begin, batch: int) -> None:
+    def __init__(self, read: ReadPage, advance: Advance | None, begin: Begin, confirm: Confirm, batch: int) -> None:
         self._read, self._advance, self._begin, self._batch = read, advance, begin, batch
+        self._confirm, self._confirmed = confirm, False
         self._reached = self._handled = self._kept = 0
         """Read up to here; handed out and handled; known to the cluster."""
         self._since = 0
@@ -58,12 +61,18 @@ class Stream:
         return item
 
     def fetch(self) -> Idle | None:
-        """See `Cursor`. Raises `FellBehind`."""
+        """See `Cursor`. Raises `FellBehind`, and `Rejected` when it was to begin after what has not been published."""
         with self._lock:
             if self._since >= self._batch:
                 return self._keep()
             if self._buffer:
                 return None
+            if not self._confirmed:
+                try:
+                    self._confirm(self._reached)
+                except Unavailable:
+                    return Idle(RETRY_SECONDS)
+                self._confirmed = True
             page = self._read(self._reached, PAGE)
             if page is None:
                 raise FellBehind(

@@ -22,6 +22,7 @@ from raftcluster.config.reading import VALUES
 from raftcluster.config.rules import InvalidValue, RevisionMismatch, ValueTooLarge, canonical
 from raftcluster.config.schema import Judge, check_document, check_setting
 from raftcluster.errors import FrameError, Rejected, Unavailable
+from tests.helpers import eventually
 from tests.local_host import LocalHost, MemoryRows
 
 
@@ -221,6 +222,31 @@ def test_all_values_of_a_transaction_are_bounded_together(config: Config) -> Non
     with pytest.raises(ValueTooLarge, match="in one transaction"):
         config.transact([], [("set", f"k/{n}", [0] * 10_000) for n in range(8)])
     assert config.revision() == 0
+
+
+def test_at_a_node_that_trails_a_watch_waits_until_the_cluster_can_say(host: LocalHost, config: Config) -> None:
+    """It was at another node before, which had applied more; without a quorum nobody knows whether that was so."""
+    asked, query = threading.Event(), host.query
+
+    def noticed(*arguments: Any, **more: Any) -> Any:
+        if more.get("consistency") == "linearizable":
+            asked.set()
+        return query(*arguments, **more)
+
+    host.query = noticed  # type: ignore[method-assign]
+    host.failure = Unavailable("no quorum")
+    seen: list[int] = []
+    watch = config.watch(since=2)
+    thread = threading.Thread(target=lambda: seen.extend(each.revision for each in watch))
+    thread.start()
+    assert asked.wait(10)
+    assert thread.is_alive() and seen == []
+    host.entry("config", [["set", "a", number, "", "", "mx1", None] for number in range(4)])  # it catches up
+    host.failure = None
+    eventually(lambda: seen == [3, 4], what="what comes after revision 2")
+    watch.close()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 # --- schemas

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -146,7 +147,7 @@ def test_what_cannot_be_is_refused_before_it_is_sent(api: Notifications, host: L
         with pytest.raises(Rejected):
             api.subscribe(since=position)  # type: ignore[arg-type]
     with pytest.raises(Rejected, match="there is no position 1 yet"):
-        api.subscribe("x", since=1)
+        next(api.subscribe("x", since=1))
     assert host.proposals == 0
 
 
@@ -228,4 +229,29 @@ def test_a_subscription_since_what_has_not_been_published_is_refused(api: Notifi
     api.publish("info", "0")
     assert api.subscribe(since=1) is not None
     with pytest.raises(Rejected, match="there is no position 2 yet"):
-        api.subscribe(since=2)
+        next(api.subscribe(since=2))
+
+
+def test_at_a_node_that_trails_a_subscription_waits_until_the_cluster_can_say(
+    api: Notifications, host: LocalHost
+) -> None:
+    asked, query = threading.Event(), host.query
+
+    def noticed(*arguments: Any, **more: Any) -> Any:
+        if more.get("consistency") == "linearizable":
+            asked.set()
+        return query(*arguments, **more)
+
+    host.query = noticed  # type: ignore[method-assign]
+    host.failure = Unavailable("no quorum")
+    got: list[str] = []
+    thread = threading.Thread(target=lambda: got.extend(each.text for each in api.subscribe(since=2)))
+    thread.start()
+    assert asked.wait(10)
+    assert thread.is_alive() and got == []
+    host.entry("notifications", [["publish", "info", str(n), "", None, 60_000, "mx1"] for n in range(4)])
+    host.failure = None
+    eventually(lambda: got == ["2", "3"], what="what comes after the position")
+    api.close()
+    thread.join(10)
+    assert not thread.is_alive()
