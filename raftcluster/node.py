@@ -224,7 +224,7 @@ class Node(Offering, Verifying):
         seeker = Seeker(
             facts["cluster_id"],
             lambda: keystore.trust().peers.values(),
-            lambda: self._leadership()[0] is None,
+            lambda: not self._runtime.call(lambda replica: replica.led),
             self._bury,
             lambda: Archive(archive(path)).find(facts["cluster_id"]),
         )

@@ -32,6 +32,9 @@ class Seats:
     def voters(self) -> frozenset[str]:
         return self._runtime.call(lambda replica: replica.journal.voters())
 
+    def changing(self) -> bool:
+        return self._runtime.call(lambda replica: replica.journal.change_after(replica.engine.commit_index))
+
     def caught_up(self, node_id: str) -> bool:
         return self._runtime.call(lambda replica: replica.caught_up(node_id))
 

@@ -83,6 +83,9 @@ class Access(LocalHost):
     def voters(self) -> frozenset[str]:
         return frozenset(self.engine.seats)
 
+    def changing(self) -> bool:
+        return False
+
     def caught_up(self, node_id: str) -> bool:
         return True
 

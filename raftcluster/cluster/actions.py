@@ -37,6 +37,8 @@ class Local:
     """Whether this node keeps the genesis."""
     voters: Collection[str] = ()
     """Of the engine. Leader only."""
+    changing: bool = False
+    """Whether a change of these is not committed yet: another leader may know nothing of it. Leader only."""
     caught_up: Collection[str] = ()
     """Learners that have all but the newest entries. Leader only."""
     signed: bool = False

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from raftcluster import limits
-from raftcluster.cluster.manifests import is_endorsed, majority
+from raftcluster.cluster.manifests import Manifest, is_endorsed, majority
 from raftcluster.cluster.records import Generation, Member, differences, rejected
 from raftcluster.cluster.rows import (
     REQUEST_BYTES,
@@ -174,12 +174,18 @@ def give_up(tables: Tables, time: int, current: Generation, reason: str) -> None
 
 def leave(tables: Tables, time: int, member: Member) -> int | None:
     """When the chain needs this voter's endorsement of the generation without it: begin that one; the member is removed when
-    it is switched to. None when it can be removed at once."""
-    voters = chain_voters(tables)
+    it is switched to. None when it can be removed at once. Refused while a manifest that names it is being endorsed, and the
+    one after that would need it."""
     left = [each.node_id for each in live_members(tables) if each.node_id != member.node_id and not each.asleep_since]
-    if member.node_id not in voters or member.asleep_since or is_endorsed(voters, left):
-        return None
     current = pending(tables)
+
+    def needed(voters: Mapping[str, bytes]) -> bool:
+        return member.node_id in voters and not member.asleep_since and not is_endorsed(voters, left)
+
+    if current is not None and current.phase == "trust" and needed(Manifest.unpack(current.manifest).voters):
+        raise _busy(current)
+    if not needed(chain_voters(tables)):
+        return None
     if current is None:
         current = start(tables, time, f"remove {member.node_id}", patient=True)
     elif current.phase != "collect":

@@ -80,6 +80,9 @@ class Seats(Protocol):
     def voters(self) -> frozenset[str]:
         """Of the engine's configuration."""
 
+    def changing(self) -> bool:
+        """Whether a change of them is not committed yet."""
+
     def caught_up(self, node_id: str) -> bool:
         """Whether the learner has all but the newest entries (as the leader knows)."""
 
@@ -239,6 +242,7 @@ class Reconciler:
             expired=time.time() > self._expires,
             founder=(self._directory.path / GENESIS).exists(),
             voters=self._seats.voters() if leader else (),
+            changing=leader and self._seats.changing(),
             caught_up=[each for each in learners if self._seats.caught_up(each)],
             destroying_s=time.monotonic() - self._destroying_since if self._destroying_since is not None else 0.0,
             **self._teardown.local(view),

@@ -8,7 +8,9 @@ from raftcluster.cluster.view import View
 
 
 def decide(view: View, local: Local) -> list[Action]:
-    """What the leader has to change in the engine's voters now."""
+    """What the leader has to change in the engine's voters now. Nothing, while it is open whether the last change holds."""
+    if local.changing:
+        return []
     coming, live = view.pending, view.live()
     actions: list[Action] = []
     for each in live.values():
@@ -18,7 +20,7 @@ def decide(view: View, local: Local) -> list[Action]:
         elif each.role == "learner" and each.generation and not (coming and each.node_id in coming.joiners):
             if each.node_id in local.voters:  # while a manifest is being endorsed, the voters stay those that it names
                 actions += [] if coming and coming.phase == "trust" else [Propose(["promoted", each.node_id])]
-            elif each.node_id in local.caught_up:
+            elif each.node_id in local.caught_up and each.node_id != view.leaving:
                 actions += _promotion(view, each.node_id)
     if view.leaving in local.voters:
         actions.append(Expel(view.leaving))

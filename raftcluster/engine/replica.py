@@ -444,6 +444,13 @@ class Replica:
                     waiting.append((index, term, answer))
             self._changes = waiting
 
+    @property
+    def led(self) -> bool:
+        """Whether somebody leads from whom this node can hear: itself, or a peer that it has a link to. A learner, which never
+        campaigns, knows the last leader's name for ever."""
+        leader = self.engine.leader
+        return leader is not None and (leader == self.me or leader in self.guard.linked)
+
     def caught_up(self, peer: str) -> bool:
         """At the leader: whether `peer`'s log holds all that is committed."""
         match = self.engine.match_index(peer)

@@ -17,6 +17,7 @@ from raftcluster.cluster.generations import RETIRE_MS, SWITCH_MS, TRUST_MS
 from raftcluster.cluster.join import Joined, join
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.verification import verify
+from raftcluster.cluster.view import View
 from raftcluster.codec import unpack
 from raftcluster.errors import Rejected, StorageFull, StorageRefusal, Unavailable
 from raftcluster.transport.certificates import Token
@@ -126,6 +127,32 @@ def test_removed_while_it_slept_it_is_told_that_it_was(cluster: Cluster) -> None
     cluster.nodes.append(node)
     node.start()
     assert node.removed.wait(SECONDS), "it knows, and stops"
+
+
+def test_asleep_in_the_middle_of_a_generation_it_asks_though_nobody_takes_its_request(cluster: Cluster) -> None:
+    """The simulation, members/1: by its own tables a request is wanted of it, which needs a quorum; and without one it never
+    came to ask what it had slept through."""
+    path = sleep(cluster)
+    cluster.certs.rotate()
+    node = Running(path, cluster.engine)
+    node.host.freeze(lambda: bool(node.mesh.links()))
+    proposed, refused = node.host.propose, list[str]()
+
+    def propose(machine: str, command: Any, **options: Any) -> Any:
+        if node.mesh.links():
+            return proposed(machine, command, **options)
+        refused.append(command[0])
+        raise Unavailable("nobody leads")
+
+    node.host.propose = propose  # type: ignore[method-assign]
+    view = node.host.query("cluster", View.read)
+    assert view.pending is not None and view.pending.phase == "collect" and node.id in view.pending.members
+    cluster.certs.abort()
+    newest = rotated(cluster, exclude=["mx3.example.org"])
+    cluster.nodes.append(node)
+    node.start()
+    eventually(settled(cluster, newest + 1), SECONDS, "it is back")
+    assert "csr" in refused
 
 
 def test_removed_together_two_sleepers_that_link_with_each_other_are_told_all_the_same(cluster: Cluster) -> None:

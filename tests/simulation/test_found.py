@@ -10,6 +10,7 @@ from raftcluster.errors import RaftclusterError
 from tests.simulation.lab import GuardedLab
 
 THREE = ["n1", "n2", "n3"]
+FOUR = [*THREE, "n4"]
 
 
 class Caller:
@@ -111,6 +112,19 @@ def test_an_answer_to_the_read_of_a_process_before_is_none_to_this_one() -> None
         lab.nodes["n2"].deliver("n1", {"type": "read_at", "number": number, "index": 1})
         lab.tick("n2")
         assert told == expected
+
+
+def test_a_learner_that_hears_nobody_is_not_led() -> None:
+    """It never campaigns, so it knew its last leader's name for ever, and never looked for the tombstone of its cluster."""
+    lab = GuardedLab(FOUR, boot=THREE)
+    lab.elect("n1", ["n2"])
+    lab.flow(FOUR)
+    learner = lab.nodes["n4"]
+    assert (learner.engine.leader, learner.led) == ("n1", True) and "n4" not in learner.journal.voters()
+    for peer in THREE:
+        lab.unlink("n4", peer)
+    lab.flow(["n4"], rounds=30)
+    assert (learner.led, lab.nodes["n1"].led) == (False, True)
 
 
 def test_after_an_install_the_hook_names_the_entry_at_the_snapshots_index() -> None:

@@ -306,6 +306,49 @@ def test_a_member_loses_its_vote_before_it_is_shut_out() -> None:
     assert decide(applied(log, ["removed", "n3"]), without) == [Renew()]
 
 
+def test_a_learner_that_is_to_go_is_given_no_vote() -> None:
+    """The simulation, members/40: the leader made it a voter and had it shut out in one pass."""
+    log = three()
+    join(log, "n4")
+    number = log.pending().number
+    for each in log.pending().members:
+        log.apply("csr", number, each, each.encode())
+    log.mint()
+    members = list(log.pending().members)
+    log.trust(*members)
+    log.switch(*members)
+    view = applied(log, ["retire", number])
+    leader = Local(
+        "n1", True, 0, {}, {number}, {number}, number, (number,), {}, voters={"n1", "n2", "n3"}, rooted={number},
+        caught_up={"n4"},
+    )  # fmt: skip
+    assert decide(view, leader) == [Promote("n4")]
+    assert decide(applied(log, ["leaving", "n4"]), leader) == [Propose(["removed", "n4"])]
+
+
+def test_while_a_change_of_the_voters_is_open_nothing_is_concluded_from_it() -> None:
+    """The simulation, members/35: the entry that took the vote was lost with the leader, the one that shut out was not."""
+    log = three()
+    number = log.view.active.number  # type: ignore[union-attr]
+    view = applied(log, ["leaving", "n3"])
+    leader = Local(
+        "n1",
+        True,
+        0,
+        {},
+        {number},
+        {number},
+        number,
+        (number,),
+        {},
+        voters={"n1", "n2"},
+        rooted={number},
+        changing=True,
+    )
+    assert decide(view, leader) == []
+    assert decide(view, replace(leader, changing=False)) == [Propose(["removed", "n3"])]
+
+
 def test_who_is_left_out_loses_its_vote_too() -> None:
     log = three()
     number = log.apply("rotate", "x", ["n3"], True)

@@ -208,6 +208,32 @@ def test_invitations_are_bounded_and_forgotten_a_day_after_their_end() -> None:
     assert [token.token_id for token in tables.invitations(log.rows)] == ["tx"]
 
 
+def test_a_voter_that_the_coming_manifest_names_is_not_shut_out_before_it_has_endorsed_the_next() -> None:
+    """The simulation, members/28: the chain's voters were then two, of whom one was gone: no generation ever again."""
+    log = grown()
+    log.apply("promoted", "n2")
+    log.apply("rotate", "x", [], True)
+    for node in ("n1", "n2"):
+        log.apply("csr", 3, node, b"csr-3-" + node.encode())
+    log.mint()
+    assert list(log.pending().members) == ["n1", "n2"] and log.pending().phase == "trust"
+    assert log.view.head is not None and list(log.view.head.content().voters) == ["n1"], (
+        "the chain does not name it yet"
+    )
+    assert log.refused("removed", "n2") == "generation-under-way"
+    log.trust("n1", "n2")
+    log.switch("n1", "n2")
+    log.apply("retire", 3)
+    assert log.apply("removed", "n2") == 4 and log.pending().leaving == ["n2"]
+    log.apply("csr", 4, "n1", b"csr-4-n1")
+    log.mint()
+    log.trust("n2", "n1")
+    log.apply("switch", 4)
+    log.switch("n1")
+    log.apply("retire", 4)
+    assert list(log.view.live()) == ["n1"] and list(log.view.head.content().voters) == ["n1"]
+
+
 def test_one_generation_at_a_time() -> None:
     log = invited()
     log.apply("invite", "t3", b"k" * 32, "mx3.example.org", 60, [])

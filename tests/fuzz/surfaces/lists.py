@@ -39,7 +39,7 @@ def seeds() -> Iterable[bytes]:
 
 
 def run(data: bytes) -> str:
-    first = ["add", [["allow", "client", "192.0.2.0/24", "", None]], "admin", "mx1", False]
+    first = ["add", [["allow", "client", "192.0.2.0/24", "", None]], "admin", "mx1", "", False]
     return agree(data, lambda: [ListsMachine()], NAME, [first], command)
 
 
@@ -53,11 +53,17 @@ def command(source: Source, tables: ReadTables) -> Any:
         for _ in range(source.below(4)):
             item = [source.choice(EFFECTS), source.choice(KINDS), source.choice(PATTERNS), source.choice(TEXTS)]
             items.append(source.spoilt([*item, source.choice(LIVES)], 32))
-        made = ["add", items, source.choice(TEXTS), "mx1", source.flag()]
+        made = ["add", items, source.choice(TEXTS), "mx1", source.choice(TEXTS), source.flag()]
     elif kind < 240:
         known = [[each.list, each.kind, each.pattern] for each in held] or [["rule", "client", "192.0.2.0/24"]]
         chosen = [source.choice(known) for _ in range(source.below(3))]
-        made = ["remove", [source.spoilt(list(each), 32) for each in chosen]]
+        made = [
+            "remove",
+            [source.spoilt(list(each), 32) for each in chosen],
+            source.choice(TEXTS),
+            "mx1",
+            source.choice(TEXTS),
+        ]
         if source.flag(8):
             made[1].append([source.choice(("opt", "rule", "x")), source.choice(KINDS), source.choice(PATTERNS)])
     else:
