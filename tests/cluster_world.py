@@ -28,14 +28,14 @@ from raftcluster.cluster.actions import (
     Use,
     Vouch,
 )
-from raftcluster.cluster.lifecycle import LONELY_SECONDS, decide
+from raftcluster.cluster.lifecycle import LONELY_SECONDS, decide, is_for_the_unheard
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.cluster.manifests import link_digest
 from raftcluster.cluster.reconcile import OVERTAKEN
 from raftcluster.cluster.records import SCHEMA
 from raftcluster.cluster.view import View, links
 from raftcluster.codec import unpack
-from raftcluster.errors import Rejected
+from raftcluster.errors import Rejected, Unavailable
 from tests.cluster_log import Log, Rows, genesis, key, minting, pin, vouch
 
 GENESIS = genesis(["c1", "mail", False, "mta/1", SCHEMA, "standalone", "n1"], ["n1", "mx1", "192.0.2.1", 9777, "mta/1"])
@@ -134,9 +134,15 @@ class Node:
             self.apply(self.world.random.randint(self.applied, len(self.world.log.commands)))
         leader = self.world.leader == self.id
         view = View.read(self.rows, self.world.log.time)
+        unheard = False
         for action in decide(view, self.local(leader)):
+            if unheard and not is_for_the_unheard(action):
+                continue
             yield
-            yield from self.perform(action, view)
+            try:
+                yield from self.perform(action, view)
+            except Unavailable:
+                unheard = True
 
     def local(self, leader: bool) -> Local:
         voters = self.world.voters if leader else ()
@@ -255,7 +261,7 @@ class Node:
 
     def propose(self, *command: Any) -> None:
         if not self.heard or not self.world.has_quorum():
-            return
+            raise Unavailable("nobody who leads hears it")
         try:
             self.world.log.apply(*command)
         except Rejected as error:

@@ -85,6 +85,12 @@ def decide(view: View, local: Local) -> list[Action]:
     return actions
 
 
+def is_for_the_unheard(action: Action) -> bool:
+    """Whether to go on with this action when another one of the same look was heard by nobody who leads. What is proposed now is
+    not heard either; the way back is there for exactly that, and must not wait behind what it leads to."""
+    return isinstance(action, CatchUp)
+
+
 def is_due(view: View) -> bool:
     """Whether the generation in force has to be replaced: a removed member holds a certificate of it, or it is old."""
     return why_due(view) != ""

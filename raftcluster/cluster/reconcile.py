@@ -43,7 +43,7 @@ from raftcluster.cluster.actions import (
 )
 from raftcluster.cluster.auditing import ITSELF, attributed
 from raftcluster.cluster.keystore import Keystore
-from raftcluster.cluster.lifecycle import decide, peers, why_due
+from raftcluster.cluster.lifecycle import decide, is_for_the_unheard, peers, why_due
 from raftcluster.cluster.manifests import majority
 from raftcluster.cluster.records import Member
 from raftcluster.cluster.returning import Return
@@ -190,8 +190,8 @@ class Reconciler:
             if isinstance(action, Alarm):
                 troubles[action.code] = action.text
                 continue
-            if unheard and not isinstance(action, CatchUp):
-                continue  # what is proposed now is heard by nobody either; the way back is there for exactly that
+            if unheard and not is_for_the_unheard(action):
+                continue
             try:
                 self._perform(action, view)
             except (Unavailable, OutcomeUnknown) as error:
