@@ -76,3 +76,11 @@ class Host(Protocol):
 
         It must only signal. There is no way to take it back: one per API object, not one per caller.
         """
+
+
+class GlanceHost(Host, Protocol):
+    """A host that can be looked at without waiting: what the greylist needs besides."""
+
+    def glance(self, machine: str, read: Callable[[ReadTables, int, float], T], callback: Callable[[T], None]) -> None:
+        """Have `callback(read(tables, cluster_time_ms, staleness_s))` called on the tick thread, soon, between two log entries: what
+        this node has applied was current at most `staleness_s` seconds ago (infinite: nobody knows). Both must not block."""

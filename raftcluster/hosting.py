@@ -75,6 +75,10 @@ class Hosting:
         """
         return self._runtime.query(machine, read, consistency=consistency, deadline=deadline)
 
+    def glance(self, machine: str, read: Callable[[ReadTables, int, float], T], callback: Callable[[T], None]) -> None:
+        """See `Host.glance`. Does not wait."""
+        self._runtime.glance(machine, read, callback)
+
     def on_apply(self, machine: str, callback: Callable[[int], None]) -> None:
         """Call `callback(index)` on the tick thread after each entry with a command for `machine`; it must only signal."""
         self._runtime.on_apply(machine, callback)

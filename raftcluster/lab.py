@@ -8,12 +8,12 @@ import threading
 from raftcluster import limits
 from raftcluster.errors import RaftclusterError, Rejected
 from raftcluster.greylist.api import Greylist
-from raftcluster.host import Host
+from raftcluster.host import GlanceHost
 
 log = logging.getLogger("raftcluster.node")
 
 
-def found(host: Host, ending: threading.Event) -> None:
+def found(host: GlanceHost, ending: threading.Event) -> None:
     """A lab cluster's greylist is told so once, as its first command; a repetition changes nothing. Thread: its own."""
     greylist = Greylist(host)
     while not ending.is_set():

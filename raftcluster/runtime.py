@@ -416,6 +416,19 @@ class Runtime:
             # the leader changed, or nobody leads yet: wait for a heartbeat, off the tick thread, and ask again
             threading.Event().wait(limits.HEARTBEAT_SECONDS)
 
+    def glance(self, machine: str, read: Callable[[ReadTables, int, float], T], callback: Callable[[T], None]) -> None:
+        """See `Host.glance`."""
+        self._check()
+
+        def look() -> None:
+            replica = self.replica
+            callback(read(replica.applier.tables(machine), replica.time(), replica.queries.staleness()))
+
+        if self.is_tick_thread():
+            look()
+        else:
+            self.post(look)
+
     # ---- what others want to hear
 
     def on_apply(self, machine: str, callback: Callable[[int], None]) -> None:

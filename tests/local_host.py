@@ -118,6 +118,8 @@ class LocalHost:
         self.tables = {name: LocalTables(machine.tables) for name, machine in self.machines.items()}
         self.failure: RaftclusterError | None = None
         """When set: what every way to propose fails with, as if there were no quorum."""
+        self.staleness = 0.0
+        """What `glance` says, in seconds."""
         self.proposals = 0
         self._results: OrderedDict[bytes, tuple[Value, RaftclusterError | None]] = OrderedDict()
         self._listeners: dict[str, list[Callable[[int], None]]] = {}
@@ -185,6 +187,11 @@ class LocalHost:
             if self.failure is not None and consistency != "local":
                 raise self.failure
             return read(self.tables[machine], self.now)
+
+    def glance(self, machine: str, read: Callable[[ReadTables, int, float], T], callback: Callable[[T], None]) -> None:
+        with self._lock:
+            seen = read(self.tables[machine], self.now, self.staleness)
+        callback(seen)
 
     def on_apply(self, machine: str, callback: Callable[[int], None]) -> None:
         self._listeners.setdefault(machine, []).append(callback)

@@ -19,7 +19,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from raftcluster import limits
@@ -30,6 +30,8 @@ from raftcluster.greylist.alone import Alone, Rows
 from raftcluster.greylist.check import Told
 from raftcluster.greylist.clients import read_client_counts
 from raftcluster.greylist.explanation import explain
+from raftcluster.greylist.foresight import foresee
+from raftcluster.greylist.headers import Headers
 from raftcluster.greylist.hints import Hints
 from raftcluster.greylist.lists.api import Lists
 from raftcluster.greylist.lists.book import LISTED, SILENT
@@ -46,12 +48,12 @@ from raftcluster.greylist.request import Current, Mail, Request
 from raftcluster.greylist.rules import DEFER, PASS, Action
 from raftcluster.greylist.settings import Settings, check_names
 from raftcluster.greylist.verdict import Verdict
-from raftcluster.host import Consistency, Host
+from raftcluster.host import Consistency, GlanceHost
 from raftcluster.machine import ReadTables
 
-INSTANCES_KEPT: Final = 10_000  # SMTP transactions whose header is remembered; they live for seconds
 DEGRADED_KEPT: Final = 10_000  # triplets answered without the cluster that `explain` can name
 CANNOT_DECIDE: Final = (Unavailable, OutcomeUnknown, StorageRefusal)  # the cluster, not the question, is at fault
+GRACE_SECONDS: Final = 1.0  # behind a deadline, for a node that tells its callers late
 FRESH_SECONDS: Final = 1.0  # settings that spare mail the wait are not older than this
 
 _LEAST: Final = 0.001  # seconds that a call gets in any case: time that has run out is for the node to find
@@ -64,7 +66,7 @@ class Greylist:
     Times in seconds.
     """
 
-    def __init__(self, host: Host, local: Rows | None = None) -> None:
+    def __init__(self, host: GlanceHost, local: Rows | None = None) -> None:
         """`local` is the node's own store: see `alone`. Without one `on_unavailable = local` defers."""
         self._host = host
         self._node = node_label(host.id)
@@ -79,11 +81,12 @@ class Greylist:
         self._known: Current | None = None
         self._read_at = 0.0
         self._lock = threading.Lock()
-        self._headers: OrderedDict[str, bytes] = OrderedDict()
+        self._headers = Headers(host.name)
         self._degraded: OrderedDict[bytes, int] = OrderedDict()
         self._deferred: tuple[bytes, Current | None, Verdict] = (b"", None, _KNOWN)
         """The last result that deferred, under which settings, and what it means: all first attempts of one moment have
         the same."""
+        self._early_answers = 0
         self._degraded_answers: dict[Action, int] = {PASS: 0, DEFER: 0}
 
     def check(
@@ -109,6 +112,8 @@ class Greylist:
         request = self._begin(Mail(client, client_name, sender, recipient, instance, authenticated, spf_pass))
         if isinstance(request, Verdict):
             return request
+        if request.current.early:
+            return self._await_early(request, deadline)
         end = time.monotonic() + deadline
         while True:
             try:
@@ -139,6 +144,8 @@ class Greylist:
         request = await asyncio.to_thread(self._begin, mail) if self._may_wait(mail) else self._begin(mail)
         if isinstance(request, Verdict):
             return request
+        if request.current.early:
+            return await asyncio.to_thread(self._await_early, request, deadline)
         end = time.monotonic() + deadline
         while True:
             try:
@@ -177,8 +184,45 @@ class Greylist:
         if isinstance(request, Verdict):
             callback(request, None)
             return
+        if request.current.early:
+            self._early(request, callback, deadline)
+        else:
+            self._send(request, callback, deadline)
+
+    def _send(
+        self, request: Request, callback: Callable[[Verdict | None, RaftclusterError | None], None], deadline: float
+    ) -> None:
         done = partial(self._submitted, request, callback, time.monotonic() + deadline)
         self._host.submit(NAME, request.command, done, id=request.id, deadline=deadline)
+
+    def _early(
+        self, request: Request, callback: Callable[[Verdict | None, RaftclusterError | None], None], deadline: float
+    ) -> None:
+        """Tell the client to wait as soon as this node sees that it will have to, and have that recorded; else ask."""
+
+        def seen(told: Told | None) -> None:
+            if told is None:
+                self._send(request, callback, deadline)
+                return
+            with self._lock:
+                self._early_answers += 1
+            self._host.submit(
+                NAME, check.answered(request.command), lambda *_: None, id=request.id, deadline=limits.CALL_SECONDS
+            )
+            callback(self._meaning(request, told), None)
+
+        self._host.glance(NAME, partial(foresee, request), seen)
+
+    def _await_early(self, request: Request, deadline: float) -> Verdict:
+        told: SimpleQueue[tuple[Verdict | None, RaftclusterError | None]] = SimpleQueue()
+        self._early(request, lambda *both: told.put(both), deadline)
+        try:
+            verdict, error = told.get(timeout=deadline + GRACE_SECONDS)
+        except Empty:
+            return self._await_without_cluster(request, Unavailable("the node is silent", subject=self._host.name))
+        if verdict is None:
+            raise error if error is not None else Unavailable("no answer", subject=self._host.name)
+        return verdict
 
     def _submitted(
         self,
@@ -238,7 +282,7 @@ class Greylist:
         """Counts since the cluster was made: records, clients whose passes are counted and those of them that are allowed, and
         per node checks deferred, passed, passed for the first time, passed because their client is allowed.
 
-        `alone` are records that this node decided about by itself and that are not merged yet. Of its answers since its start `degraded` counts those that the cluster did not decide, `exempt` those for
+        `alone` are records that this node decided about by itself and that are not merged yet. Of its answers since its start `early` are those of `ack = early`, `degraded` counts those that the cluster did not decide, `exempt` those for
         which there was nothing to decide, by reason; they are in no other count.
         """
         records, clients, totals = self._host.query(
@@ -251,12 +295,13 @@ class Greylist:
             for node, total in totals.items()
         }
         with self._lock:
-            degraded, exempt = dict(self._degraded_answers), dict(self._exempted)
+            degraded, exempt, early = dict(self._degraded_answers), dict(self._exempted), self._early_answers
         return {
             "records": records,
             "clients": clients[0],
             "allowed_clients": clients[1],
             "nodes": nodes,
+            "early": early,
             "degraded": degraded,
             "alone": 0 if self._alone is None else self._alone.kept,
             "exempt": exempt,
@@ -391,27 +436,13 @@ class Greylist:
                 return _CLIENT
             if before:
                 return _KNOWN
-            header = self._header(request, delayed // 1000)
+            header = self._headers.header(request, delayed // 1000)
             return Verdict(PASS, "waited", 0, delayed // 1000, header, False, "")
         current, seconds = request.current, -(-left // 1000)
         reason = "new" if left == current.delay else "early"
         if current.settings.training:
             return Verdict(PASS, reason, seconds, 0, None, False, "", True)
         return Verdict(DEFER, reason, seconds, 0, None, False, current.settings.text % seconds)
-
-    def _header(self, request: Request, seconds: int) -> str | None:
-        """The header, unless another recipient of the same message has it, or nothing was delayed: in training."""
-        settings = request.current.settings
-        if settings.training:
-            return None
-        if request.instance and request.id is not None:
-            with self._lock:
-                owner = self._headers.setdefault(request.instance, request.id)
-                if len(self._headers) > INSTANCES_KEPT:
-                    self._headers.popitem(last=False)
-            if owner != request.id:
-                return None
-        return "X-Greylist: " + settings.header.replace("%s", str(seconds)).replace("%h", self._host.name)
 
     def _await_without_cluster(self, request: Request, error: RaftclusterError) -> Verdict:
         told: SimpleQueue[Verdict] = SimpleQueue()

@@ -19,7 +19,8 @@ from raftcluster.greylist.rules import KEY_BYTES
 NULL_SENDER: Final = 1  # a flag
 HASHED: Final = 2  # a flag: no address is told
 CLIENT: Final = 4  # a flag: the node believes that the client is allowed
-FLAGS: Final = NULL_SENDER | HASHED | CLIENT
+ANSWERED: Final = 8  # a flag: its client has been told to wait already, whatever is decided
+FLAGS: Final = NULL_SENDER | HASHED | CLIENT | ANSWERED
 HEAD: Final = Struct(f">Q{KEY_BYTES}s{NODE_BYTES}sB")
 RESULT: Final = Struct(">B?QQQ")
 CHECK_BYTES: Final = HEAD.size + 2 * limits.ADDRESS_BYTES + 64  # no check is longer
@@ -51,6 +52,11 @@ def command(
     triplet, with `hashed` the key of its network. `client`: the node believes that the client is allowed."""
     flags = null_sender * NULL_SENDER | hashed * HASHED | client * CLIENT
     return HEAD.pack(revision, key, node, flags) + rest
+
+
+def answered(command: bytes) -> bytes:
+    """The same check, whose client has been told to wait already."""
+    return command[: HEAD.size - 1] + bytes([command[HEAD.size - 1] | ANSWERED]) + command[HEAD.size :]
 
 
 def told(result: bytes) -> Told:

@@ -200,6 +200,12 @@ class GreylistMachine:
             first, expires, passed, time, current.waits, flags & check.NULL_SENDER != 0
         )
         deferred = action is DEFER
+        if (
+            flags & check.ANSWERED and not deferred
+        ):  # nobody has heard that it passes: it still has its first pass before it
+            deferred, expires_now = True, expires
+        else:
+            passed = not deferred
         if time >= expires:  # it counts from nought, as if it had been cleaned up already
             row = FRESH.pack(first, time, expires_now, False, 1, node, 1, 0)
         elif nodes == 1 and known == node:
@@ -207,9 +213,9 @@ class GreylistMachine:
                 deferrals += deferrals < COUNT_MAX
             else:
                 passes += passes < COUNT_MAX
-            row = FRESH.pack(first, time, expires_now, not deferred, 1, node, deferrals, passes)
+            row = FRESH.pack(first, time, expires_now, passed, 1, node, deferrals, passes)
         else:
-            row = _counted(old, first, time, expires_now, deferred, node)
+            row = _counted(old, first, time, expires_now, passed, deferred, node)
         tables.put(RECORDS, key, row + (b"" if flags & check.HASHED else rest))
         count = self._counted_at(node)
         if deferred:
@@ -345,7 +351,7 @@ def _client(rest: bytes, flags: int) -> bytes:
     return rest if flags & check.HASHED else clients.client_key(network_in(rest))
 
 
-def _counted(old: bytes, first: int, time: int, expires: int, deferred: bool, node: bytes) -> bytes:
+def _counted(old: bytes, first: int, time: int, expires: int, passed: bool, deferred: bool, node: bytes) -> bytes:
     """The row of `old` without its triplet, with one more check at `node`: nodes stay in order."""
     nodes = old[HEAD.size - 1]
     end = HEAD.size + nodes * NODE.size
@@ -358,12 +364,12 @@ def _counted(old: bytes, first: int, time: int, expires: int, deferred: bool, no
         after = at + NODE.size
         _, deferrals, passes = NODE.unpack_from(old, at)
     elif nodes == NODES_MAX:
-        return HEAD.pack(first, time, expires, not deferred, nodes) + old[HEAD.size : end]
+        return HEAD.pack(first, time, expires, passed, nodes) + old[HEAD.size : end]
     else:
         nodes += 1
     if deferred:
         deferrals += deferrals < COUNT_MAX
     else:
         passes += passes < COUNT_MAX
-    head = HEAD.pack(first, time, expires, not deferred, nodes)
+    head = HEAD.pack(first, time, expires, passed, nodes)
     return head + old[HEAD.size : at] + NODE.pack(node, deferrals, passes) + old[after:end]

@@ -29,6 +29,7 @@ from raftcluster.greylist.transfer import exported, loaded
 from raftcluster.host import Consistency, Host
 from raftcluster.machine import ReadTables
 
+LOOK_ROWS: Final = 250  # read at once: checks wait so long, about a millisecond
 PAGE_BYTES: Final = 1 * limits.MIB  # of packed records in a page
 SWEEP_SECONDS: Final = 60.0  # that `forget` waits for its end by default: 1 M records take some seconds
 
@@ -72,13 +73,14 @@ class Records:
         consistency: Consistency = "local",
         selection: Selection | None = None,
     ) -> dict[str, Value]:
-        """Up to `limit` living records as they are kept, `rows` of key and record, and `next`; one look at the tables."""
+        """Up to `limit` living records as they are kept, `rows` of key and record, and `next`; one look at some rows of the
+        table, so there may be none and a `next` all the same."""
         start = _key(after) + b"\0" if after else b""
 
         def read(tables: ReadTables, now: int) -> dict[str, Value]:
             found: list[list[bytes]] = []
             size, last = 0, ""
-            rows = tables.scan(RECORDS, start, limit=limits.SCAN_ROWS)
+            rows = tables.scan(RECORDS, start, limit=LOOK_ROWS)
             for key, row in rows:
                 last = key.hex()
                 _, _, expires, _, nodes = HEAD.unpack_from(row)
@@ -89,7 +91,7 @@ class Records:
                     size += len(row)
                     if len(found) >= limit or size >= PAGE_BYTES:
                         return {"rows": found, "next": last}
-            return {"rows": found, "next": last if len(rows) == limits.SCAN_ROWS else ""}
+            return {"rows": found, "next": last if len(rows) == LOOK_ROWS else ""}
 
         return self._host.query(NAME, read, consistency=consistency)
 

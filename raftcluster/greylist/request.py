@@ -29,7 +29,7 @@ class Mail(NamedTuple):
 class Current:
     """The settings of one revision, and what each check needs of them."""
 
-    __slots__ = ("clients", "delay", "opted_in_only", "revision", "settings")
+    __slots__ = ("clients", "delay", "early", "opted_in_only", "revision", "settings")
 
     def __init__(self, revision: int, settings: Settings) -> None:
         self.revision, self.settings = revision, settings
@@ -37,6 +37,7 @@ class Current:
         """In milliseconds."""
         self.opted_in_only = settings.recipients == "opted-in"
         self.clients = settings.auto_allow > 0
+        self.early = settings.ack == "early"
 
 
 class Request:

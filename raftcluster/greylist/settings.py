@@ -53,6 +53,9 @@ class Settings:
     on_unavailable: Unavailable = "pass"
     """The answer, marked as degraded, when the cluster does not decide within the deadline: mail passes, is deferred, or the
     node decides by what it knows itself, and the cluster takes it over afterwards."""
+    ack: Literal["commit", "early"] = "commit"
+    """When a client is told to wait: once that is decided by the cluster, or, `early`, as soon as this node sees that it will be,
+    in a state at most two election time-outs old. A pass is always the cluster's."""
     text: str = "Greylisted, retry in %s s"
     """What a deferred client is told; `%s` becomes the seconds left."""
     header: str = "delayed %s seconds by raftcluster at %h"
@@ -87,6 +90,8 @@ class Settings:
                 raise _rejected(name, f"takes true or false, not {getattr(self, name)!r}")
         if self.on_unavailable not in ("pass", "defer", "local"):
             raise _rejected("on_unavailable", f"takes pass, defer or local, not {self.on_unavailable!r}")
+        if self.ack not in ("commit", "early"):
+            raise _rejected("ack", f"takes commit or early, not {self.ack!r}")
         if self.recipients not in ("all", "opted-in"):
             raise _rejected("recipients", f"takes all or opted-in, not {self.recipients!r}")
         _check_text("text", self.text, "the %s that becomes the seconds left")

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 from raftcluster.errors import NotRunning, OutcomeUnknown, RaftclusterError, Rejected, StorageFailed, Unavailable
-from raftcluster.greylist import api
+from raftcluster.greylist import api, headers
 from raftcluster.greylist.api import Greylist
+from raftcluster.greylist.check import answered
 from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine, read_totals
+from raftcluster.greylist.request import Current, Mail, Request
 from raftcluster.greylist.settings import Settings
 from raftcluster.greylist.verdict import Verdict
 from tests.local_host import LocalHost
 
 DELAY, WINDOW, LIFE = Settings().waits()
+MAIL_FIELDS = ("192.0.2.7", None, "a@example.net", "b@example.org", None, False, False)
 MAIL: dict[str, Any] = {"client": "192.0.2.7", "sender": "a@example.net", "recipient": "b@example.org"}
 
 
@@ -122,7 +127,7 @@ def test_one_message_gets_one_header(host: LocalHost, greylist: Greylist) -> Non
 def test_instances_are_remembered_boundedly(
     host: LocalHost, greylist: Greylist, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "INSTANCES_KEPT", 10)
+    monkeypatch.setattr(headers, "INSTANCES_KEPT", 10)
     for number in range(50):
         mail = {**MAIL, "recipient": f"b{number}x@example.org"}
         greylist.check(**mail)
@@ -193,6 +198,93 @@ def test_degraded_triplets_are_remembered_boundedly(
     for number in range(50):
         greylist.check(**{**MAIL, "recipient": f"b{number}x@example.org"})
     assert len(greylist._degraded) == 10
+
+
+# --- early answers
+
+
+class Reluctant(LocalHost):
+    """Does nothing that is proposed before it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__([GreylistMachine(), ListsMachine()])
+        self.held: list[Callable[[], None]] = []
+        self.holds = False
+
+    def submit(self, machine: str, command: Any, callback: Any, **rest: Any) -> None:
+        work = partial(super().submit, machine, command, callback, **rest)
+        self.held.append(work) if self.holds else work()
+
+    def release(self) -> None:
+        held, self.held, self.holds = self.held, [], False
+        for work in held:
+            work()
+
+
+@WAYS
+def test_who_will_have_to_wait_is_told_before_the_cluster_has_decided_and_nobody_else_is(how: str) -> None:
+    host = Reluctant()
+    greylist = Greylist(host)
+    greylist.configure({"ack": "early"})
+    greylist.check(**{**MAIL, "recipient": "other@example.org"})
+    host.holds = True
+    assert ask(greylist, how, **MAIL) == Verdict("defer", "new", 180, 0, None, False, "Greylisted, retry in 180 s")
+    assert greylist.stats()["records"] == 1, "nothing is decided yet"
+    host.release()
+    assert read_totals(host.tables["greylist"]) == {b"node-1\0\0": (2, 0, 0, 0)}, "it is recorded and counted"
+    host.now += DELAY - 1000
+    assert ask(greylist, how, **MAIL).reason == "early"
+    host.now += 1000
+    assert ask(greylist, how, **MAIL).reason == "waited"
+    assert ask(greylist, how, **MAIL).reason == "known"
+    assert greylist.stats()["early"] == 3
+
+
+@WAYS
+def test_an_answer_that_was_given_early_never_becomes_a_pass_nor_spends_the_header(how: str) -> None:
+    host = Reluctant()
+    greylist = Greylist(host)
+    greylist.configure({"ack": "early"})
+    ask(greylist, how, **MAIL)
+    host.now += DELAY - 1
+    host.holds = True
+    assert ask(greylist, how, **MAIL, instance="1").action == "defer"
+    host.now += 1
+    host.release()  # by now it would pass
+    again = ask(greylist, how, **MAIL, instance="1")
+    assert again.action == "defer", "the same transaction is told the same"
+    passed = ask(greylist, how, **MAIL, instance="2")
+    assert passed.reason == "waited" and passed.header is not None
+    assert read_totals(host.tables["greylist"]) == {b"node-1\0\0": (2, 1, 1, 0)}
+
+
+def test_a_known_triplet_stays_known_when_its_client_was_told_to_wait(host: LocalHost, greylist: Greylist) -> None:
+    greylist.check(**MAIL)
+    host.now += DELAY
+    greylist.check(**MAIL)
+    request = Request(host.id, b"node-1\0\0", Current(0, Settings()), Mail(*MAIL_FIELDS), None)
+    host.propose("greylist", answered(request.command))
+    assert greylist.check(**MAIL).reason == "known"
+
+
+@WAYS
+def test_a_state_that_may_be_too_old_foresees_nothing(how: str) -> None:
+    host = Reluctant()
+    greylist = Greylist(host)
+    greylist.configure({"ack": "early"})
+    host.staleness = 1.3
+    for _ in range(2):
+        assert ask(greylist, how, **MAIL).reason == "new"
+    assert greylist.stats()["early"] == 0
+
+
+@WAYS
+def test_early_answers_under_settings_that_were_replaced(host: LocalHost, how: str) -> None:
+    here, there = Greylist(host), Greylist(host)
+    here.configure({"ack": "early"})
+    ask(here, how, **MAIL)
+    there.configure({"delay": 300})
+    assert ask(here, how, **{**MAIL, "recipient": "c@example.org"}).seconds_left == 300
 
 
 # --- settings
@@ -308,6 +400,7 @@ def test_stats(host: LocalHost, greylist: Greylist) -> None:
         "clients": 1,
         "allowed_clients": 0,
         "nodes": {"node-1": {"deferred": 1, "passed": 2, "first_passes": 1, "client_passes": 0}},
+        "early": 0,
         "degraded": {"pass": 0, "defer": 0},
         "alone": 0,
         "exempt": {},
