@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
@@ -57,8 +57,9 @@ def get(obj: Context, key: str, node: str | None, cluster: bool, as_json: bool) 
 
 @config.command("set")
 @click.argument("key")
-@click.argument("value")
-@click.option("--text", is_flag=True, help="Take VALUE as text even if it is valid JSON.")
+@click.argument("value", required=False)
+@click.option("--file", type=click.File("rb"), help="Take the value from FILE; - is standard input.")
+@click.option("--text", is_flag=True, help="Take the value as text even if it is valid JSON.")
 @click.option("--expect-revision", type=int, help="Only if the key's revision is still this one (0: not set).")
 @node_option
 @local_option
@@ -68,7 +69,8 @@ def get(obj: Context, key: str, node: str | None, cluster: bool, as_json: bool) 
 def set_(
     obj: Context,
     key: str,
-    value: str,
+    value: str | None,
+    file: BinaryIO | None,
     text: bool,
     expect_revision: int | None,
     node: str | None,
@@ -76,8 +78,9 @@ def set_(
     reason: str,
     as_json: bool,
 ) -> None:
-    """Set KEY to VALUE on every node: JSON (5, true, "text", [1, 2]), or else text."""
-    parsed = value if text else json_or_text(value)
+    """Set KEY to VALUE, or to what FILE holds, on every node: JSON (5, true, "text", [1, 2]), or else text."""
+    given = _given(value, file)
+    parsed = given if text else json_or_text(given)
     if is_local:
         obj.client.config.set_local(key, parsed)
         output.as_json({"key": key}) if as_json else click.echo(f"{key} set on this node")
@@ -86,6 +89,17 @@ def set_(
         key, parsed, node=node, reason=reason, author=author(), expect_revision=expect_revision
     )
     output.as_json({"key": key, "revision": revision}) if as_json else click.echo(f"{key} set at revision {revision}")
+
+
+def _given(value: str | None, file: BinaryIO | None) -> str:
+    if (value is None) == (file is None):
+        raise click.UsageError("name a VALUE or a --file")
+    if file is None:
+        return str(value)
+    try:
+        return file.read().decode()
+    except UnicodeDecodeError as error:
+        raise raftcluster.Rejected("the file is no UTF-8 text", subject=file.name, remedy="JSON or text") from error
 
 
 @config.command()

@@ -104,7 +104,7 @@ def _prove_changes(tables: ReadTables, place: Place, limit: int) -> Place:
     dropped = _number(tables, DROPPED)
     if place.revision < dropped or place.digest is None:
         place = Place(dropped)
-    size = 0
+    size = versions = 0
     for stamp, row in tables.scan(CHANGES, STAMP.pack(place.revision + 1), limit=limit):
         revision = place.revision + 1
         if stamp != STAMP.pack(revision):
@@ -119,11 +119,11 @@ def _prove_changes(tables: ReadTables, place: Place, limit: int) -> Place:
                 problem, read = _problem(tables, key.encode(), stamp, number, expected)
                 if problem:
                     return _bad(place, revision, f"{key}: {problem}")
-                size += read
+                size, versions = size + read, versions + 1
         except (ValueError, TypeError, AttributeError, FrameError) as error:
             return _bad(place, revision, f"the record of this change cannot be read: {error}"[:200])
         place = place._replace(revision=revision, digest=digest)
-        if size >= limits.CONFIG_PAGE_BYTES:
+        if size >= limits.CONFIG_PAGE_BYTES or versions >= limit:
             return place
     if place.revision < _number(tables, LAST) and tables.get(CHANGES, STAMP.pack(place.revision + 1)) is None:
         return _bad(place, place.revision + 1, "the record of this change is missing")
@@ -150,6 +150,7 @@ def _problem(tables: ReadTables, name: bytes, stamp: bytes, number: int, expecte
 def _prove_histories(tables: ReadTables, place: Place, limit: int) -> Place:
     """That no version, and no value, is there that no change has made."""
     dropped = _number(tables, DROPPED)
+    known: dict[bytes, set[str]] = {}  # what each revision has changed: many versions are of one
     for table, mark in ((HISTORY, b"h"), (VALUES, b"v")):
         if place.key[:1] > mark:
             continue
@@ -157,8 +158,10 @@ def _prove_histories(tables: ReadTables, place: Place, limit: int) -> Place:
         rows = tables.scan(table, start, limit=limit)
         for key, row in rows:
             name, _, stamp = (key, b"", row and STAMP.pack(_revision(row))) if table == VALUES else key.partition(b"\0")
-            listed = tables.get(CHANGES, stamp)
-            made = listed is not None and any(each[0].encode() == name for each in codec.unpack(listed)[2])
+            if stamp not in known:
+                listed = tables.get(CHANGES, stamp)
+                known[stamp] = set() if listed is None else {each[0] for each in codec.unpack(listed)[2]}
+            made = name.decode(errors="replace") in known[stamp]
             old = stamp <= STAMP.pack(dropped) and tables.get(HISTORY, name + b"\0" + stamp) == row
             if not (made or old) or (table == VALUES and tables.get(HISTORY, name + b"\0" + stamp) != row):
                 revision = int.from_bytes(stamp[:8])

@@ -213,7 +213,7 @@ def read_at(tables: ReadTables, prefix: str, revision: int, after: str, limit: i
         until = tables.scan(HISTORY, name + b"\0", name + b"\0" + STAMP.pack(revision + 1), limits.HISTORY_REVISIONS)
         if until:
             found.append(entry_of(tables, key, until[-1][1]))
-            size += size_of(until[-1][1])
+            size += size_of(until[-1][1]) + sum(len(row) for _, row in until)
         elif Kept(*codec.unpack(rows[0][1])).forgotten:
             raise Forgotten(f"what {key} was at revision {revision} is no longer kept", subject=key)
         else:

@@ -133,11 +133,20 @@ def test_a_client_reads_and_sets_large_values_over_the_control_socket(tmp_path: 
             assert CliRunner().invoke(main, [*run, "rollback", "2"]).exit_code == 0
             shown = CliRunner().invoke(main, [*run, "get", "rules/all"])
             assert json.loads(shown.stdout) == document(1)
+            file = tmp_path / "rules.json"
+            file.write_text(json.dumps(document(9)))  # longer than an argument may be
+            assert CliRunner().invoke(main, [*run, "set", "rules/all", "--file", str(file)]).exit_code == 0
+            assert client.config.get("rules/all") == document(9)
+            given = CliRunner().invoke(main, [*run, "set", "rules/all", "--file", "-"], input=json.dumps(document(1)))
+            assert given.exit_code == 0 and client.config.get("rules/all") == document(1)
             large = json.dumps(["x" * limits.CONFIG_VALUE_BYTES])
-            refused = CliRunner().invoke(main, [*run, "set", "rules/all", large, "--json"])
+            refused = CliRunner().invoke(main, [*run, "set", "rules/all", "--file", "-", "--json"], input=large)
             assert refused.exit_code == 4 and json.loads(refused.stdout)["error"]["code"] == "value-too-large"
+            file.write_bytes(b"\xff\xfe")
+            for wrong, code in ((["--file", str(file)], 4), ([], 2), (["x", "--file", str(file)], 2)):
+                assert CliRunner().invoke(main, [*run, "set", "rules/all", *wrong]).exit_code == code
             proven = CliRunner().invoke(main, [*run, "verify"])
-            assert proven.stdout.startswith("revisions 1 to 9 are what they were\ndigest ")
+            assert proven.stdout.startswith("revisions 1 to 11 are what they were\ndigest ")
         finally:
             server.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -67,6 +68,29 @@ def test_it_is_proven_in_steps_between_which_changes_are_made(
     assert read_proof(cluster.rows, place).bad is None
     assert read_proof(cluster.rows, place).first == read_proof(cluster.rows, place).last - 11
     assert cluster.config.verify().bad is None
+
+
+def test_a_step_looks_at_a_bounded_number_of_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one step does, the whole node waits for."""
+    host = LocalHost([ConfigMachine()])
+    config = Config(host, MemoryRows())
+    for number in range(10):
+        config.transact([], [("set", f"k/{key}", number) for key in range(200)])
+    rows, place, most = host.tables["config"], Place(), 0
+    unpacked: list[bytes] = []
+    unpack = codec.unpack
+
+    def noticed(data: bytes, **more: Any) -> Any:
+        unpacked.append(data)
+        return unpack(data, **more)
+
+    monkeypatch.setattr(codec, "unpack", noticed)
+    while not place.done:
+        place = prove(rows, place, 100)
+        most = max(most, sum(map(len, unpacked)))
+        unpacked.clear()
+    assert place.bad is None
+    assert most < 250_000, "ten changes of 200 keys are 80 kB, read once in a step"
 
 
 def revision_of(table: str, key: bytes, rows: LocalTables) -> int:
