@@ -26,7 +26,7 @@ from raftcluster.codec import Value
 from raftcluster.errors import Rejected
 from raftcluster.greylist.inspection import inspect_record
 from raftcluster.greylist.record import NODE_BYTES, Record
-from raftcluster.greylist.rules import Triplet
+from raftcluster.greylist.rules import Triplet, triplet_of
 
 Format = Literal["jsonl", "csv"]
 MAGIC: Final = "raftcluster-greylist"
@@ -112,7 +112,7 @@ def shown(key: bytes, row: bytes) -> dict[str, Value]:
 
 def _fields(key: bytes, row: bytes) -> list[Any]:
     record = Record.unpack(row)
-    parts = [_text(part) for part in Triplet.unpack(record.triplet)] if record.triplet else ["", "", ""]
+    parts = [_text(part) for part in triplet_of(record.triplet) or (b"", b"", b"")]
     counters = [[_text(node.rstrip(b"\0")), deferred, passed] for node, deferred, passed in record.counters]
     return [key.hex(), *parts, record.first, record.last, record.expires, record.passed, counters]
 

@@ -48,7 +48,7 @@ from raftcluster.machine import ReadTables, Tables
 NAME: Final = "greylist"
 SETTINGS: Final = "settings"
 
-TICK_KEYS: Final = 64  # keys looked at per entry, and twice as many as the entry had checks
+TICK_KEYS: Final = 64  # keys looked at per entry, besides as many as it had checks: no check makes more than one due
 
 _INSPECTIONS: Final = {
     RECORDS: inspect_record,
@@ -137,7 +137,7 @@ class GreylistMachine:
             checks += count[0] + count[1]
             total = [before + more for before, more in zip(known, count, strict=True)]
             tables.put(STATE, _TOTAL + node, _TOTAL_ROW.pack(*total))
-        taken = look(tables, time, TICK_KEYS + 2 * checks, due)
+        taken = look(tables, time, TICK_KEYS + checks, due)
         if due or taken:
             enter(tables, due, taken)
         forgetting.sweep(tables, time, forgetting.ENTRY_ROWS)

@@ -73,6 +73,14 @@ class Triplet(NamedTuple):
         return cls(*parts)
 
 
+def triplet_of(packed: bytes) -> Triplet | None:
+    """What was packed; None when it is no triplet, which only a member that is not of our making can have sent."""
+    try:
+        return Triplet.unpack(packed)
+    except TypeError:
+        return None
+
+
 def pack_triplet(network: bytes, sender: bytes, recipient: bytes) -> bytes:
     """`Triplet.pack` without one."""
     length = _LENGTH.pack

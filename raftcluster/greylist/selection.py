@@ -22,7 +22,7 @@ from raftcluster.greylist.lists.rules import (
     normal_pattern,
     without_extension,
 )
-from raftcluster.greylist.rules import KEY_BYTES, Triplet
+from raftcluster.greylist.rules import KEY_BYTES, triplet_of
 
 KINDS: Final = (CLIENT, SENDER, SENDER_DOMAIN, RECIPIENT, RECIPIENT_DOMAIN)
 TRIPLET: Final = "triplet"
@@ -62,9 +62,10 @@ class Selection:
         """Whether it means the record with this key and packed triplet; one without a triplet only by its key."""
         if self.key is not None:
             return key == self.key
-        if not packed:
+        triplet = triplet_of(packed)
+        if triplet is None:
             return False
-        network, sender, recipient = Triplet.unpack(packed)
+        network, sender, recipient = triplet
         if self._network is not None and not self.matches_network(network):
             return False
         if self._sender is not None and sender != self._sender:
@@ -81,7 +82,10 @@ class Selection:
         if self._network is None or not network:
             return False
         version, wanted, prefix = self._network
-        found_version, found, found_prefix = network_bits(network.decode())
+        try:
+            found_version, found, found_prefix = network_bits(network.decode())
+        except ValueError:  # see `triplet_of`
+            return False
         if version != found_version:
             return False
         shift = (32 if version == 4 else 128) - min(prefix, found_prefix)

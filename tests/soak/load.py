@@ -13,7 +13,13 @@ from tests.served import Served
 DELAY_SECONDS = 3
 WINDOW_SECONDS = 60
 LIFE_SECONDS = 300
-SETTINGS = {"delay": DELAY_SECONDS, "window": WINDOW_SECONDS, "life": LIFE_SECONDS, "on_unavailable": "defer"}
+SETTINGS = {
+    "delay": DELAY_SECONDS,
+    "window": WINDOW_SECONDS,
+    "life": LIFE_SECONDS,
+    "on_unavailable": "defer",
+    "auto_allow": 0,
+}
 RETRY_SECONDS = 4.0 * DELAY_SECONDS
 """Long after the delay, whatever the cluster's clock does."""
 ABANDONED = 4

@@ -334,7 +334,7 @@ def test_clean_up_is_bounded_by_the_entrys_own_work(cluster: Cluster) -> None:
         began = cluster.now
         cluster.entry("greylist", [check(10_000 + cluster.index * 1000 + number) for number in range(checks)])
         gone = before + checks - len(cluster.rows.rows[RECORDS])
-        budget = TICK_KEYS + 2 * checks
+        budget = TICK_KEYS + checks
         assert budget <= gone < budget + ROW_KEYS
         assert cluster.now == began
 

@@ -14,6 +14,7 @@ from raftcluster import limits
 from raftcluster.errors import Rejected, Unavailable
 from raftcluster.greylist import forgetting, records, transfer
 from raftcluster.greylist.api import Greylist
+from raftcluster.greylist.check import command as check_command
 from raftcluster.greylist.clients import CLIENTS, read_client
 from raftcluster.greylist.expiry import EXPIRY, RECORDS
 from raftcluster.greylist.forgetting import FORGOTTEN
@@ -204,6 +205,26 @@ def test_a_walk_that_takes_too_long_goes_on_by_itself(
     for _ in range(9):
         host.entry("greylist", [])
     assert shown(greylist) == []
+
+
+@pytest.mark.parametrize(
+    "packed", [b"no triplet", b"\0\1", b"\0\0" * 4, Triplet(b"\xff/x", b"", b"").pack(), b"\xff" * 40]
+)
+def test_what_a_strange_member_has_sent_stops_no_walk_and_no_list(
+    host: LocalHost, greylist: Greylist, packed: bytes, tmp_path: Path
+) -> None:
+    """A check with such a triplet is a record like any other; a walk that failed at it would have stopped the clean-up, too."""
+    host.propose("greylist", check_command(0, key_of(packed), node_label("n"), False, packed))
+    greylist.check(**MAIL)
+    host.now += 1
+    assert len(shown(greylist)) == 2
+    assert greylist.records.forget(client="192.0.2.7")["forgotten"] == 1
+    assert greylist.records.forget(sender_domain="nobody.example")["forgotten"] == 0
+    (left,) = shown(greylist)
+    assert greylist.records.load(written(tmp_path, greylist, "jsonl"))["records"] == 1
+    host.now += WINDOW + 2 * HOUR
+    host.entry("greylist", [])
+    assert left["key"] == key_of(packed).hex() and not image(host)
 
 
 def test_tombstones_are_bounded_and_those_whose_time_is_over_make_room(

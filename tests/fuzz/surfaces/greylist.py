@@ -7,6 +7,7 @@ from typing import Any
 
 from raftcluster.greylist import check
 from raftcluster.greylist.machine import NAME, GreylistMachine
+from raftcluster.greylist.record import Record
 from raftcluster.greylist.settings import NAMES
 from raftcluster.machine import ReadTables
 from tests.fuzz.commands import agree
@@ -44,6 +45,24 @@ def run(data: bytes) -> str:
     )
 
 
+def by_hand(source: Source) -> list[Any]:
+    """What an administrator or a node that was cut off brings."""
+    key = bytes([source.below(6)]) * 16
+    selection = source.choice(({"triplet": key}, {"client": "192.0.2.0/24"}, {"sender-domain": "example.net"}, {}))
+    first = source.below(256) * 10**9
+    counters = ((b"node%04d" % source.below(3), source.below(9), source.below(9)),)
+    record = Record(first, first, first + source.below(256) * 10**8, source.flag(), counters, b"").pack()
+    rows = [[key, source.choice((0, first)), source.damaged(record) if source.flag(8) else record]]
+    return source.choice(
+        (
+            ["forget", selection, "author", "mx1", "reason"],
+            ["sweep"],
+            ["merge", rows],
+            ["import", rows, source.choice((None, ["1 record", "author", "mx1", "reason"]))],
+        )
+    )
+
+
 def command(source: Source, tables: ReadTables) -> Any:
     """A check, a change of settings, or neither."""
     kind = source.byte()
@@ -56,6 +75,8 @@ def command(source: Source, tables: ReadTables) -> Any:
             source.choice((*NAMES, "else")): source.spoilt(source.choice(VALUES)) for _ in range(source.below(4))
         }
         made = ["settings", changes, "author", "reason", source.choice((None, 0, 1, 2)), "mx1"]
+    elif kind < 248:
+        made = by_hand(source)
     else:
         return source.value()
     place = source.below(64)
