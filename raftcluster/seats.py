@@ -29,6 +29,9 @@ class Seats:
     def leader(self) -> bool:
         return self._runtime.call(lambda replica: replica.engine.is_leader)
 
+    def led(self) -> bool:
+        return self._runtime.call(lambda replica: replica.led)
+
     def voters(self) -> frozenset[str]:
         return self._runtime.call(lambda replica: replica.journal.voters())
 

@@ -80,6 +80,9 @@ class Access(LocalHost):
     def leader(self) -> bool:
         return self.engine.leading == self.id
 
+    def led(self) -> bool:
+        return bool(self.engine.leading)
+
     def voters(self) -> frozenset[str]:
         return frozenset(self.engine.seats)
 

@@ -30,7 +30,8 @@ class Local:
     rooted: Collection[int] = ()
     """Generations of which the root is on the disk, with or without a certificate."""
     lonely_s: float = 0.0
-    """Since when this node has had links to less than a majority: others who have slept with it may be among them."""
+    """Since when this node has had links to less than a majority, or nobody has led it: all whom it has links to may have slept
+    with it, and have been removed."""
     expired: bool = False
     """Whether the certificate that is presented has expired."""
     founder: bool = False

@@ -77,6 +77,9 @@ class Seats(Protocol):
     def leader(self) -> bool:
         """Whether this node leads."""
 
+    def led(self) -> bool:
+        """Whether this node leads, or hears from who does."""
+
     def voters(self) -> frozenset[str]:
         """Of the engine's configuration."""
 
@@ -223,7 +226,7 @@ class Reconciler:
         if view.destruction is not None:
             self._destroying_since = self._destroying_since or time.monotonic()
         linked = self._links.links()
-        if len(linked) + 1 >= majority(len(self._trust.peers) + 1):
+        if len(linked) + 1 >= majority(len(self._trust.peers) + 1) and self._seats.led():
             self._lonely_since = None
         elif self._lonely_since is None:
             self._lonely_since = time.monotonic()

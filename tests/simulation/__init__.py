@@ -16,6 +16,12 @@ checker        Raft's promises, from records, messages and public state; shares 
 reference      the one history that all must have, carried out by a plain reading of the rules
 timekeeping    cluster time against true time
 greylisting    what no triplet may ever be told
+leasing        who may hold a lease, and believe that it does
+notifying      what is published, seen to and read
+listing        what is on the lists of the greylist
+requests       what clients ask of those three
+resident       a node's part of the cluster's record, as the product's reconciler decides it
+residents      all of them, and the administrator who lets in, removes and destroys
 simulation     one run: trouble, then healing, then the final checks
 mutation       each guard left out: what fails then
 targets        what is promised with a figure

@@ -10,16 +10,20 @@ The names are those of the Raft paper: *election safety*, *leader append-only*, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from raftcluster import limits
 from raftcluster.codec import Value, unpack
 from raftcluster.engine.replica import Replica
-from raftcluster.machine import StateMachine
+from raftcluster.machine import ReadTables, StateMachine
 from raftcluster.storage.memory import MemoryDisk
 from raftcluster.storage.ports import Entry, Record
 from tests.simulation.greylisting import Greylisting
+from tests.simulation.leasing import Leasing
+from tests.simulation.listing import Listing
+from tests.simulation.notifying import Notifying
 from tests.simulation.reference import Reference, digest, membership_change
 from tests.simulation.timekeeping import Note, Timekeeping
 from tests.simulation.world import World
@@ -72,13 +76,22 @@ class Checker:
         machines: Iterable[StateMachine],
         ring: int,
         compare_seconds: float = 0.0,
+        notifications: int = limits.NOTIFICATIONS,
     ) -> None:
-        """`compare_seconds`: how long to wait between two comparisons of all that a process's disk holds; 0 for none."""
+        """`compare_seconds`: how long to wait between two comparisons of all that a process's disk holds; 0 for none.
+        `notifications`: how many are kept."""
         self._world, self._subjects = world, subjects
         self.violations: list[str] = []
         self.reference = Reference(machines, founders, ring, self._carried_out)
         self.time = Timekeeping(self.violate)
         self.greylist = Greylisting(self.violate)
+        self.leases = Leasing(self.violate, lambda: world.time, self.time.course)
+        self.notifications = Notifying(self.violate, notifications)
+        self.lists = Listing(self.violate)
+        self._stamped = 0
+        """The last term of which a stamped entry is committed."""
+        self._applying = 0
+        """The term of the entry that the history takes up."""
         self._logs: dict[str, _Log] = {}
         self._written: dict[tuple[int, int], tuple[bytes, int]] = {}
         """(index, term) -> (command, term of the entry before)."""
@@ -98,6 +111,8 @@ class Checker:
         """What the ledger was told, each once."""
         self._not_applied: dict[int, str] = {}
         self.revision = 0
+        self.record: Callable[[ReadTables, frozenset[str]], None] | None = None
+        """Wants to see the cluster's tables, and who votes, after each command to them."""
 
     def violate(self, kind: str, detail: str) -> None:
         """Something that must never happen did."""
@@ -213,7 +228,8 @@ class Checker:
     def _leads(self, subject: Subject) -> None:
         replica = subject.replica
         if replica is not None and replica.clock.now() is not None:
-            self.time.leads(subject.name, replica.engine.term, self._world.time, partial(self._voters, replica))
+            voters = partial(self._voters, replica)
+            self.time.leads(subject.name, replica.engine.term, self._world.time, voters, self._stamped)
 
     # ---- hooks
 
@@ -255,7 +271,9 @@ class Checker:
             self.violate("state machine safety", f"{subject.name} applies {index} after {log.applied}")
         log.applied = index
         if index == self.reference.head + 1:
+            self._applying = term
             self.reference.apply(entry)
+            self.notifications.settle(self.reference.stamps[-1])
         elif index <= self.reference.head:
             known = self.reference.entries[index]
             if (known[0], known[2]) != (command, term):
@@ -273,6 +291,14 @@ class Checker:
                 self.violate("exactly once", f"operation {number} is applied; {self._not_applied[number]} said never")
         elif machine == "greylist":
             self.greylist.told(command, result, stamp)
+        elif machine == "lease":
+            self.leases.told(command, result, stamp, (index, self._applying))
+        elif machine == "notifications":
+            self.notifications.told(command, result, stamp)
+        elif machine == "lists":
+            self.lists.told(command, result, stamp)
+        elif machine == "cluster" and self.record is not None:
+            self.record(self.reference.view("cluster"), self.reference.voters[-1])
         elif machine == "config" and result[0] == 0 and type(result[1]) is int:  # a part of an upload makes no revision
             if result[1] != self.revision + 1:
                 self.violate("config", f"revision {result[1]} follows {self.revision}")
@@ -311,6 +337,8 @@ class Checker:
             known = self.committed.get(index)
             if known is None:
                 self.committed[index] = (entry[0], entry[2])
+                if entry[0][:1] == b"\x00":
+                    self._stamped = max(self._stamped, entry[2])
                 self._committed_in[index] = term
                 voters = self._quorums[index] = self._voters(replica)
                 if 2 * len(self._holders(index, entry[2], voters)) <= len(voters):
@@ -397,6 +425,10 @@ class Checker:
     def finish(self) -> None:
         """The checks on the whole history."""
         self.time.check([(i, t) for i, (_, t) in sorted(self.committed.items())])
+        tables, stamp = self.reference.tables, self.reference.stamps[-1]
+        self.notifications.finish({int.from_bytes(key, "big") for key in tables["notifications.items"]})
+        rows = {tuple(key.decode().split("/", 2)): unpack(row) for key, row in tables["lists.entries"].items()}
+        self.lists.finish({key: (row[0], row[5]) for key, row in rows.items()}, stamp)  # type: ignore[misc]
         for subject in self._subjects.values():
             self.same_tables(subject)
 

@@ -11,6 +11,7 @@ from tests.simulation.network import Network
 from tests.simulation.process import Process
 from tests.simulation.profiles import Options
 from tests.simulation.replacement import Replacement
+from tests.simulation.residents import Residents
 from tests.simulation.world import World
 
 DAY: Final = 86_400.0
@@ -62,9 +63,10 @@ class Faults:
         processes: Mapping[str, Process],
         network: Network,
         burst: Callable[[Process], None],
+        residents: Residents | None = None,
     ) -> None:
         self._world, self._options, self._processes, self._network = world, options, processes, network
-        self._burst = burst
+        self._burst, self._residents = burst, residents
         self._over = False
         self._names = list(processes)
         self._replacements: list[Replacement] = []
@@ -87,6 +89,8 @@ class Faults:
         """From now on nothing goes wrong any more, and everybody is there."""
         self._over = True
         self._world.tell("", "-- healing")
+        if self._residents is not None and self._options.destroyed:
+            self._residents.destroy()
         self._network.healing = True
         self._network.delays = "lan"
         self._world.read_seconds = 1e-6
@@ -274,6 +278,18 @@ class Faults:
         self._world.after(random.uniform(1.0, 8.0), self._jump)
 
     # ---- the administrator
+
+    def _admit(self) -> None:
+        if self._residents is not None:
+            self._residents.admit()
+
+    def _remove(self) -> None:
+        if self._residents is not None:
+            self._residents.remove()
+
+    def _rotate(self) -> None:
+        if self._residents is not None:
+            self._residents.command(["rotate", "x", [], self._world.chance(0.3)])
 
     def _transfer(self) -> None:
         leader = self._leader()

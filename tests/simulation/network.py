@@ -9,7 +9,7 @@ the connection was given up meanwhile.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -76,6 +76,8 @@ class Network:
         self._world, self._options, self._endpoints = world, options, endpoints
         self.delays = "lan"
         self.healing = False
+        self.admits: Callable[[str, str], bool] = lambda one, other: True
+        """Whether the two let each other in."""
         self._blocked: set[tuple[str, str]] = set()
         self._links: dict[tuple[str, str], Connection] = {}
         """(end, peer) -> the connection that this end uses."""
@@ -280,9 +282,21 @@ class Network:
 
     # ---- partitions
 
-    def reachable(self, one: str, other: str) -> bool:
-        """Whether a new connection can be made."""
+    def open(self, one: str, other: str) -> bool:
+        """Whether a new connection can be made, be it a stranger's."""
         return (one, other) not in self._blocked and (other, one) not in self._blocked
+
+    def reachable(self, one: str, other: str) -> bool:
+        """Whether a new link can be made."""
+        return self.open(one, other) and self.admits(one, other)
+
+    def drop(self, end: str, peer: str) -> None:
+        """`end` closes its link to `peer`, for the other end to notice."""
+        connection = self._links.get((end, peer))
+        if connection is not None:
+            del self._links[end, peer]
+            self._endpoints[end].link_down(peer)
+            self._break(connection, 0.05)
 
     def block(self, source: str, target: str) -> None:
         """From now on nothing goes from `source` to `target`; after a while both give the connection up."""

@@ -6,13 +6,12 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
-from raftcluster.config.machine import ConfigMachine
+from raftcluster.builtin import all_machines
 from raftcluster.engine.ports import Observer, Ports
 from raftcluster.engine.replica import Replica
 from raftcluster.errors import StorageFailed
-from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.machine import StateMachine
 from raftcluster.storage.memory import MemoryDisk
 from raftcluster.storage.ports import Chunk, Entry
@@ -32,7 +31,15 @@ STRIKES: Final = {"request_vote": 0.1, "response_vote": 0.3, "next_node_idx": 0.
 
 def machines() -> list[StateMachine]:
     """What every node of the simulation runs."""
-    return [Ledger(), GreylistMachine(), ConfigMachine()]
+    return [Ledger(), *all_machines()]
+
+
+class Resident(Protocol):
+    """Whoever wants to know of this process's starts and links."""
+
+    def started(self) -> None: ...
+    def link_up(self, peer: str) -> None: ...
+    def link_down(self, peer: str) -> None: ...
 
 
 class Process:
@@ -72,6 +79,8 @@ class Process:
         """It was replaced, or refused: it never comes back."""
         self._has_run = False
         self._wiped = False
+        self.resident: Resident | None = None
+        """Its part of the cluster's record, in runs that have one."""
 
     # ---- life
 
@@ -142,6 +151,8 @@ class Process:
             return
         if self._wiped:
             self.checker.violate("empty disk", f"{self.name} takes part again under its old id")
+        if self.resident is not None:
+            self.resident.started()
         engine = self.replica.engine
         world.tell(self.name, f"starts: term {engine.term}, commit {engine.commit_index}, applied {engine.applied}")
         disk.kick()
@@ -266,11 +277,15 @@ class Process:
 
     def link_up(self, peer: str) -> None:
         if self.replica is not None:
+            if self.resident is not None:
+                self.resident.link_up(peer)
             self.run(partial(self.replica.link_up, peer))
             self.wake()
 
     def link_down(self, peer: str) -> None:
         if self.replica is not None:
+            if self.resident is not None:
+                self.resident.link_down(peer)
             self.run(partial(self.replica.link_down, peer))
             self.wake()
 

@@ -24,6 +24,11 @@ CRASHES: Final = ("crash", "crash", "crash the leader", "strike")
 SLOWNESS: Final = ("slow", "pause", "slow processor")
 
 
+HEALED_SECONDS: Final = 40.0
+"""Within this a healed cluster must have a leader and must have answered everything: thrice the slowest disk's delay
+that an election may still wait for, and some rounds of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """One run's circumstances. Times are in seconds of virtual time."""
@@ -46,6 +51,12 @@ class Options:
     """A minority of wall clocks is off by a day or half a minute, again and again."""
     part: bool = False
     """Whether only a majority is well at first, when the trouble is over: it must do."""
+    residents: bool = False
+    """Whether members, their certificates and links are those of the cluster's record, as the product's reconciler has it."""
+    destroyed: bool = False
+    """Whether the cluster is dismantled in the end."""
+    healed: float = HEALED_SECONDS
+    """Within this all must be well after the trouble."""
     disks_heal: bool = True
     """Whether disks are fast in the end."""
     reconnect: float = 0.3
@@ -197,6 +208,18 @@ def _slow_disks(random: Random) -> Options:
     return replace(options, faults=faults, operations_per_second=4.0, seconds=16.0)
 
 
+def _members(random: Random) -> Options:
+    """Hosts are let in and removed by the cluster's record, while nodes crash and links break; some clusters are destroyed."""
+    options = _common(random, cut=random.random() < 0.6)
+    faults = (*PARTITIONS, *CRASHES, "transfer", *("admit",) * 4, *("remove",) * 3, "rotate")
+    bounds = replace(options.bounds, append_bytes=65_536, entry_bytes=2_000)  # a hierarchy does not fit into less
+    return replace(
+        options, voters=1, spares=6, faults=faults, faults_per_second=random.choice((0.7, 1.5)), bounds=bounds,
+        operations_per_second=8.0, residents=True, destroyed=random.random() < 0.3, seconds=30.0, healed=150.0,
+        link_bytes=1 << 20, disks=("fast", "mixed"),
+    )  # fmt: skip
+
+
 PROFILES: Final[dict[str, Callable[[Random], Options]]] = {
     "static": _static,
     "snapshot": _snapshot,
@@ -212,6 +235,7 @@ PROFILES: Final[dict[str, Callable[[Random], Options]]] = {
     "clocks": _clocks,
     "full_disk": _full_disk,
     "slow_disks": _slow_disks,
+    "members": _members,
 }
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from raftcluster import codec
 from raftcluster.codec import Value, pack, unpack
 from raftcluster.errors import FrameError, Rejected
-from raftcluster.machine import StateMachine
+from raftcluster.machine import ReadTables, StateMachine
 from raftcluster.storage.ports import Entry
 
 MASK: Final = (1 << 64) - 1
@@ -109,6 +109,10 @@ class Reference:
     @property
     def head(self) -> int:
         return len(self.entries) - 1
+
+    def view(self, machine: str) -> ReadTables:
+        """A machine's tables, as of now."""
+        return self._views[machine]
 
     def apply(self, entry: Entry) -> None:
         """Carry out the entry after the head."""

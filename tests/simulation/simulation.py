@@ -8,18 +8,19 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
+from raftcluster import limits
 from raftcluster.engine import seam
 from tests.simulation.checker import Checker
 from tests.simulation.faults import Faults
 from tests.simulation.network import Network
 from tests.simulation.process import Process, machines
 from tests.simulation.profiles import Options, options_of
+from tests.simulation.residents import Residents
 from tests.simulation.workload import Workload
 from tests.simulation.world import World
 
-HEALED_SECONDS: Final = 40.0
-"""Within this a healed cluster must have a leader and must have answered everything: thrice the slowest disk's delay
-that an election may still wait for, and some rounds of it."""
+NOTIFICATIONS: Final = 12
+"""So many are kept: few enough for the oldest to be dropped in a run of some seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +55,28 @@ class Simulation:
         names = founders + [f"s{i}" for i in range(1, self.options.spares + 1)]
         self.processes: dict[str, Process] = {}
         ring, compare = self.options.bounds.ring, self.options.compare
-        self.checker = Checker(self.world, self.processes, founders, machines(), ring, compare)
+        self.checker = Checker(self.world, self.processes, founders, machines(), ring, compare, NOTIFICATIONS)
         for name in names:
             self.processes[name] = Process(name, founders, self.world, self.options, self.checker, disabled)
         self.network = Network(self.world, self.options, self.processes)
         for process in self.processes.values():
             process.network, process.peers = self.network, self.processes
         self.workload = Workload(self.world, self.options, self.processes, self.checker)
-        self.faults = Faults(self.world, self.options, self.processes, self.network, self.workload.burst)
+        self.residents: Residents | None = None
+        if self.options.residents:
+            self.residents = residents = Residents(self.world, self.processes, founders[0], self.checker)
+            self.network.admits, self.checker.record = residents.admits, residents.committed
+        self.faults = Faults(
+            self.world, self.options, self.processes, self.network, self.workload.burst, self.residents
+        )
         self._founders = founders
 
     def begin(self) -> None:
-        """Take the engine's clock, and start the founders."""
+        """Take the engine's clock, let few notifications be kept, and start the founders."""
         logging.getLogger("raftcluster").setLevel(logging.CRITICAL + 1)
         logging.getLogger("pysyncobj").setLevel(logging.CRITICAL + 1)
         seam.use_clock(self.world.read)
+        limits.NOTIFICATIONS = NOTIFICATIONS  # type: ignore[misc]
         world = self.world
         world.tell("", f"-- {self.profile}/{self.seed}: {self.options}")
         for name in self._founders:
@@ -79,6 +87,8 @@ class Simulation:
         """Carry it out, up to the first violation."""
         world = self.world
         self.begin()
+        if self.residents is not None:
+            self.residents.begin()
         self.workload.begin()
         self.faults.begin()
         world.run(world.time + self.options.seconds, self._failed)
@@ -89,6 +99,8 @@ class Simulation:
         counts = world.counts
         counts["passed"] = self.checker.greylist.passed
         counts["timelines"] = self.checker.time.timelines
+        counts["leases"] = self.checker.leases.granted
+        counts["published"] = self.checker.notifications.published
         return Outcome(self.profile, self.seed, self.checker.violations, counts, world.fingerprint, healed)
 
     def _failed(self) -> bool:
@@ -103,6 +115,8 @@ class Simulation:
         """Liveness: runs apart from the trouble, so that it may ask for more."""
         began = self.world.time
         self.workload.patient = True
+        if self.residents is not None:
+            self.residents.healed = True
         if self.options.part:
             self._until_healthy(self.faults.heal_in_part(self._founders))
         self.faults.heal()
@@ -122,11 +136,13 @@ class Simulation:
                 world.run(world.time + 0.5, self._failed)
                 if not self._wanting(well):
                     break
-            elif world.time > began + HEALED_SECONDS:
-                self.checker.violate("liveness", f"{wanting} {HEALED_SECONDS} s after the last fault")
+            elif world.time > began + self.options.healed:
+                self.checker.violate("liveness", f"{wanting} {self.options.healed} s after the last fault")
 
     def _wanting(self, well: list[str]) -> str:
         """What these are missing of a healthy cluster; empty when nothing is."""
+        if self.residents is not None and (wanting := self.residents.wanting() or self.residents.destroying):
+            return "" if wanting is True else str(wanting)
         up = [p.replica for p in self.processes.values() if p.replica is not None and p.name in well]
         leaders = [r for r in up if r.engine.is_leader]
         if not leaders:

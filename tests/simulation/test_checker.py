@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from raftcluster.engine.read_index import ReadIndex
 from raftcluster.greylist.check import RESULT, command
 from tests.simulation.greylisting import Greylisting
-from tests.simulation.simulation import simulate
+from tests.simulation.profiles import options_of
+from tests.simulation.simulation import Simulation
 
 KEY = bytes(16)
 
@@ -15,7 +18,8 @@ KEY = bytes(16)
 def test_a_read_that_no_majority_has_confirmed_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ReadIndex, "_confirmed", lambda reads: reads._number)
     for seed in range(30):
-        violations = simulate("static", seed).violations
+        often = replace(options_of("static", seed), faults=("cut off the leader",), operations_per_second=40.0)
+        violations = Simulation("static", seed, options=often).run().violations
         if violations:
             assert violations[0].startswith("linearizable read: "), violations
             return

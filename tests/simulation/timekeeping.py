@@ -6,7 +6,11 @@ nobody who knows the time: the first leader, or one after all have restarted at 
 
 So the checker follows, beside each message, how fresh what the receiver then knows is. When a leader begins to stamp,
 its knowledge is `received - sent` late and has been running at its own rate since; that much more is allowed between
-stamps of before and after, and no more; and the leader after it may regain what it was late.
+stamps of before and after, and no more.
+
+It cannot be regained: whoever holds an entry of that leader, and so can lead after it, has heard its time with the entry, or
+asks others who have. But for one case: all of those have restarted meanwhile, and who is asked knows an older term's time only.
+The time may *leap* then, by what it was late.
 """
 
 from __future__ import annotations
@@ -35,6 +39,14 @@ class Note(NamedTuple):
     known: Sample | None
 
 
+class Course(NamedTuple):
+    """Which time a stamp is of."""
+
+    timeline: int
+    leapt: float
+    """By how much the time may have leapt so far, in seconds."""
+
+
 class _Stamp(NamedTuple):
     first: float
     """True time: not before this ..."""
@@ -43,9 +55,9 @@ class _Stamp(NamedTuple):
     stamp: float
     who: str
     timeline: int
-    reign: int
     late: float
     early: float
+    leapt: float
 
 
 class _Answer(NamedTuple):
@@ -63,7 +75,7 @@ class Timekeeping:
         self._samples: dict[str, Sample] = {}
         self._answers: dict[tuple[str, str], _Answer] = {}
         self._reigns: dict[str, int] = {}
-        self._late = self._early = 0.0
+        self._late = self._early = self._leapt = 0.0
         self.timelines = 0
         self._stamps: dict[tuple[int, int], _Stamp] = {}
 
@@ -96,15 +108,22 @@ class Timekeeping:
         sample = self._samples.get(name)
         return 0.0 if sample is None else sample.received - sample.sent
 
-    def leads(self, name: str, term: int, now: float, voters: Callable[[], Collection[str]]) -> None:
-        """`name` leads, by the votes of `voters`, and knows the time."""
+    def leads(self, name: str, term: int, now: float, voters: Callable[[], Collection[str]], stamped: int) -> None:
+        """`name` leads, by the votes of `voters`, and knows the time. `stamped` is the last term with a committed stamp."""
         if self._reigns.get(name) != term:
             self._reigns[name] = term
-            sample = self._samples.get(name) or self._asked(name, term, now, voters())
+            sample = self._samples.get(name)
+            asked = sample is None
+            if sample is None:
+                sample = self._asked(name, term, now, voters())
             if sample is None:
                 self.timelines += 1
                 sample = Sample(term, now, now, self.timelines)
             running = RATE * (now - sample.sent)
+            if sample.term < stamped:
+                self._leapt += self._late
+            if asked:
+                self._leapt += running  # whom it has asked may not have heard how the last leader steered
             self._late += sample.received - sample.sent + running
             self._early += running
         else:
@@ -122,15 +141,20 @@ class Timekeeping:
         latest = max(a.known.term for a in known)
         worst = max((a for a in known if a.known.term == latest), key=lambda a: a.received - a.sent - a.known.sent)
         sample = worst.known
-        return Sample(term, sample.sent, sample.received + worst.received - worst.sent, sample.timeline)
+        return Sample(latest, sample.sent, sample.received + worst.received - worst.sent, sample.timeline)
 
     def stamped(self, name: str, index: int, term: int, stamp: int, began: float, now: float) -> None:
         """The leader `name` wrote a stamped entry at a moment between `began` and `now`."""
         sample = self._samples.get(name)
         if sample is not None:
             self._stamps[index, term] = _Stamp(
-                began, now, stamp / 1000, name, sample.timeline, term, self._late, self._early
+                began, now, stamp / 1000, name, sample.timeline, self._late, self._early, self._leapt
             )
+
+    def course(self, place: tuple[int, int]) -> Course | None:
+        """Of the stamp of the entry (index, term)."""
+        stamp = self._stamps.get(place)
+        return None if stamp is None else Course(stamp.timeline, stamp.leapt)
 
     def check(self, committed: list[tuple[int, int]]) -> None:
         """The stamps of the committed (index, term), in order."""
@@ -145,8 +169,8 @@ class Timekeeping:
                 if gone < 0:
                     self._violate("time decreases", f"entry {place}: by {-gone:.3f} s, {before.who} then {stamp.who}")
                 elif stamp.timeline == before.timeline:
-                    regained = before.late if stamp.reign != before.reign else 0.0  # by a leader that had heard more
-                    if gone > most + RATE * most + stamp.early - before.early + regained + SLACK:
+                    leapt = stamp.leapt - before.leapt
+                    if gone > most + RATE * most + stamp.early - before.early + leapt + SLACK:
                         self._violate("time too fast", f"entry {place}: {gone:.3f} s in {most:.3f} s of true time")
                     if gone < least - RATE * least - (stamp.late - before.late) - SLACK:
                         self._violate("time too slow", f"entry {place}: {gone:.3f} s in {least:.3f} s of true time")

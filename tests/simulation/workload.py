@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
+from raftcluster.codec import pack
 from raftcluster.engine.operations import Operation
 from raftcluster.errors import RaftclusterError, Unavailable
 from raftcluster.greylist.check import HEAD, command
@@ -19,12 +20,15 @@ from tests.simulation.checker import Checker
 from tests.simulation.machines import count
 from tests.simulation.process import Process
 from tests.simulation.profiles import Options
+from tests.simulation.requests import Requests
 from tests.simulation.timekeeping import RATE, SLACK
 from tests.simulation.world import World
 
 TRIES: Final = 6
 TOGETHER: Final = (1, 1, 1, 2, 5)
 """How many commands an operation holds."""
+OVERHEAD_BYTES: Final = 150
+"""What an append has beside the commands of one operation, which is never split."""
 UNKNOWN: Final = [3]
 
 
@@ -34,6 +38,8 @@ class Client:
     def __init__(self, number: int, ident: bytes, machine: str, commands: list[Any]) -> None:
         self.number, self.ident, self.machine, self.commands = number, ident, machine, commands
         self.born: int | None = None
+        self.asked = 0.0
+        """When it was sent first, in true time."""
         self.tries = 0
         self.maybe_sent = False
         """A copy may be under way somewhere: 'not applied' cannot be concluded any more."""
@@ -54,8 +60,18 @@ class Workload:
         self.open: dict[int, Client] = {}
         self.patient = False
         """Everything is healed: nobody gives up any more."""
+        self._requests = Requests(world, checker)
         self._lines = 0
         self._settings: tuple[int, Any] = (0, None)
+        self._kinds: tuple[tuple[str, float, Callable[[], Any]], ...] = (
+            ("ledger", 0.45, self._line),
+            ("greylist", 0.7, self._check),
+            ("config", 0.77, self._setting),
+            ("lease", 0.87, self._requests.lease),
+            ("notifications", 0.96, self._requests.notification),
+            ("lists", 1.0, self._requests.entry),
+        )
+        """(machine, up to which of all operations it has, what makes a command)."""
         self._highest = 0
         """The greatest position in the ledger that any client knows of, from a result or from a linearizable read."""
         self._heights: list[tuple[float, int]] = [(0.0, 0)]
@@ -76,6 +92,8 @@ class Workload:
             self.read()
         elif kind < 0.3:
             self.bounded_read()
+        elif kind < 0.35:
+            self._page()
         else:
             self.operation()
         self._world.after(self._world.random.expovariate(self._options.operations_per_second), self._next)
@@ -86,9 +104,11 @@ class Workload:
         """One operation of any kind."""
         random = self._world.random
         kind = random.random()
-        machine = "ledger" if kind < 0.55 else "greylist" if kind < 0.9 else "config"
-        make = {"ledger": self._line, "greylist": self._check, "config": self._setting}[machine]
-        return self._submit(machine, [make() for _ in range(random.choice(TOGETHER))])
+        machine, make = next((name, make) for name, share, make in self._kinds if kind < share)
+        commands = [make() for _ in range(random.choice(TOGETHER))]
+        while len(commands) > 1 and len(pack(commands)) > self._options.bounds.append_bytes - OVERHEAD_BYTES:
+            commands.pop()
+        return self._submit(machine, commands)
 
     def _line(self) -> list[Any]:
         random = self._world.random
@@ -148,7 +168,7 @@ class Workload:
         client.tries += 1
         replica = process.replica
         if client.born is None:
-            client.born = replica.engine.applied
+            client.born, client.asked = replica.engine.applied, world.time
             if client.machine == "greylist":
                 client.commands = [_made_at(process.name, each) for each in client.commands]
         operation = Operation(client.machine, client.ident, client.born, client.commands)
@@ -201,7 +221,8 @@ class Workload:
                 self._checker.violate("exactly once", told)
             return
         client.results = results
-        for result in results:
+        for made, result in zip(client.commands, results, strict=True):
+            self._requests.answered(client.machine, client.asked, made, result)
             self._world.counts["acknowledged"] += result != UNKNOWN
             self._world.counts["too old to tell"] += result == UNKNOWN
             if client.machine == "ledger" and result[0] == 0:
@@ -215,6 +236,11 @@ class Workload:
             self._heights.append((self._world.time, position))
 
     # ---- reads
+
+    def _page(self) -> None:
+        process = self._pick()
+        if process is not None and process.replica is not None:
+            self._requests.read(process)
 
     def bounded_read(self) -> None:
         """A read of what was current at most so many seconds ago: by cluster time, which is late by a message's delay."""
