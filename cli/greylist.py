@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import click
 
+from raftcluster import Refusal
 from raftcluster.cli import output
 from raftcluster.cli.context import Commands, Context, Duration, author, json_option, json_or_text, reason_option
 
@@ -128,16 +129,35 @@ def forget(obj: Context, /, reason: str, as_json: bool, **named: str | None) -> 
 @click.option(
     "--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True, help="Of the lines."
 )
+@json_option
 @click.pass_obj
-def export(obj: Context, form: Literal["jsonl", "csv"], file: Path) -> None:
+def export(obj: Context, form: Literal["jsonl", "csv"], file: Path, as_json: bool) -> None:
     """Write all triplets that are known to the new FILE, which `import` reads: with a digest at its end."""
-    count = -1 if form == "jsonl" else -2
-    with open(file, "x", encoding="utf-8", errors="surrogateescape", newline="\n") as out:
-        os.chmod(file, 0o600)  # who writes to whom
-        for line in obj.client.greylist.records.export(form):
-            out.write(line)
-            count += 1
-    click.echo(f"{count - 1} triplets were written to {file}")
+    around = 2 if form == "jsonl" else 3  # lines that are no triplet
+    lines = obj.client.greylist.records.export(form)
+    first = next(lines)  # whoever cannot be asked leaves no file behind
+    try:
+        with open(file, "x", encoding="utf-8", errors="surrogateescape", newline="\n", opener=_private) as out:
+            out.write(first)
+            count = 1
+            for line in lines:
+                out.write(line)
+                count += 1
+    except FileExistsError:
+        text, remedy = f"{file} exists already", "name another file, or remove it"
+        raise Refusal(text, subject=str(file), remedy=remedy) from None
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+    if as_json:
+        output.as_json({"file": str(file), "triplets": count - around})
+    else:
+        click.echo(f"{count - around} triplets were written to {file}")
+
+
+def _private(path: str, flags: int) -> int:
+    """For `open`: who writes to whom is for this user alone."""
+    return os.open(path, flags, 0o600)
 
 
 @greylist.command("import")

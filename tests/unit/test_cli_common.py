@@ -35,9 +35,13 @@ WITHOUT_A_NODE = set(
 )
 
 
-def arguments_of(command: click.Command) -> list[str]:
+ONE_OF: dict[tuple[str, ...], list[str]] = {("config", "set"): ["1"]}
+"""What else must be given to commands that take one of several things."""
+
+
+def arguments_of(words: tuple[str, ...], command: click.Command) -> list[str]:
     """Something for each argument that is required."""
-    return [_something(each.type) for each in command.params if each.required]
+    return [_something(each.type) for each in command.params if each.required] + ONE_OF.get(words, [])
 
 
 def _something(kind: click.ParamType[object]) -> str:
@@ -45,19 +49,25 @@ def _something(kind: click.ParamType[object]) -> str:
         return str(kind.choices[0])
     if isinstance(kind, Address):
         return "127.0.0.1:1"
+    if isinstance(kind, click.Path) and kind.exists:
+        return __file__
     return "1" if isinstance(kind, (Moment, click.types.IntParamType)) else "a"
 
 
 @pytest.mark.parametrize(
     "path", [each for each in LEAVES if " ".join(each[0]) not in WITHOUT_A_NODE], ids=lambda each: str(each)
 )
-def test_without_a_node_every_command_says_so(path: tuple[tuple[str, ...], click.Command], tmp_path: Path) -> None:
+def test_without_a_node_every_command_says_so(
+    path: tuple[tuple[str, ...], click.Command], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words, command = path
-    given = ["-C", str(tmp_path), *words, *arguments_of(command)]
+    given = ["-C", str(tmp_path), *words, *arguments_of(words, command)]
+    monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, given, input="name\n")
     assert result.exit_code == 7, result.output
     assert str(tmp_path) in result.stderr and "raftcluster serve" in result.stderr
     assert result.stderr.count("error: ") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from raftcluster.cluster import create, destroy
+from raftcluster.cluster.auditing import ATTRIBUTED
 from raftcluster.cluster.keystore import UNNUMBERED, Keystore, Trust
 from raftcluster.cluster.reconcile import GENESIS
 from raftcluster.cluster.records import Facts
@@ -143,8 +144,13 @@ def test_init_makes_a_complete_node(tmp_path: Path) -> None:
         subject = verify_leaf(identity.certificate, keys.roots([1])[0])
         assert subject == subject_of(identity.certificate)
         assert (subject.cluster_id, subject.generation, subject.node_id) == (cluster_id, 1, node["node_id"])
-        verb, facts, founder, first = unpack((path / GENESIS).read_bytes())
-        assert verb == "genesis" and Facts.of(facts).realm == "dns:example.org" and founder[1] == "mx1.example.org"
+        wrapped, _, (verb, facts, founder, first) = unpack((path / GENESIS).read_bytes())
+        assert (
+            wrapped == ATTRIBUTED
+            and verb == "genesis"
+            and Facts.of(facts).realm == "dns:example.org"
+            and founder[1] == "mx1.example.org"
+        )
         assert [link.content().generation for link in keys.chain()] == [1]
         assert b"PRIVATE" not in (path / GENESIS).read_bytes() and first[0] == 1
         assert keys.root_keys() == []
@@ -177,7 +183,7 @@ def test_init_again_after_it_was_interrupted(tmp_path: Path, monkeypatch: pytest
         node = directory.read_node()
         keys = Keystore(directory, cluster_id, node["node_id"])
         Credentials(keys.identity(1), keys.roots([1]))
-        assert unpack((path / GENESIS).read_bytes())[1][0] == cluster_id
+        assert unpack((path / GENESIS).read_bytes())[2][1][0] == cluster_id
 
 
 def test_wiping_is_finished_however_often_it_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
