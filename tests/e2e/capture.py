@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import socket
 import struct
 import threading
@@ -14,6 +15,7 @@ from typing import Final
 FRAME_BYTES: Final = 70_000
 """Loopback's MTU is 65,536, and a header."""
 BUFFER_BYTES: Final = 256 * 1024 * 1024
+LOOK_SECONDS: Final = 0.2
 ALL: Final = 0x0003  # ETH_P_ALL
 OUTGOING: Final = 4  # PACKET_OUTGOING: loopback shows each frame twice, going out and coming in
 SOL_PACKET: Final = 263
@@ -44,7 +46,7 @@ class Capture:
     def __enter__(self) -> Capture:
         self._socket.setsockopt(socket.SOL_SOCKET, FORCE_BUFFER, BUFFER_BYTES)
         self._socket.bind((self._interface, ALL))
-        self._socket.settimeout(0.2)
+        self._socket.setblocking(False)
         self._thread.start()
         return self
 
@@ -63,11 +65,13 @@ class Capture:
 
     def _read(self) -> None:
         while True:
+            ending = self._closing.is_set()  # asked first: all that had come by then is read
             try:
                 frame, about = self._socket.recvfrom(FRAME_BYTES)
-            except TimeoutError:  # silence: the end, when that is wanted
-                if self._closing.is_set():
+            except BlockingIOError:
+                if ending:
                     return
+                select.select([self._socket], [], [], LOOK_SECONDS)
                 continue
             if about[2] != OUTGOING:
                 continue
