@@ -52,35 +52,51 @@ def live(folder: Path, *, size: int = 3, per_second: float = 600.0, quiet_s: flo
         members = list(cluster.nodes)
         first = members[0]
         eventually(cluster.settled, SECONDS, "quiet")
-        with Load(members, per_second) as load:
-            stretches = [_measured("quiet", load, first, lambda: _pass(quiet_s))]
-            stretches.append(_measured("join", load, first, lambda: _join(cluster)))
-            stretches.append(_measured("remove", load, first, lambda: _remove(cluster, members)))
-            stretches.append(_measured("rotate", load, first, lambda: _rotate(first)))
+        with Load(members, per_second, folder) as load:
+            spans = [
+                _lived("quiet", first, lambda: _pass(quiet_s)),
+                _lived("join", first, lambda: _join(cluster)),
+                _lived("remove", first, lambda: _remove(cluster, members)),
+                _lived("rotate", first, lambda: _rotate(first)),
+            ]
             load.end()
-            eventually(
-                lambda: not any(load.wrong(members).values()), SECONDS, f"all counted once: {load.wrong(members)}"
-            )
+        eventually(lambda: not any(load.wrong(members).values()), SECONDS, f"all counted once: {load.wrong(members)}")
         number = _shown(first)["generation"]
-        return Life(size, stretches, load.errors(), load.degraded(), load.wrong(members), number)
+        stretches = [_measured(load, span) for span in spans]
+        return Life(size, stretches, load.errors, load.degraded(), load.wrong(members), number)
 
 
-def _measured(name: str, load: Load, node: Served, act: Callable[[], None]) -> Stretch:
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A part of it that is over: from when to when (monotonic), and its rollovers' seconds."""
+
+    name: str
+    begun: float
+    ended: float
+    rollover_s: list[float]
+
+
+def _lived(name: str, node: Served, act: Callable[[], None]) -> _Span:
     before = _shown(node)["generation"]
     begun = time.monotonic()
     act()
     ended = time.monotonic()
-    answers = load.answers(begun, ended)
     took = [each["took_s"] for each in _shown(node)["generations"] if each["generation"] > before and each["took_s"]]
+    return _Span(name, begun, ended, took)
+
+
+def _measured(load: Load, span: _Span) -> Stretch:
+    answers = load.between(span.begun, span.ended)
+    seconds = span.ended - span.begun
     return Stretch(
-        name,
-        round(ended - begun, 2),
+        span.name,
+        round(seconds, 2),
         len(answers),
-        round(len(answers) / (ended - begun), 1),
+        round(len(answers) / seconds, 1),
         round(percentile(answers, 0.50) * 1000, 1),
         round(percentile(answers, 0.99) * 1000, 1),
         round(percentile(answers, 1.0) * 1000, 1),
-        took,
+        span.rollover_s,
     )
 
 

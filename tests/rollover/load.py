@@ -1,21 +1,29 @@
-"""Strangers' checks at every node, each counted, timed and compared with what the tables say in the end."""
+"""Strangers' checks at every node, each counted, timed and compared with what the tables say in the end.
+
+`python -m tests.rollover.load PLAN`: the process that asks; PLAN is JSON, [[name, policy server, checks per second], ...].
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from pathlib import Path
 
-from tests.policy_client import PolicyClient
+from tests.children import Child
+from tests.policy_client import PATIENCE_SECONDS, PolicyClient
 from tests.served import Served
 
 DECIDED = "DEFER_IF_PERMIT 4.2.0 Greylisted"
 """What the cluster tells a stranger; without the cluster it would be something else (`on_unavailable`)."""
 CLIENT, RECIPIENT = "192.0.2.7", "box@example.org"
 TRIPLETS = 40
+START_SECONDS = 30.0
 
 
 def sender_of(triplet: int) -> str:
@@ -36,17 +44,17 @@ class Answer:
 class Asker(threading.Thread):
     """One connection to one node: a check, its answer, the next one, at most `per_second`."""
 
-    def __init__(self, node: Served, name: str, per_second: float) -> None:
+    def __init__(self, name: str, policy: str, per_second: float) -> None:
         super().__init__(name=name, daemon=True)
         self.answers: list[Answer] = []
         self.errors: list[str] = []
-        self._node, self._pause = node, 1.0 / per_second
+        self._policy, self._pause = policy, 1.0 / per_second
         self._ending = threading.Event()
 
     def run(self) -> None:
         number, due = 0, time.monotonic()
         try:
-            with PolicyClient(self._node.policy) as client:
+            with PolicyClient(self._policy) as client:
                 while not self._ending.is_set():
                     number, triplet = number + 1, number % TRIPLETS
                     begun = time.monotonic()
@@ -69,40 +77,44 @@ class Asker(threading.Thread):
 
 
 class Load:
-    """Askers at all these nodes. Use as a context manager."""
+    """Askers at all these nodes, in a process of their own: what the rest of a test does must not look like latency.
 
-    def __init__(self, nodes: Sequence[Served], per_second: float, connections: int = 4) -> None:
+    Use as a context manager. What they have seen is there after `end`.
+    """
+
+    def __init__(self, nodes: Sequence[Served], per_second: float, folder: Path, connections: int = 4) -> None:
+        self.answers: list[Answer] = []
+        self.errors: list[str] = []
+        """Connections that ended."""
         each = per_second / (len(nodes) * connections)
-        self.askers = [Asker(node, f"{node.name}.{n}", each) for node in nodes for n in range(connections)]
+        plan = [(f"{node.name}.{n}", node.policy, each) for node in nodes for n in range(connections)]
+        command = [sys.executable, "-m", "tests.rollover.load", json.dumps(plan)]
+        self._child = Child("load", command, folder / "load.log", pipes=True)
 
     def __enter__(self) -> Load:
-        for asker in self.askers:
-            asker.start()
+        assert self._child.line(START_SECONDS) == "begun"
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.end()
+        self._child.stop()
 
     def end(self) -> None:
-        """Stop asking. Idempotent."""
-        for asker in self.askers:
-            asker.end()
+        """Stop asking, and take what was seen."""
+        self._child.tell("end")
+        answers, self.errors = json.loads(self._child.line(PATIENCE_SECONDS))
+        self.answers = [Answer(*each) for each in answers]
 
-    def answers(self, since: float = 0.0, until: float = math.inf) -> list[Answer]:
+    def between(self, since: float, until: float) -> list[Answer]:
         """What was asked in that time (monotonic)."""
-        return [each for asker in self.askers for each in list(asker.answers) if since <= each.at < until]
-
-    def errors(self) -> list[str]:
-        """Connections that ended."""
-        return [error for asker in self.askers for error in asker.errors]
+        return [each for each in self.answers if since <= each.at < until]
 
     def degraded(self) -> list[str]:
         """Answers that are not the cluster's."""
-        return [each.action for each in self.answers() if not each.action.startswith(DECIDED)]
+        return [each.action for each in self.answers if not each.action.startswith(DECIDED)]
 
     def wrong(self, nodes: Sequence[Served]) -> dict[str, int]:
-        """After `end`: per node, how many checks its table has counted too many or too few."""
-        asked = Counter(each.triplet for each in self.answers())
+        """Per node, how many checks its table has counted too many or too few."""
+        asked = Counter(each.triplet for each in self.answers)
         found = {}
         for node in nodes:
             counted = Counter({triplet: _counted(node, triplet) for triplet in range(TRIPLETS)})
@@ -119,3 +131,20 @@ def percentile(answers: Sequence[Answer], share: float) -> float:
 def _counted(node: Served, triplet: int) -> int:
     explained = node.client.greylist.explain(CLIENT, sender_of(triplet), RECIPIENT)
     return sum(int(row["deferred"]) + int(row["passed"]) for row in explained["seen_by"])
+
+
+def main() -> None:
+    """The askers' process: it asks until standard input says so, or ends."""
+    askers = [Asker(*each) for each in json.loads(sys.argv[1])]
+    for asker in askers:
+        asker.start()
+    print("begun", flush=True)
+    sys.stdin.readline()
+    for asker in askers:
+        asker.end()
+    answers = [astuple(answer) for asker in askers for answer in asker.answers]
+    print(json.dumps([answers, [error for asker in askers for error in asker.errors]]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

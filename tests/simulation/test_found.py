@@ -247,3 +247,21 @@ def test_what_is_sent_again_while_it_waits_is_appended_once() -> None:
     lab.flow(THREE, rounds=8)
     assert lab.nodes["n1"].journal.last[1] == before + 3
     assert lab.history("n3") == [0, 1, 2]
+
+
+def test_what_a_link_that_is_replaced_has_lost_is_sent_again_at_once() -> None:
+    """A new certificate replaces a link between two steps: the follower saw it up before and after, and only its timer, half
+    a second to a second later, sent again what had been on its way."""
+    lab = GuardedLab(THREE)
+    lab.elect("n1", ["n2"])
+    lab.flow(THREE)
+    caller = Caller()
+    lab.nodes["n2"].submit(operation(1), caller)
+    lab.tick("n2")
+    assert [message["type"] for message in lab.take("n2", "n1")] == ["forward"], "it is lost with the link"
+    lab.unlink("n1", "n2")
+    lab.link("n1", "n2")
+    lab.tick("n2")
+    assert "forward" in [message["type"] for message in lab.sent["n2", "n1"]]
+    lab.flow(THREE)
+    assert caller.results == [[0, 1]]
