@@ -24,7 +24,7 @@ Value = Any  # None | bool | int | float | str | bytes | list | dict
 
 def pack(value: Value) -> bytes:
     """One value as msgpack bytes. Deterministic for equal values whose dicts were filled in the same order."""
-    return msgpack.packb(value, use_bin_type=True)  # type: ignore[no-any-return]
+    return msgpack.Packer(use_bin_type=True).pack(value)  # type: ignore[no-any-return]  # `packb` takes twice as long
 
 
 def unpack(

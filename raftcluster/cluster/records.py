@@ -6,8 +6,8 @@ Everything here is replicated and therefore public to every member: there is no 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Final, Literal, Self
+from dataclasses import dataclass, field
+from typing import ClassVar, Final, Literal, Self
 
 from raftcluster.codec import Value, pack, unpack
 from raftcluster.errors import FrameError, Rejected
@@ -24,13 +24,16 @@ SCHEMA: Final = 1
 class Record:
     """A row: packed as the list of its fields, in order."""
 
+    __match_args__: ClassVar[tuple[str, ...]]
+    """Their names; each dataclass has them."""
+
     def pack(self) -> bytes:
         """The row as it is stored."""
         return pack(self.values())
 
     def values(self) -> list[Value]:
         """The fields, as a message carries them."""
-        return [getattr(self, each.name) for each in fields(self)]  # type: ignore[arg-type]
+        return [getattr(self, name) for name in self.__match_args__]
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
@@ -40,7 +43,7 @@ class Record:
     @classmethod
     def of(cls, values: Value) -> Self:
         """The row with these fields. Raises `FrameError` when their number is not right."""
-        if not isinstance(values, list) or len(values) != len(fields(cls)):  # type: ignore[arg-type]
+        if not isinstance(values, list) or len(values) != len(cls.__match_args__):
             raise FrameError(f"not a {cls.__name__.lower()}", subject=cls.__name__.lower())
         return cls(*values)
 

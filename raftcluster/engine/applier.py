@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from raftcluster import failpoints, limits
 from raftcluster.codec import pack
@@ -20,6 +20,8 @@ from raftcluster.storage.overlay import Overlay
 from raftcluster.storage.ports import Entry, TableStore
 
 log = logging.getLogger("raftcluster.engine")
+
+NOTHING_BYTES: Final = len(pack([[operations.DONE, None]]))
 
 
 class Applier:
@@ -120,7 +122,10 @@ class Applier:
             overlay.begin()
             try:
                 value = work(*arguments)
-                size = len(value if type(value) is bytes else pack([[operations.DONE, value]]))  # or it fails here
+                if value is None:
+                    size = NOTHING_BYTES  # of each machine at the end of each entry
+                else:
+                    size = len(value if type(value) is bytes else pack([[operations.DONE, value]]))  # or it fails here
                 self._answered += size
                 if size > limits.RESULT_BYTES or self._answered > limits.ENTRY_RESULT_BYTES:
                     raise Rejected(f"an answer of {size} bytes", remedy=f"up to {limits.RESULT_BYTES} are kept")

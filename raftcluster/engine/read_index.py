@@ -55,8 +55,10 @@ class ReadIndex:
 
     def settle(self) -> None:
         """Answer the reads that a quorum has confirmed, and those that will never be."""
+        if not self._reads:
+            return
         seam = self._seam
-        confirmed = self._confirmed() if self._reads else 0
+        confirmed = self._confirmed()
         for number in list(self._reads):
             read = self._reads[number]
             if not seam.is_leader or read.term != seam.term:

@@ -19,12 +19,13 @@ Replaced module names, and why:
 Private members of `SyncObj` that are read, written or overridden (each is a debt with a name):
 
 =============================  =============================================================================
-read `__raftState`, read/write `__raftLeader`  role and leader; a leader that is not heard is none
+read `__raftState`, `__raftCurrentTerm`, read/write `__raftLeader`  role, term and leader; a leader that is not heard
+                                       is none
 read/write `__raftElectionDeadline`    pre-vote and patience (H17, rule 8)
 read/write `__raftNextIndex`           late acknowledgements and full queues (H2)
 read/write `__raftMatchIndex`          acknowledgements clamped to the leader's durable index (rule 6)
-write `__raftLastApplied`              starts at the checkpoint's index (H13); our own apply loop (H12)
-write `__raftCommitIndex`              after the install of a snapshot
+read/write `__raftLastApplied`         starts at the checkpoint's index (H13); our own apply loop (H12)
+read/write `__raftCommitIndex`         after the install of a snapshot
 write `__readonlyNodes`                learners that become voters, and back
 call `__onMessageReceived`, `__onNodeConnected`, `__onNodeDisconnected`, `__onReadonlyNodeConnected`,
      `__onReadonlyNodeDisconnected`    what a transport calls; kept by name to hand messages over after the guard
@@ -152,6 +153,7 @@ _engine.globalDnsResolver = _Quiet
 _engine.PIPE_NOTIFIER_ENABLED = False
 _engine.Serializer = _Pointer
 _SyncObj: Any = _engine.SyncObj
+_LEADER, _CANDIDATE = _engine._RAFT_STATE.LEADER, _engine._RAFT_STATE.CANDIDATE
 
 
 def use_clock(now: Callable[[], float]) -> None:
@@ -259,23 +261,23 @@ class Engine(_SyncObj):  # type: ignore[misc]
 
     @property
     def term(self) -> int:
-        return int(self.raftCurrentTerm)
+        return self._SyncObj__raftCurrentTerm  # type: ignore[no-any-return]
 
     @property
     def commit_index(self) -> int:
-        return int(self.raftCommitIndex)
+        return self._SyncObj__raftCommitIndex
 
     @property
     def applied(self) -> int:
-        return int(self.raftLastApplied)
+        return self._SyncObj__raftLastApplied
 
     @property
     def is_leader(self) -> bool:
-        return bool(self._isLeader())
+        return self._SyncObj__raftState == _LEADER  # type: ignore[no-any-return]
 
     @property
     def is_candidate(self) -> bool:
-        return bool(self._SyncObj__raftState == _engine._RAFT_STATE.CANDIDATE)
+        return self._SyncObj__raftState == _CANDIDATE  # type: ignore[no-any-return]
 
     @property
     def leader(self) -> str | None:

@@ -26,6 +26,10 @@ def _number(value: Any) -> bool:
     return type(value) is int and 0 <= value < _MAX
 
 
+def _number_or_none(value: Any) -> bool:
+    return value is None or (type(value) is int and 0 <= value < _MAX)
+
+
 def _entries(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(
         isinstance(e, list | tuple)
@@ -57,8 +61,8 @@ def _flag(value: Any) -> bool:
     return type(value) is bool
 
 
-def _maybe(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or check(value)
+def _time_or_none(value: Any) -> bool:
+    return value is None or _time(value)
 
 
 def _pair(value: Any) -> bool:
@@ -98,21 +102,22 @@ _REQUIRED: dict[str, dict[str, Callable[[Any], bool]]] = {
     "read_ack": {"term": _number, "number": _number},
     "forward": {"operations": _operations},
     "read_index": {"number": _number},
-    "read_at": {"number": _number, "index": _maybe(_number)},
-    "transfer": {"target": _maybe(_name)},
+    "read_at": {"number": _number, "index": _number_or_none},
+    "transfer": {"target": lambda value: value is None or _name(value)},
 }
 _OPTIONAL: dict[str, dict[str, Callable[[Any], bool]]] = {
     "append_entries": {
         "entries": _entries,
-        "prevLogIdx": _maybe(_number),
-        "prevLogTerm": _maybe(_number),
+        "prevLogIdx": _number_or_none,
+        "prevLogTerm": _number_or_none,
         "offer": _pair,
-        "time": _maybe(_time),
+        "time": _time_or_none,
         "fresh": _time,
     },
-    "next_node_idx": {"seq": _number, "wall": _maybe(_time), "time": _maybe(_known)},
+    "next_node_idx": {"seq": _number, "wall": _time_or_none, "time": lambda value: value is None or _known(value)},
     "request_vote": {"transfer": _flag},
 }
+_KNOWN = {kind: {"type": _name, **fields, **_OPTIONAL.get(kind, {})} for kind, fields in _REQUIRED.items()}
 
 
 def check(message: Any, term: int) -> str:
@@ -121,15 +126,14 @@ def check(message: Any, term: int) -> str:
     required = _REQUIRED.get(kind) if isinstance(kind, str) else None
     if kind is None or required is None:
         raise FrameError(f"unknown message {kind!r}", subject="message")
-    for field, valid in required.items():
-        if not valid(message.get(field)):
-            raise FrameError(f"{kind}: field {field!r} is {message.get(field)!r:.60}", subject="message")
-    optional = _OPTIONAL.get(kind, {})
+    if not required.keys() <= message.keys():
+        for field in required:
+            if field not in message and not required[field](None):
+                raise FrameError(f"{kind}: field {field!r} is None", subject="message")
+    known = _KNOWN[kind]
     for field, value in message.items():
-        if field == "type" or field in required:
-            continue
-        valid_optional = optional.get(field)
-        if valid_optional is None or not valid_optional(value):
+        valid = known.get(field)
+        if valid is None or not valid(value):
             raise FrameError(f"{kind}: field {field!r} is {value!r:.60}", subject="message")
     if message.get("term", 0) > term + TERM_LEAP:
         raise FrameError(f"{kind}: term {message['term']} is beyond reach of {term}", subject="message")

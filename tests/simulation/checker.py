@@ -11,7 +11,6 @@ The names are those of the Raft paper: *election safety*, *leader append-only*, 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 from raftcluster import limits
@@ -226,10 +225,11 @@ class Checker:
             self.time.answered(subject.name, peer, term, note, now)
 
     def _leads(self, subject: Subject) -> None:
-        replica = subject.replica
-        if replica is not None and replica.clock.now() is not None:
-            voters = partial(self._voters, replica)
-            self.time.leads(subject.name, replica.engine.term, self._world.time, voters, self._stamped)
+        replica, now = subject.replica, self._world.time
+        if replica is None or self.time.goes_on(subject.name, term := replica.engine.term, now):
+            return
+        if replica.clock.now() is not None:
+            self.time.begins(subject.name, term, now, self._voters(replica), self._stamped)
 
     # ---- hooks
 

@@ -108,26 +108,31 @@ class Timekeeping:
         sample = self._samples.get(name)
         return 0.0 if sample is None else sample.received - sample.sent
 
-    def leads(self, name: str, term: int, now: float, voters: Callable[[], Collection[str]], stamped: int) -> None:
-        """`name` leads, by the votes of `voters`, and knows the time. `stamped` is the last term with a committed stamp."""
+    def goes_on(self, name: str, term: int, now: float) -> bool:
+        """`name` leads; whether it has led in this term, and known the time, before."""
         if self._reigns.get(name) != term:
-            self._reigns[name] = term
-            sample = self._samples.get(name)
-            asked = sample is None
-            if sample is None:
-                sample = self._asked(name, term, now, voters())
-            if sample is None:
-                self.timelines += 1
-                sample = Sample(term, now, now, self.timelines)
-            running = RATE * (now - sample.sent)
-            if sample.term < stamped:
-                self._leapt += self._late
-            if asked:
-                self._leapt += running  # whom it has asked may not have heard how the last leader steered
-            self._late += sample.received - sample.sent + running
-            self._early += running
-        else:
-            sample = self._samples[name]
+            return False
+        self._samples[name] = Sample(term, now, now, self._samples[name].timeline)
+        return True
+
+    def begins(self, name: str, term: int, now: float, voters: Collection[str], stamped: int) -> None:
+        """`name` begins to lead, by the votes of `voters`, and knows the time. `stamped` is the last term with a committed
+        stamp."""
+        self._reigns[name] = term
+        sample = self._samples.get(name)
+        asked = sample is None
+        if sample is None:
+            sample = self._asked(name, term, now, voters)
+        if sample is None:
+            self.timelines += 1
+            sample = Sample(term, now, now, self.timelines)
+        running = RATE * (now - sample.sent)
+        if sample.term < stamped:
+            self._leapt += self._late
+        if asked:
+            self._leapt += running  # whom it has asked may not have heard how the last leader steered
+        self._late += sample.received - sample.sent + running
+        self._early += running
         self._samples[name] = Sample(term, now, now, sample.timeline)
 
     def _asked(self, name: str, term: int, now: float, voters: Collection[str]) -> Sample | None:
