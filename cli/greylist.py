@@ -17,6 +17,7 @@ from raftcluster.cli.context import Commands, Context, Duration, author, json_op
 EFFECTS = click.Choice(["allow", "greylist", "opt-in", "opt-out"])
 KINDS = click.Choice(["client", "client-name", "sender", "sender-domain", "recipient", "recipient-domain"])
 
+_SWITCH = {"on": True, "off": False}
 _NAMED = {
     "--client": "An address or a network, as in 192.0.2.0/24.",
     "--sender": "An envelope sender; the null sender is written '<>'.",
@@ -69,14 +70,15 @@ def stats(obj: Context, as_json: bool) -> None:
 def settings(obj: Context, changes: tuple[str, ...], reason: str, as_json: bool) -> None:
     """Show the settings, or change them in the whole cluster: `delay=240 'text=Please wait %s s'`.
 
-    Times are in seconds. Values that do not fit together are refused, naming both. NAME=null puts a default back.
+    Times are in seconds; what is on or off takes these words, too. Values that do not fit together are refused, naming both.
+    NAME=null puts a default back.
     """
     wanted = {}
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals:
             raise click.BadParameter(f"{change!r} is not NAME=VALUE")
-        wanted[name] = json_or_text(value)
+        wanted[name] = _SWITCH[value] if value in _SWITCH else json_or_text(value)
     if wanted:
         obj.client.greylist.configure(wanted, reason=reason, author=author())
     found = obj.client.greylist.settings()

@@ -89,7 +89,7 @@ DISK_RESERVE_BYTES: Final = (
 )  # full is declared this early: LMDB cannot tell a write cut short from a broken disk
 LOG_MAP_BYTES: Final = 4 * GIB  # address space, not memory: the log is cut behind each checkpoint
 TABLES_MAP_BYTES: Final = 64 * GIB  # address space for 10 M triplets and more
-LOCAL_MAP_BYTES: Final = 256 * MIB  # of a node's own settings
+LOCAL_MAP_BYTES: Final = 1 * GIB  # of a node's own settings, and of a million triplets that it keeps alone
 SNAPSHOT_BYTES: Final = TABLES_MAP_BYTES  # what could never be stored is not received
 
 # --- events: a node writes some dozens a day

@@ -66,7 +66,7 @@ ROOMS = {
         "raftcluster.control.greylisting",
         "raftcluster.control.server",
         "raftcluster.control.wire",
-        "raftcluster.greylist.api",
+        "raftcluster.greylist.decider",
         "raftcluster.greylist.rules",
         "raftcluster.greylist.verdict",
         "raftcluster.host",

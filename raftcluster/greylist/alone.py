@@ -1,12 +1,15 @@
-"""What a node decides by itself while the cluster does not (`on_unavailable = local`), and brings to the cluster afterwards.
+"""What a node decides by itself while the cluster does not (`on_unavailable = local`) or is not to (`replicate = off`), and
+brings to the cluster afterwards.
 
 The rules are the greylist's own. What is known of a triplet is what this node kept alone, joined with what it has applied of
-the cluster's; times are cluster time as this node knows it, which stands still when the node is started again without
-anybody to ask, so no wait is ever cut short. A decision is given when it is on this node's disk: some hundred of them in one write.
+the cluster's, but for what was forgotten; times are cluster time as this node knows it, which stands still when the node is
+started again without anybody to ask, so no wait is ever cut short. A decision is given when it is on this node's disk: some hundred
+of them in one write. Whoever asks again in the same SMTP transaction is told the same, and counted once.
 
 Kept in the node's own store, under the triplet's key: when the node began to keep it (8 bytes, milliseconds), then the record.
 Counts are kept under a label of this node's own, apart from those that the cluster made of its checks, so that the join
-loses none. When the cluster decides again, all of it is merged, bounded per command, and removed here: see `merging`.
+loses none. When the cluster decides again, all of it is merged, bounded per command, and removed here: see `merging`. What somebody
+asks about is merged first. While `replicate` is off nothing is; then what has expired is removed by a walk, some rows at a time.
 
 Thread: one of its own does it all, from the first decision, or from the start when something is left; `decide` and `close` from any.
 """
@@ -15,7 +18,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from itertools import chain
 from queue import Empty, SimpleQueue
 from struct import Struct
 from typing import Final, NamedTuple, Protocol
@@ -26,21 +33,27 @@ from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, Stora
 from raftcluster.greylist import check
 from raftcluster.greylist.check import Told
 from raftcluster.greylist.clients import read_client
-from raftcluster.greylist.machine import NAME, read_record
+from raftcluster.greylist.forgetting import Forgotten
+from raftcluster.greylist.machine import NAME, read_record, read_settings_row
 from raftcluster.greylist.merging import ROWS_MAX
 from raftcluster.greylist.record import COUNT_MAX, NODE_BYTES, Record, join
 from raftcluster.greylist.request import Request
 from raftcluster.greylist.rules import DEFER, decide
+from raftcluster.greylist.settings import Settings
 from raftcluster.host import Host
 from raftcluster.machine import ReadTables
 
 log = logging.getLogger("raftcluster.greylist")
 
-KEPT_MAX: Final = 200_000  # records, some 100 MB; beyond it strangers are deferred and not remembered
+KEPT_MAX: Final = 1_000_000  # records, some 500 MB; beyond it strangers are deferred and not remembered
 GROUP: Final = 256  # decisions in one write
 WAITING_MAX: Final = 10_000  # decisions that wait for it; beyond it mail is deferred at once
 RETRY_SECONDS: Final = 1.0  # between two attempts to merge
 BATCH_BYTES: Final = 96 * limits.KIB  # of records in a merge
+WALK_ROWS: Final = (
+    64  # looked at in a second in which nothing is decided; else twice as many as were, more than can be added
+)
+TOLD_KEPT: Final = 10_000  # answers within SMTP transactions that are remembered; they live for seconds
 
 _PREFIX: Final = b"greylist/"
 _BEGAN: Final = Struct(">Q")
@@ -74,9 +87,28 @@ class Kept(NamedTuple):
         """What `pack` packed."""
         return cls(_BEGAN.unpack_from(row)[0], Record.unpack(row[_BEGAN.size :]))
 
+    def joined(self, key: bytes, applied: Record | None, forgotten: Forgotten, now: int) -> tuple[int, Record | None]:
+        """Since when it is kept, and what is known with what the node has applied of the cluster's; nothing but that, from now on,
+        if this has expired or was forgotten."""
+        living = applied if applied is not None and now < applied.expires else None
+        if now >= self.record.expires or forgotten.covers(key, self.record.first, self.record.triplet):
+            return now, living
+        return self.began, self.record if living is None else join(living, self.record)
 
-Answer = Callable[[Told | None], None]
+
+class Overtaken(NamedTuple):
+    """Instead of an answer: the check was made under older settings than those in force, which are these."""
+
+    revision: int
+    values: dict[str, Value]
+    """What differs from the defaults."""
+
+
+Answer = Callable[[Told | Overtaken | None], None]
 """What was decided; None: this node cannot, its disk or its memory is full."""
+
+Brought = Callable[[RaftclusterError | None], None]
+"""The cluster has it, or there was nothing; or what went wrong."""
 
 
 class _Ask(NamedTuple):
@@ -86,11 +118,19 @@ class _Ask(NamedTuple):
     answer: Answer
 
 
+class _Bring(NamedTuple):
+    """A job: to merge this triplet now; `end` is a moment of `time.monotonic()`."""
+
+    key: bytes
+    end: float
+    brought: Brought
+
+
 class _Merged(NamedTuple):
     """A job: the cluster has answered a merge."""
 
     batch: dict[bytes, bytes]
-    taken: bool
+    error: RaftclusterError | None
 
 
 class Alone:
@@ -99,10 +139,18 @@ class Alone:
     def __init__(self, host: Host, rows: Rows, node: bytes) -> None:
         self._host, self._rows = host, rows
         self._label = (node.rstrip(b"\0")[: NODE_BYTES - 1] + b"*").ljust(NODE_BYTES, b"\0")
-        self._jobs: SimpleQueue[_Ask | _Merged | None] = SimpleQueue()
-        self._keys: dict[bytes, None] | None = None
-        """Of what is kept; None: not looked yet. Thread: the worker's, others read its length."""
+        self._jobs: SimpleQueue[_Ask | _Bring | _Merged | None] = SimpleQueue()
+        self._keys: dict[bytes, None] | None = None if rows.begun else {}
+        """Of what is kept; None: not looked yet. Thread: the worker's, others ask it for its length and for one key."""
         self._merging = False
+        self._wanted: dict[bytes, list[_Bring]] = {}
+        """Triplets to be merged first, and who waits for it. Thread: the worker's, as those below."""
+        self._walk: list[bytes] = []
+        """Keys that the walk has not come to yet, the next one at the end."""
+        self._told: OrderedDict[bytes | None, Told] = OrderedDict()
+        """By request id."""
+        self._now = 0
+        """When the cluster's table was looked at last."""
         self._lock = threading.Lock()
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -123,12 +171,23 @@ class Alone:
             return
         answer(None)
 
-    def find(self, key: bytes) -> Record | None:
+    def keeps(self, key: bytes) -> bool:
+        """Whether something of this triplet may not be merged yet."""
+        keys = self._keys
+        return keys is None or key in keys
+
+    def bring(self, key: bytes, end: float, brought: Brought) -> None:
+        """Merge what is kept of this triplet, before anything else, until `end`; `brought` is called once, like an `Answer`."""
+        if self._jobs.qsize() < WAITING_MAX and self._start(_Bring(key, end, brought)):
+            return
+        brought(Unavailable("too many checks wait for what this node decided alone", subject=self._host.name))
+
+    def find(self, key: bytes) -> Kept | None:
         """What this node keeps alone of the triplet with this key."""
         if not self.kept:
             return None
         row = self._rows.get(_PREFIX + key)
-        return None if row is None else Kept.unpack(row).record
+        return None if row is None else Kept.unpack(row)
 
     def close(self) -> None:
         """Answer what waits, and end. What is kept stays. Idempotent."""
@@ -139,7 +198,7 @@ class Alone:
             self._jobs.put(None)
             thread.join()
 
-    def _start(self, job: _Ask | None = None) -> bool:
+    def _start(self, job: _Ask | _Bring | None = None) -> bool:
         """Have the worker run, and do this; False when it is closed."""
         with self._lock:
             if self._closed:
@@ -156,27 +215,54 @@ class Alone:
     def _run(self) -> None:
         ending = False
         while not ending:
-            jobs: list[_Ask] = []
+            asked: list[_Ask] = []
+            failed = False
             try:
-                job = self._jobs.get(
-                    timeout=RETRY_SECONDS if self._keys is None or (self._keys and not self._merging) else None
-                )
+                job = self._jobs.get(timeout=self._patience())
                 while True:
                     if job is None:
                         ending = True
                     elif isinstance(job, _Ask):
-                        jobs.append(job)
+                        asked.append(job)
+                    elif isinstance(job, _Bring):
+                        self._want(job)
                     else:
-                        self._merged(job.batch, job.taken)
-                    if ending or len(jobs) >= GROUP:
+                        failed = self._merged(job.batch, job.error)
+                    if ending or len(asked) >= GROUP:
                         break
                     job = self._jobs.get_nowait()
             except Empty:
                 pass
-            if jobs:
-                self._decide(jobs)
-            elif not ending and not self._merging:
+            self._give_up()
+            if asked:
+                self._decide(asked)
+            if ending:
+                self._brought(list(self._wanted), Unavailable("the node is closed", subject=self._host.name))
+            elif not self._merging and (self._wanted or not (asked or failed)):
                 self._merge()
+            else:
+                self._clean(2 * len(asked))
+
+    def _patience(self) -> float | None:
+        """How long to wait for a job."""
+        idle = self._keys is None or (self._keys and not self._merging)
+        if not self._wanted:
+            return RETRY_SECONDS if idle else None
+        return max(0.0, min(each.end for waiting in self._wanted.values() for each in waiting) - time.monotonic())
+
+    def _give_up(self) -> None:
+        """Tell those whose time is over."""
+        now = time.monotonic()
+        for key, waiting in list(self._wanted.items()):
+            late = [each for each in waiting if each.end <= now]
+            if late:
+                self._wanted[key] = [each for each in waiting if each.end > now]
+                if not self._wanted[key]:
+                    del self._wanted[key]
+            for each in late:
+                each.brought(
+                    Unavailable("the cluster has not taken what this node decided alone in time", subject=NAME)
+                )
 
     def _known(self) -> dict[bytes, None]:
         """Raises `StorageRefusal`, `Unavailable`."""
@@ -184,46 +270,67 @@ class Alone:
             self._keys = dict.fromkeys(key[len(_PREFIX) :] for key in self._rows.keys(_PREFIX))
         return self._keys
 
+    def _want(self, job: _Bring) -> None:
+        try:
+            known = self._known()
+        except (StorageRefusal, Unavailable) as error:  # what this node kept is lost or later; the cluster decides
+            log.warning("what the node decided alone cannot be read: %s", error)
+            job.brought(None)
+            return
+        if job.key in known:
+            self._wanted.setdefault(job.key, []).append(job)
+        else:
+            job.brought(None)
+
     def _decide(self, jobs: list[_Ask]) -> None:
-        told: list[Told | None] = [None] * len(jobs)
+        told: list[Told | Overtaken | None] = [None] * len(jobs)
         try:
             known, new = self._known(), dict[bytes, Kept]()
-            applied, now = self._host.query(
-                NAME, lambda tables, now: ([_applied(tables, r, now) for r, _ in jobs], now)
-            )
-            decided = [
-                self._one(request, *of_cluster, known, new, now)
-                for (request, _), of_cluster in zip(jobs, applied, strict=True)
-            ]
-            self._rows.write({_PREFIX + key: kept.pack() for key, kept in new.items()})
+            for request, _ in jobs:
+                if request.key in known and request.key not in new:
+                    row = self._rows.get(_PREFIX + request.key)
+                    if row is not None:
+                        new[request.key] = Kept.unpack(row)
+            kept = dict(new)
+            new.clear()
+            seen = self._host.query(NAME, partial(_see, [request for request, _ in jobs], kept))
+            self._now, fresh, decided = seen.now, dict[bytes | None, Told](), list[Told | Overtaken | None]()
+            for request, _ in jobs:
+                each = self._one(request, seen, new, fresh)
+                if request.id is not None and isinstance(each, Told):
+                    fresh[request.id] = each
+                decided.append(each)
+            self._rows.write({_PREFIX + key: made.pack() for key, made in new.items()})
             known.update(dict.fromkeys(new))
-            told = list(decided)
+            told = decided
+            for name, answer_again in fresh.items():
+                self._told[name] = answer_again
+                if len(self._told) > TOLD_KEPT:
+                    self._told.popitem(last=False)
         except (StorageRefusal, Unavailable, OutcomeUnknown) as error:
             log.warning("the node cannot decide alone: %s", error)
         for (_, answer), each in zip(jobs, told, strict=True):
             answer(each)
 
     def _one(
-        self,
-        request: Request,
-        applied: Record | None,
-        allowed: bool,
-        known: dict[bytes, None],
-        new: dict[bytes, Kept],
-        now: int,
-    ) -> Told | None:
-        key = request.key
-        if allowed:
+        self, request: Request, seen: _Seen, new: dict[bytes, Kept], fresh: Mapping[bytes | None, Told]
+    ) -> Told | Overtaken | None:
+        """Decide; what is to be kept goes to `new`. `fresh` are answers that are not on the disk yet, by request id."""
+        if request.current.revision < seen.settings.revision:
+            return seen.settings
+        told = fresh.get(request.id) or self._told.get(request.id)
+        if told is not None:
+            return told
+        key, now = request.key, seen.now
+        if request.hinted and key in seen.allowed:
             return Told(check.SERVED, True, 0, 0, 0)
-        kept = new.get(key)
-        if kept is None and key in known and (row := self._rows.get(_PREFIX + key)) is not None:
-            kept = Kept.unpack(row)
-        if kept is None and len(known) + len(new) >= KEPT_MAX:
+        record: Record | None
+        if key in new:
+            began, record = new[key]
+        elif len(self._known()) + len(new) >= KEPT_MAX and key not in self._known():
             return None
-        record = applied if applied is not None and now < applied.expires else None
-        began = now
-        if kept is not None and now < kept.record.expires:
-            began, record = kept.began, kept.record if record is None else join(record, kept.record)
+        else:
+            began, record = seen.records[key]
         first, expires, passed = (record.first, record.expires, record.passed) if record else (0, 0, False)
         action, first, expires, before, left, delayed = decide(
             first, expires, passed, now, request.current.settings.waits(), not request.sender
@@ -235,23 +342,32 @@ class Alone:
         nodes = tuple((node, *counters[node]) for node in sorted(counters))
         last = max(now, first)
         made = Record(first, last, max(expires, last), not deferred, nodes, request.triplet)
+        if made.passed and not request.current.replicated:
+            began = now  # it waits for nothing any more, and was held against all that is forgotten until now
         new[key] = Kept(began, made)
         return Told(check.DEFERRED if deferred else check.PASSED, before, first, left, delayed)
 
     def _merge(self) -> None:
-        """Ask the cluster to take some of what is kept; the answer comes as a job."""
+        """Ask the cluster to take some of what is kept, if triplets are shared; the answer comes as a job."""
+        batch: dict[bytes, bytes] = {}
         try:
-            batch: dict[bytes, bytes] = {}
+            self._known()
+            shared, self._now = self._host.query(NAME, _shared)
+            if not shared:
+                self._brought(list(self._wanted), None)  # asked again, it will be decided here
+                self._clean(WALK_ROWS)
+                return
             size = 0
-            for key in self._known():
-                row = self._rows.get(_PREFIX + key)
+            for key in chain(self._wanted, self._known()):
+                row = None if key in batch else self._rows.get(_PREFIX + key)
                 if row is not None:
                     batch[key] = row
                     size += len(row)
                 if len(batch) == ROWS_MAX or size >= BATCH_BYTES:
                     break
-        except (StorageRefusal, Unavailable) as error:
+        except (StorageRefusal, Unavailable, OutcomeUnknown) as error:
             log.warning("what the node decided alone cannot be read: %s", error)
+            self._brought(list(self._wanted), error)
             return
         if not batch:
             return
@@ -260,22 +376,23 @@ class Alone:
             kept = Kept.unpack(row)
             rows.append([key, kept.began, kept.record.pack()])
 
-        def done(_: Value | None, error: RaftclusterError | None) -> None:
-            refused = isinstance(
-                error, Rejected
-            )  # it will be at every time: better to lose some waits than to stop here
-            if refused:
-                log.error("the cluster does not take what the node decided alone, it is dropped: %s", error)
-            self._jobs.put(_Merged(batch, error is None or refused))
-
         self._merging = True
-        self._host.submit(NAME, ["merge", rows], done)
+        self._host.submit(NAME, ["merge", rows], lambda _, error: self._jobs.put(_Merged(batch, error)))
 
-    def _merged(self, batch: dict[bytes, bytes], taken: bool) -> None:
+    def _merged(self, batch: dict[bytes, bytes], error: RaftclusterError | None) -> bool:
+        """Whether it has failed."""
         self._merging = False
-        if not taken:
-            return
-        try:  # the worker alone writes these rows: what is as it was is the cluster's now
+        if isinstance(error, Rejected):  # it will be at every time: better to lose some waits than to stop here
+            log.error("the cluster does not take what the node decided alone, it is dropped: %s", error)
+            error = None
+        if error is None:
+            self._remove(batch)
+        self._brought(list(batch), error)
+        return error is not None
+
+    def _remove(self, batch: Mapping[bytes, bytes]) -> None:
+        """These rows need not be kept, but for those that were written again."""
+        try:  # the worker alone writes these rows
             same = {key: None for key, row in batch.items() if self._rows.get(_PREFIX + key) == row}
             self._rows.write({_PREFIX + key: None for key in same})
         except (StorageRefusal, Unavailable) as error:  # merging it once more changes nothing
@@ -286,9 +403,56 @@ class Alone:
         if not self._keys:
             log.info("what this node decided alone is merged")
 
+    def _brought(self, keys: Iterable[bytes], error: RaftclusterError | None) -> None:
+        for key in keys:
+            for each in self._wanted.pop(key, ()):
+                each.brought(error)
 
-def _applied(tables: ReadTables, request: Request, now: int) -> tuple[Record | None, bool]:
-    """What this node has applied of a triplet's record, and whether its client is allowed."""
-    client = read_client(tables, request.network) if request.hinted else None
-    allowed = client is not None and client.allowed(now, request.current.settings.auto_allow)
-    return read_record(tables, request.key), allowed
+    def _clean(self, rows: int) -> None:
+        """Look at so many rows, and remove those that have expired."""
+        if not rows or not self._keys or self._merging:
+            return
+        if not self._walk:
+            self._walk = list(self._keys)
+        keys = self._walk[-rows:]
+        del self._walk[-rows:]
+        try:
+            found = {key: row for key in keys if (row := self._rows.get(_PREFIX + key)) is not None}
+        except (StorageRefusal, Unavailable) as error:
+            log.warning("what the node decided alone cannot be read: %s", error)
+            return
+        expired = {key: row for key, row in found.items() if Kept.unpack(row).record.expires <= self._now}
+        if expired:
+            self._remove(expired)
+
+
+class _Seen(NamedTuple):
+    """What some checks need of what the node has applied, all of one moment."""
+
+    settings: Overtaken
+    records: dict[bytes, tuple[int, Record | None]]
+    """Per triplet: see `Kept.joined`."""
+    allowed: set[bytes]
+    """Triplets whose client is allowed, of those that were asked about with a hint."""
+    now: int
+
+
+def _see(requests: list[Request], kept: Mapping[bytes, Kept], tables: ReadTables, now: int) -> _Seen:
+    records, allowed, forgotten = dict[bytes, tuple[int, Record | None]](), set[bytes](), Forgotten(tables, now)
+    for request in requests:
+        key = request.key
+        if request.hinted:
+            client = read_client(tables, request.network)
+            if client is not None and client.allowed(now, request.current.settings.auto_allow):
+                allowed.add(key)
+        if key not in records:
+            applied, alone = read_record(tables, key), kept.get(key)
+            if alone is not None:
+                records[key] = alone.joined(key, applied, forgotten, now)
+            else:
+                records[key] = now, applied if applied is not None and now < applied.expires else None
+    return _Seen(Overtaken(*read_settings_row(tables)), records, allowed, now)
+
+
+def _shared(tables: ReadTables, now: int) -> tuple[bool, int]:
+    return Settings.of(read_settings_row(tables)[1]).replicate, now

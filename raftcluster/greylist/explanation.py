@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from raftcluster.codec import Value
+from raftcluster.greylist.alone import Kept
 from raftcluster.greylist.clients import Client, read_client
+from raftcluster.greylist.forgetting import Forgotten
 from raftcluster.greylist.lists.book import ALLOWED, LISTED, NOT_OPTED_IN, OPTED_OUT, SILENT, Ruling
 from raftcluster.greylist.machine import read_record, read_settings_row
 from raftcluster.greylist.record import node_text
@@ -21,11 +23,17 @@ _LISTED: Final = {
 
 
 def explain(
-    tables: ReadTables, now: int, client: str, sender: str | bytes, recipient: str | bytes, ruling: Ruling
+    tables: ReadTables,
+    now: int,
+    client: str,
+    sender: str | bytes,
+    recipient: str | bytes,
+    ruling: Ruling,
+    kept: Kept | None = None,
 ) -> dict[str, Value]:
     """What a check of this triplet would be told at `now`, by which rule, from which record.
 
-    `ruling` is what the lists say about it. Times that end in `_ms` are cluster time, those in `_seconds` are durations.
+    `ruling` is what the lists say about it, `kept` what the node decides by besides the tables. Times that end in `_ms` are cluster time, those in `_seconds` are durations.
     Raises `Rejected` like a check.
     """
     revision, values = read_settings_row(tables)
@@ -34,6 +42,8 @@ def explain(
     triplet = Triplet(network, normal_sender(sender), normal_recipient(recipient))
     key = key_of(triplet.pack())
     record = read_record(tables, key)
+    if kept is not None:
+        record = kept.joined(key, record, Forgotten(tables, now), now)[1]
     first, expires, passed = (record.first, record.expires, record.passed) if record else (0, 0, False)
     waits = settings.waits()
     action, _, _, before, left, delayed = decide(first, expires, passed, now, waits, not triplet.sender)

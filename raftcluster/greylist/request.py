@@ -29,7 +29,7 @@ class Mail(NamedTuple):
 class Current:
     """The settings of one revision, and what each check needs of them."""
 
-    __slots__ = ("clients", "delay", "early", "opted_in_only", "revision", "settings")
+    __slots__ = ("clients", "delay", "direct", "early", "opted_in_only", "replicated", "revision", "settings")
 
     def __init__(self, revision: int, settings: Settings) -> None:
         self.revision, self.settings = revision, settings
@@ -38,6 +38,9 @@ class Current:
         self.opted_in_only = settings.recipients == "opted-in"
         self.clients = settings.auto_allow > 0
         self.early = settings.ack == "early"
+        self.replicated = settings.replicate
+        self.direct = self.replicated and not self.early
+        """The cluster decides, and nobody else is asked before it."""
 
 
 class Request:

@@ -50,6 +50,9 @@ class Settings:
     """IPv4 clients with this many leading bits in common are one client."""
     network6: int = 64
     """The same for IPv6."""
+    replicate: bool = True
+    """Triplets are the whole cluster's. False: each node decides by a table of its own, which begins with what was shared, and answers
+    without asking the others; when it is true again the cluster takes over what the nodes have learnt."""
     on_unavailable: Unavailable = "pass"
     """The answer, marked as degraded, when the cluster does not decide within the deadline: mail passes, is deferred, or the
     node decides by what it knows itself, and the cluster takes it over afterwards."""
@@ -85,7 +88,7 @@ class Settings:
                 raise _rejected(name, f"takes a prefix length from 1 to {bits}, not {value!r}")
         if type(self.auto_allow) is not int or not 0 <= self.auto_allow <= AUTO_ALLOW_MAX:
             raise _rejected("auto_allow", f"takes a number from 0 to {AUTO_ALLOW_MAX}, not {self.auto_allow!r}")
-        for name in ("privacy", "lab", "skip_spf", "training"):
+        for name in ("replicate", "privacy", "lab", "skip_spf", "training"):
             if type(getattr(self, name)) is not bool:
                 raise _rejected(name, f"takes true or false, not {getattr(self, name)!r}")
         if self.on_unavailable not in ("pass", "defer", "local"):

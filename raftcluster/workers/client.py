@@ -31,7 +31,7 @@ from raftcluster.config.watch import FellBehind as WatchFellBehind
 from raftcluster.control import client as control
 from raftcluster.control import greylisting
 from raftcluster.errors import FrameError, NotRunning, RaftclusterError, Rejected, Unavailable
-from raftcluster.greylist.api import CANNOT_DECIDE
+from raftcluster.greylist.decider import CANNOT_DECIDE
 from raftcluster.greylist.rules import DEFER, PASS
 from raftcluster.greylist.verdict import Verdict
 from raftcluster.host import Completion

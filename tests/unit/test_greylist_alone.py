@@ -176,7 +176,7 @@ def test_what_changes_while_it_is_merged_is_merged_again(node: Node, monkeypatch
     monkeypatch.setattr(node.host, "submit", late)
     eventually(lambda: len(held) == 1)
     node.host.now += 1000
-    assert node.check().reason == "early"
+    assert node.check(deadline=0.05).reason == "early"
     node.host.failure = None
     monkeypatch.setattr(node.host, "submit", submit)
     held[0]()

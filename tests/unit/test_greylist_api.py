@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raftcluster.errors import NotRunning, OutcomeUnknown, RaftclusterError, Rejected, StorageFailed, Unavailable
-from raftcluster.greylist import api, headers
+from raftcluster.greylist import decider, headers
 from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.check import answered
 from raftcluster.greylist.lists.machine import ListsMachine
@@ -133,7 +133,7 @@ def test_instances_are_remembered_boundedly(
         greylist.check(**mail)
         host.now += DELAY
         assert greylist.check(**mail, instance=f"i{number}").header is not None
-    assert len(greylist._headers) == 10
+    assert len(greylist._decider.headers) == 10
 
 
 def test_what_the_header_says_is_a_setting(host: LocalHost, greylist: Greylist) -> None:
@@ -193,11 +193,11 @@ def test_a_node_that_is_closed_says_so(host: LocalHost, greylist: Greylist, how:
 def test_degraded_triplets_are_remembered_boundedly(
     host: LocalHost, greylist: Greylist, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "DEGRADED_KEPT", 10)
+    monkeypatch.setattr(decider, "DEGRADED_KEPT", 10)
     host.failure = Unavailable("no quorum")
     for number in range(50):
         greylist.check(**{**MAIL, "recipient": f"b{number}x@example.org"})
-    assert len(greylist._degraded) == 10
+    assert len(greylist._decider._degraded) == 10
 
 
 # --- early answers
@@ -402,6 +402,7 @@ def test_stats(host: LocalHost, greylist: Greylist) -> None:
         "nodes": {"node-1": {"deferred": 1, "passed": 2, "first_passes": 1, "client_passes": 0}},
         "early": 0,
         "degraded": {"pass": 0, "defer": 0},
+        "unshared": {"pass": 0, "defer": 0},
         "alone": 0,
         "exempt": {},
     }

@@ -12,8 +12,8 @@ import pytest
 from raftcluster.greylist import hints
 from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.lists.machine import ListsMachine
-from raftcluster.greylist.machine import GreylistMachine
-from tests.local_host import LocalHost
+from raftcluster.greylist.machine import GreylistMachine, read_record_count
+from tests.local_host import LocalHost, MemoryRows
 
 SECOND: Final = 1
 DAY: Final = 86_400
@@ -192,7 +192,20 @@ def test_option(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
         hints, "LOOK_SECONDS", 0.0
     )  # the node looks after each answer, where a real one does once a second
     host = LocalHost([GreylistMachine(), ListsMachine()])
-    greylist = Greylist(host)
+    play(host, Greylist(host), option)
+
+
+@pytest.mark.parametrize("option", [option for option in ROWS if "auto-allow" not in option])
+def test_option_on_a_table_of_the_nodes_own(option: str) -> None:
+    host = LocalHost([GreylistMachine(), ListsMachine()])
+    greylist = Greylist(host, MemoryRows())
+    greylist.configure({"replicate": False})
+    play(host, greylist, option)
+    greylist.close()
+    assert read_record_count(host.tables["greylist"]) == 0
+
+
+def play(host: LocalHost, greylist: Greylist, option: str) -> None:
     for number, (what, given, told) in enumerate(ROWS[option]):
         if what == "settings":
             greylist.configure(given)
