@@ -96,6 +96,17 @@ SNAPSHOT_BYTES: Final = TABLES_MAP_BYTES  # what could never be stored is not re
 EVENT_LOG_BYTES: Final = 1 * MIB  # the file is put aside when it would be longer
 EVENT_LOGS: Final = 4  # of those, kept beside it
 
+# --- mail log: a line for each decision, on this node only
+MAILLOG_QUEUE: Final = (
+    32_768  # decisions that wait for the writer: seconds of the greatest load; more are dropped and counted
+)
+MAILLOG_GROUP: Final = 32  # lines in one write, 0.2 ms: for so long the writer holds up the interpreter's other threads
+MAILLOG_TEXT: Final = 1_000  # characters kept of a value
+MAILLOG_LINE_BYTES: Final = 128 * KIB  # of eight such values, each character escaped
+MAILLOG_PAGE_BYTES: Final = 256 * KIB  # that a reader gets at once
+MAILLOG_SCAN_BYTES: Final = 4 * MIB  # that are read for it, when most are older than what is asked for
+MAILLOG_RESERVE_BYTES: Final = 64 * MIB  # free space below which nothing is logged: the cluster's data need it more
+
 # --- verify
 VERIFY_STREAMS: Final = 2  # examinations of a node for others at once: each reads all of its tables
 VERIFY_ARM_SECONDS: Final = 10.0  # within which a member says that it waits for the mark; later it is left out
@@ -200,6 +211,8 @@ WORKER_ANSWER_SECONDS: Final = 30.0  # within which a worker reads what it is to
 assert CONFIG_VALUE_BYTES + QUARANTINE_ENVELOPE_BYTES < WORKER_FRAME_BYTES, "a call of the greatest size fits a frame"
 assert QUARANTINE_ENVELOPE_BYTES + 8 * KIB < OPERATION_BYTES, "a captured envelope is one command"
 assert QUARANTINE_PAGE_BYTES + QUARANTINE_ENVELOPE_BYTES < FRAME_BYTES, "a page fits a frame"
+assert 8 * 12 * MAILLOG_TEXT < MAILLOG_LINE_BYTES and MAILLOG_PAGE_BYTES + MAILLOG_LINE_BYTES < FRAME_BYTES
+assert DISK_RESERVE_BYTES < MAILLOG_RESERVE_BYTES, "the mail log never fills the disk for the cluster"
 assert LEASE_BELIEF + 0.05 < 1 / (1 + CLOCK_SLEW) + 1e-3, (
     "who holds a lease is told before cluster time can have ended it"
 )

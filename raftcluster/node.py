@@ -183,7 +183,7 @@ class Node(Offering, Verifying):
             directory.write(STARTED, b"")
         self._role_changed = threading.Event()
         self._runtime.on_role(self._role_changed.set)
-        self._offer(LocalStore(directory.local))
+        self._offer(LocalStore(directory.local), directory.maillog)
         self._auditor = Auditor(self, directory, self._recorder, self._leadership)
         self._runtime.on_role(self._auditor.wake)
         self.teardown = Ending(self, self._outlet)
@@ -367,6 +367,7 @@ class Node(Offering, Verifying):
             "cluster": self.facts["cluster"],
             "config_revision": self.config.revision(),
             "config_applied": self.config.reports(),
+            "maillog": self.maillog.status(),
         }
         with suppress(Unavailable):  # before the genesis is committed there is no hierarchy
             own["certificate_days"] = (

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from raftcluster.config.api import Config
 from raftcluster.greylist.api import Greylist
 from raftcluster.hosting import Hosting
 from raftcluster.lease.api import Leases
+from raftcluster.maillog.api import MailLog
 from raftcluster.notifications.api import Notifications
 from raftcluster.quarantine.api import Quarantine
 from raftcluster.storage.local import LocalStore
@@ -19,11 +22,15 @@ class Offering(Hosting):
     lease: Leases
     notifications: Notifications
     quarantine: Quarantine
+    maillog: MailLog
 
-    def _offer(self, local: LocalStore) -> None:
-        """`local` keeps what is this node's own. Before the tick thread runs: they listen to what is applied."""
+    def _offer(self, local: LocalStore, maillog: Path) -> None:
+        """`local` keeps what is this node's own, the folder `maillog` what it has decided. Before the tick thread runs: they
+        listen to what is applied."""
         self.notifications, self.quarantine = Notifications(self), Quarantine(self)
-        self.greylist, self.config, self.lease = Greylist(self, local), Config(self, local), Leases(self)
+        self.config, self.lease = Config(self, local), Leases(self)
+        self.maillog = MailLog(maillog, self.config.local)
+        self.greylist = Greylist(self, local, self.maillog.decided)
 
     def _withdraw(self) -> None:
         """End what waits in them: watches, leases. While the node still runs."""
@@ -31,4 +38,5 @@ class Offering(Hosting):
         self.lease.close()
         self.notifications.close()
         self.greylist.close()
+        self.maillog.close()
         self.config.close()

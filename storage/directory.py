@@ -7,6 +7,7 @@
     certificates/<generation>/{root.pem,node.pem,node.key}
     before.json    what was there before, for the end of the cluster
     events.log     what has happened; see docs/events.md
+    maillog/       what was decided about mail; see docs/logs.md
     control.sock
 
 Directories are 0700, files 0600: there are keys in it.
@@ -161,6 +162,11 @@ class DataDirectory:
     def events(self) -> Path:
         """The log of events."""
         return self.path / EVENTS
+
+    @property
+    def maillog(self) -> Path:
+        """The folder of the mail log; it need not exist."""
+        return self.path / "maillog"
 
     def certificates(self, generation: int) -> Path:
         """The folder of one certificate generation; it need not exist."""

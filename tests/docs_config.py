@@ -25,6 +25,7 @@ Written from the code by `python -m tests.docs_config --write`; a test compares 
 | `a/b` | the cluster's: the same on every node | `config set` | `config get` |
 | `nodes/NAME/a/b` | what `a/b` is on the node NAME | `config set --node NAME` | `config get`, there |
 | `local/a/b` | a node's own: never in the log, in no backup | `config set --local` | `config get`, there |
+| `local/maillog/...` | of these, the mail log's settings: [logs.md](logs.md) | the same | the same |
 | `greylist/...` | not used: these settings are checked together, see below | `node.greylist.configure` | |
 
 ## Bounds
@@ -67,9 +68,9 @@ BOUNDS = {
 }
 
 
-def meanings() -> dict[str, str]:
-    """What the source says below each field of the greylist's settings, in order."""
-    (definition,) = ast.parse(inspect.getsource(Settings)).body
+def meanings(kind: type = Settings) -> dict[str, str]:
+    """What the source says below each field of a class, by default the greylist's settings, in order."""
+    (definition,) = ast.parse(inspect.getsource(kind)).body
     assert isinstance(definition, ast.ClassDef)
     found: dict[str, str] = {}
     field = None

@@ -45,6 +45,11 @@ ROOMS = {
     ),
     "raftcluster.events": (),
     "raftcluster.firewall": ("raftcluster.storage.directory",),
+    "raftcluster.maillog": (
+        "raftcluster.greylist.request",
+        "raftcluster.greylist.rules",
+        "raftcluster.greylist.verdict",
+    ),
     "raftcluster.policy": (
         "raftcluster.loop",
         "raftcluster.greylist.api",

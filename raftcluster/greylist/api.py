@@ -16,6 +16,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
 
 from raftcluster import limits
 from raftcluster.codec import Value
@@ -35,12 +37,15 @@ from raftcluster.greylist.machine import (
 )
 from raftcluster.greylist.record import node_label, node_text
 from raftcluster.greylist.records import Records
-from raftcluster.greylist.request import Mail, Request
+from raftcluster.greylist.request import Asked, Mail, Request
 from raftcluster.greylist.rules import PASS
 from raftcluster.greylist.settings import Settings, check_names
 from raftcluster.greylist.verdict import Verdict
 from raftcluster.host import Consistency, GlanceHost
 from raftcluster.machine import ReadTables
+
+API: Final = "api"  # who asks, in the log
+Decided = Callable[[Asked, Verdict, str], None]
 
 
 class Greylist:
@@ -50,9 +55,11 @@ class Greylist:
     Times in seconds.
     """
 
-    def __init__(self, host: GlanceHost, local: Rows | None = None) -> None:
-        """`local` is the node's own store: see `alone`. Without one `on_unavailable = local` defers."""
+    def __init__(self, host: GlanceHost, local: Rows | None = None, decided: Decided = lambda *_: None) -> None:
+        """`local` is the node's own store: see `alone`. Without one `on_unavailable = local` defers. `decided` keeps the log."""
         self._host = host
+        self.decided = decided
+        """Told of each verdict, what it was about, and who asked; never waits."""
         self._node = node_label(host.id)
         self._alone = None if local is None else Alone(host, local, self._node)
         self.lists = Lists(host)
@@ -75,6 +82,7 @@ class Greylist:
         instance: str | None = None,
         authenticated: bool = False,
         spf_pass: bool = False,
+        helo: str = "",
         deadline: float = limits.CALL_SECONDS,
     ) -> Verdict:
         """Decide about one recipient of one message, and wait for the decision.
@@ -83,12 +91,13 @@ class Greylist:
         them (the null sender is empty). `instance` names the SMTP transaction: asking again about the same recipient
         in the same one gives the same verdict and counts once. `client_name` is the client's verified host name, if the
         caller has one: entries of `lists` may be about it. Whether the client has `authenticated` and whether SPF has
-        passed for the sender is for the caller to know.
+        passed for the sender is for the caller to know. `helo` is for the log only.
         """
-        request = self._begin(Mail(client, client_name, sender, recipient, instance, authenticated, spf_pass))
-        if isinstance(request, Verdict):
-            return request
-        return self._decider.wait(request, deadline)
+        mail = Mail(client, client_name, sender, recipient, instance, authenticated, spf_pass, helo)
+        request = self._begin(mail)
+        verdict = request if isinstance(request, Verdict) else self._decider.wait(request, deadline)
+        self.decided(mail, verdict, API)
+        return verdict
 
     async def acheck(
         self,
@@ -100,14 +109,15 @@ class Greylist:
         instance: str | None = None,
         authenticated: bool = False,
         spf_pass: bool = False,
+        helo: str = "",
         deadline: float = limits.CALL_SECONDS,
     ) -> Verdict:
         """`check` from asyncio."""
-        mail = Mail(client, client_name, sender, recipient, instance, authenticated, spf_pass)
+        mail = Mail(client, client_name, sender, recipient, instance, authenticated, spf_pass, helo)
         request = await asyncio.to_thread(self._begin, mail) if self._may_wait(mail) else self._begin(mail)
-        if isinstance(request, Verdict):
-            return request
-        return await self._decider.await_(request, deadline)
+        verdict = request if isinstance(request, Verdict) else await self._decider.await_(request, deadline)
+        self.decided(mail, verdict, API)
+        return verdict
 
     def submit(
         self,
@@ -120,6 +130,8 @@ class Greylist:
         instance: str | None = None,
         authenticated: bool = False,
         spf_pass: bool = False,
+        helo: str = "",
+        source: str = API,
         deadline: float = limits.CALL_SECONDS,
     ) -> None:
         """`check` without waiting: `callback(verdict, None)`, or `callback(None, error)` where `check` would raise.
@@ -128,14 +140,29 @@ class Greylist:
         to be decided, and must not block.
 
         Only the first check after the start, after some seconds, or after a change of the lists may wait, until the tick
-        thread has a moment.
+        thread has a moment. `source` says in the log who asks; with an empty one the caller tells `decided` itself what came of it.
         Raises `Rejected` like `check`; then `callback` is not called.
         """
-        request = self._begin(Mail(client, client_name, sender, recipient, instance, authenticated, spf_pass))
+        mail = Mail(client, client_name, sender, recipient, instance, authenticated, spf_pass, helo)
+        request = self._begin(mail)
+        if source:
+            callback = partial(self._tell, callback, mail, source)
         if isinstance(request, Verdict):
             callback(request, None)
         else:
             self._decider.ask(request, callback, time.monotonic() + deadline)
+
+    def _tell(
+        self,
+        callback: Callable[[Verdict | None, RaftclusterError | None], None],
+        mail: Mail,
+        source: str,
+        verdict: Verdict | None,
+        error: RaftclusterError | None,
+    ) -> None:
+        if verdict is not None:
+            self.decided(mail, verdict, source)
+        callback(verdict, error)
 
     def explain(
         self,

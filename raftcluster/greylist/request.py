@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from raftcluster.greylist import check
 from raftcluster.greylist.clients import client_key
@@ -12,6 +12,23 @@ from raftcluster.greylist.rules import key_of, network_of, normal_recipient, nor
 from raftcluster.greylist.settings import Settings
 
 ID_BYTES = 16
+
+
+class Asked(Protocol):
+    """What is known of what was asked about: a `Mail`, or the policy server's question."""
+
+    @property
+    def client(self) -> str: ...
+    @property
+    def client_name(self) -> str | None: ...
+    @property
+    def helo(self) -> str: ...
+    @property
+    def sender(self) -> str | bytes: ...
+    @property
+    def recipient(self) -> str | bytes: ...
+    @property
+    def instance(self) -> str | None: ...
 
 
 class Mail(NamedTuple):
@@ -24,6 +41,7 @@ class Mail(NamedTuple):
     instance: str | None
     authenticated: bool
     spf_pass: bool
+    helo: str = ""
 
 
 class Current:

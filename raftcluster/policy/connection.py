@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from raftcluster.errors import FrameError
+from raftcluster.policy.decision import Question
 from raftcluster.policy.protocol import Attributes, Parser, response
 
 
@@ -36,6 +37,7 @@ class Connection(asyncio.Protocol):
         self._parser = Parser()
         self._transport: asyncio.Transport | None = None
         self._deciding = self._paused = self._choked = self._ended = False
+        self.asked: Question | None = None  # what the decision under way is about; set by the owner
         self.timer: asyncio.TimerHandle | None = None  # of the decision under way; set by the owner, stopped here
 
     # --- asyncio's callbacks

@@ -25,11 +25,12 @@ class Question:
     """One recipient of one message, as the greylist is asked about it."""
 
     client: str
-    name: str
+    client_name: str
     """The client's verified host name, or `unknown`."""
     sender: str
     recipient: str
     instance: str | None
+    helo: str
 
 
 def question(attributes: Attributes) -> Question | None:
@@ -40,7 +41,9 @@ def question(attributes: Attributes) -> Question | None:
     client, recipient = get("client_address"), get("recipient")
     if not client or not recipient:
         return None
-    return Question(client, get("client_name", ""), get("sender", ""), recipient, get("instance") or None)
+    return Question(
+        client, get("client_name", ""), get("sender", ""), recipient, get("instance") or None, get("helo_name", "")
+    )
 
 
 def unavailable(on_unavailable: Unavailable) -> str:

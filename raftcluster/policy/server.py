@@ -23,11 +23,13 @@ from typing import Final
 from raftcluster import limits
 from raftcluster.errors import AddressInUse, MissingPrivilege, RaftclusterError, Refusal, Rejected
 from raftcluster.greylist.api import Greylist
+from raftcluster.greylist.rules import PASS, Action
 from raftcluster.greylist.verdict import Verdict
 from raftcluster.loop import LoopThread, Mailbox
 from raftcluster.policy.connection import Connection
 from raftcluster.policy.decision import (
     NO_OPINION,
+    Question,
     action,
     postfix_line,
     question,
@@ -38,6 +40,7 @@ from raftcluster.policy.protocol import Attributes
 log = logging.getLogger("raftcluster.policy")
 DEADLINE_MAX: Final = 60.0  # Postfix's own time-out is 100 s
 OWN_SHARE: Final = 0.95  # of the deadline for the greylist's degraded answer, which says more than ours
+SOURCE: Final = "policy"  # who asks, in the log
 LISTEN: Final = "inet:127.0.0.1:10023"
 
 
@@ -131,21 +134,22 @@ class PolicyServer:
         if asked is None:
             self._counts["no_opinion"] += 1
             return NO_OPINION
-        ticket = connection.ticket
+        ticket, connection.asked = connection.ticket, asked
         connection.timer = self._loop.call_later(self._deadline, self._deliver, connection, ticket, None, None)
         try:
             self._greylist.submit(
                 partial(self._mailbox.put, connection, ticket),
                 client=asked.client,
-                client_name=asked.name,
+                client_name=asked.client_name,
                 sender=asked.sender,
                 recipient=asked.recipient,
                 instance=asked.instance,
+                source="",  # what is told is logged when it is told
                 deadline=self._deadline * OWN_SHARE,
             )
         except RaftclusterError as error:
             connection.stop_timer()
-            return self._undecided(error)
+            return self._undecided(asked, error)
         return None
 
     def trouble(self, kind: str, message: str) -> None:
@@ -166,9 +170,12 @@ class PolicyServer:
         """Verdict, error, or neither when the deadline is over; whatever comes second is too late."""
         if ticket != connection.ticket:
             return
+        asked = connection.asked
+        assert asked is not None, "a ticket is of a question"
         if verdict is None:
-            connection.answer(self._undecided(error))
+            connection.answer(self._undecided(asked, error))
             return
+        self._greylist.decided(asked, verdict, SOURCE)
         self._counts[verdict.action] += 1
         if verdict.training:
             self._counts["training"] += 1
@@ -176,13 +183,15 @@ class PolicyServer:
             self.trouble("degraded", f"{verdict.reason}: answered without the cluster, {verdict.action}")
         connection.answer(action(verdict))
 
-    def _undecided(self, error: RaftclusterError | None) -> str:
+    def _undecided(self, asked: Question, error: RaftclusterError | None) -> str:
+        chosen: Action = PASS if isinstance(error, Rejected) else self._greylist.known_settings.without_cluster()
+        reason = "overdue" if error is None else error.code
+        self._greylist.decided(asked, Verdict(chosen, reason, 0, 0, None, True, ""), SOURCE)
         if isinstance(error, Rejected):  # it never will be decided, so deferring it would defer it for ever
             self.trouble("rejected", f"{error}; passed without greylisting")
             return NO_OPINION
-        on_unavailable = self._greylist.known_settings.without_cluster()
-        self.trouble("overdue", f"{error or 'the node is silent'}: answered without the cluster, {on_unavailable}")
-        return unavailable(on_unavailable)
+        self.trouble("overdue", f"{error or 'the node is silent'}: answered without the cluster, {chosen}")
+        return unavailable(chosen)
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -219,10 +219,11 @@ class Greylist:
         instance: str | None = None,
         authenticated: bool = False,
         spf_pass: bool = False,
+        helo: str = "",
         deadline: float = limits.CALL_SECONDS,
     ) -> Verdict:
         """`Greylist.check`."""
-        fields = [client, sender, recipient, client_name, instance, authenticated, spf_pass, float(deadline)]
+        fields = [client, sender, recipient, client_name, instance, authenticated, spf_pass, helo, float(deadline)]
         link = self._linked()
         return self._verdict(link, *link.wait(CHECK, fields, None, deadline, again=True))
 
@@ -236,10 +237,11 @@ class Greylist:
         instance: str | None = None,
         authenticated: bool = False,
         spf_pass: bool = False,
+        helo: str = "",
         deadline: float = limits.CALL_SECONDS,
     ) -> Verdict:
         """`Greylist.acheck`: as many at once as you like, up to `limits.WORKER_PENDING`."""
-        fields = [client, sender, recipient, client_name, instance, authenticated, spf_pass, float(deadline)]
+        fields = [client, sender, recipient, client_name, instance, authenticated, spf_pass, helo, float(deadline)]
         link = self._linked()
         return self._verdict(link, *await link.await_(CHECK, fields, None, deadline, again=True))
 
@@ -254,11 +256,12 @@ class Greylist:
         instance: str | None = None,
         authenticated: bool = False,
         spf_pass: bool = False,
+        helo: str = "",
         deadline: float = limits.CALL_SECONDS,
     ) -> None:
         """`check` without waiting: `callback(verdict, None)`, or `callback(None, error)` where `check` would raise, once, on the
         connection's thread: it must not block."""
-        fields = [client, sender, recipient, client_name, instance, authenticated, spf_pass, float(deadline)]
+        fields = [client, sender, recipient, client_name, instance, authenticated, spf_pass, helo, float(deadline)]
         link = self._linked()
 
         def heard(kind: int, value: Value) -> None:

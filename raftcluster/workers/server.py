@@ -212,7 +212,7 @@ class WorkerServer:
     def _check(self, connection: Connection, message: Request) -> None:
         if not is_check(message.arguments) or not message.arguments[-1] > 0:
             raise FrameError("malformed check", subject="check")
-        client, sender, recipient, name, instance, authenticated, spf_pass, deadline = message.arguments
+        client, sender, recipient, name, instance, authenticated, spf_pass, helo, deadline = message.arguments
         self._node.greylist.submit(
             partial(self._mailbox.put, connection, message.number),
             client=client,
@@ -222,6 +222,8 @@ class WorkerServer:
             instance=instance,
             authenticated=authenticated,
             spf_pass=spf_pass,
+            helo=helo,
+            source="worker",
             deadline=min(deadline, limits.WORKER_CHECK_SECONDS) * OWN_SHARE,
         )
 

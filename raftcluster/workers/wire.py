@@ -24,15 +24,15 @@ from raftcluster.codec import Value
 from raftcluster.control.wire import describe
 from raftcluster.errors import FrameError
 
-VERSION: Final = 1
+VERSION: Final = 2
 LENGTH_BYTES: Final = 4
 VALUE, ERROR, ITEM, END = range(4)
 CHECK, MORE, CANCEL = "check", "more", "cancel"
 CHECK_FIELDS: Final = tuple(
-    "client sender recipient client_name instance authenticated spf_pass deadline".split(),
+    "client sender recipient client_name instance authenticated spf_pass helo deadline".split(),
 )
 _CHECK_TYPES: Final = frozenset(
-    product((str,), (str, bytes), (str, bytes), (str, NoneType), (str, NoneType), (bool,), (bool,), (float,))
+    product((str,), (str, bytes), (str, bytes), (str, NoneType), (str, NoneType), (bool,), (bool,), (str,), (float,))
 )
 _VALUE: Final = codec.pack(VALUE)
 

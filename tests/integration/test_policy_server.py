@@ -16,6 +16,7 @@ from raftcluster.errors import AddressInUse, MissingPrivilege, Rejected, Unavail
 from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine
+from raftcluster.greylist.verdict import Verdict
 from raftcluster.host import Completion
 from raftcluster.policy.server import PolicyServer, parse_listen
 from tests.helpers import eventually
@@ -60,7 +61,8 @@ def serve() -> Iterator[Serve]:
     servers = []
 
     def start(host: LocalHost, listen: str = "inet:127.0.0.1:0", **settings: Any) -> PolicyServer:
-        server = PolicyServer(Greylist(host), listen, **settings)
+        decided = settings.pop("decided", lambda *_: None)
+        server = PolicyServer(Greylist(host, decided=decided), listen, **settings)
         server.start()
         servers.append(server)
         return server
@@ -191,6 +193,32 @@ def test_a_node_that_is_silent_does_not_hold_up_the_answer(
         slow.release()
         assert client.answer() == "DEFER_IF_PERMIT 4.2.0 Greylisted, retry in 180 s"
     assert server.stats()["overdue"] == 1
+
+
+def test_what_a_client_was_told_is_logged_once_also_when_the_verdict_comes_too_late(
+    slow: SlowHost, serve: Serve
+) -> None:
+    told: list[tuple[str, str, str, str, bool]] = []
+
+    def decided(asked: Any, verdict: Verdict, source: str) -> None:
+        told.append((asked.instance, asked.helo, source, verdict.reason, verdict.degraded))
+
+    server = serve(slow, deadline=0.2, decided=decided)
+    with PolicyClient(server.address) as client:
+        assert client.ask(instance="1", helo_name="mx.example.net") == "DUNNO"
+        slow.release()
+        slow.held.clear()
+        assert client.ask(client_address="nonsense", instance="2") == "DUNNO"
+        client.send(request(instance="3"))
+        eventually(lambda: slow.held)
+        slow.release()
+        assert client.answer().startswith("DEFER_IF_PERMIT")
+        assert client.ask(protocol_state="DATA") == "DUNNO"
+    assert told == [
+        ("1", "mx.example.net", "policy", "overdue", True),
+        ("2", "", "policy", "rejected", True),
+        ("3", "", "policy", "new", False),
+    ]
 
 
 # --- connections

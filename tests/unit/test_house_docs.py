@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 
 import click
@@ -11,7 +12,9 @@ import pytest
 from raftcluster import errors
 from raftcluster.errors import RaftclusterError
 from raftcluster.greylist.settings import NAMES
-from tests import checkout, docs_cli, docs_config
+from raftcluster.maillog.entry import Entry
+from raftcluster.maillog.settings import Settings
+from tests import checkout, docs_cli, docs_config, docs_logs
 
 DOCS = sorted(path for path in checkout.files() if path.suffix == ".md")
 
@@ -45,6 +48,13 @@ def test_the_commands_are_documented_as_they_are() -> None:
 
 def test_the_configuration_is_documented_as_it_is() -> None:
     assert docs_config.PAGE.read_text() == docs_config.page(), "run: python -m tests.docs_config --write"
+
+
+def test_the_mail_log_is_documented_as_it_is() -> None:
+    assert docs_logs.PAGE.read_text() == docs_logs.page(), "run: python -m tests.docs_logs --write"
+    for kind in (Entry, Settings):
+        meanings = docs_config.meanings(kind)
+        assert list(meanings) == list(inspect.get_annotations(kind)) and all(meanings.values())
 
 
 def test_every_greylist_setting_says_what_it_is() -> None:

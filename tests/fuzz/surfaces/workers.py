@@ -12,7 +12,7 @@ from raftcluster.errors import FrameError, Rejected
 from raftcluster.workers import wire
 from tests.fuzz.source import Source
 
-CHECK = ["192.0.2.1", "a@b", b"c@d", None, "1", False, True, 2.0]
+CHECK = ["192.0.2.1", "a@b", b"c@d", None, "1", False, True, "mx", 2.0]
 
 
 def _frame(*messages: Any) -> bytes:

@@ -1,0 +1,179 @@
+"""One node's mail-protection log: `node.maillog`.
+
+What is decided about mail on this node, one entry for each recipient of a message: by the greylist, whoever asked it, and by
+the protections of the product that embeds this node (`write`). It stays in the files of this node and is in no log entry,
+snapshot or backup. `read` reads this node's; `Node.logs` all nodes'.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from raftcluster.codec import Value
+from raftcluster.errors import Rejected
+from raftcluster.greylist.request import Asked
+from raftcluster.greylist.verdict import Verdict
+from raftcluster.maillog import files
+from raftcluster.maillog.decision import entry_of
+from raftcluster.maillog.entry import LOG, Entry, cut
+from raftcluster.maillog.files import Page
+from raftcluster.maillog.settings import PREFIX, Settings
+from raftcluster.maillog.writer import Writer
+
+log = logging.getLogger("raftcluster.maillog")
+
+
+class LocalKeys(Protocol):
+    """The node's own configuration: `config.local.Local`."""
+
+    def values(self, prefix: str) -> dict[str, Value]: ...
+
+    def guard(
+        self, prefix: str, check: Callable[[Mapping[str, Value]], object], changed: Callable[[], None]
+    ) -> None: ...
+
+
+class MailLog:
+    """See the head of the file. Thread: any; `decided` and `write` never wait."""
+
+    def __init__(self, folder: Path, local: LocalKeys) -> None:
+        """`local` has the settings, and tells of changes. No thread runs before the first entry."""
+        self.folder = folder
+        self._local = local
+        self._lock = threading.Lock()  # of changes of the settings, and the end
+        self._writer: Writer | None = None
+        self._closed = False
+        self._trouble = ""
+        self.settings = Settings()
+        local.guard(PREFIX, Settings.of, self._configure)
+        self._configure()
+
+    def decided(self, asked: Asked, verdict: Verdict, source: str) -> None:
+        """Log the greylist's verdict; `source` says who asked."""
+        if (writer := self._writer) is not None:
+            writer.put(time.time(), source, asked, verdict)
+
+    def write(
+        self,
+        category: str,
+        action: str,
+        *,
+        client: str = "",
+        helo: str = "",
+        sender: str | bytes = "",
+        recipient: str | bytes = "",
+        reason: str = "",
+        message_id: str = "",
+        subject: str = "",
+        client_name: str = "",
+        instance: str = "",
+        source: str = "product",
+    ) -> None:
+        """Log what another protection has decided: `category` names it, `action` says what it did.
+
+        `sender` and `recipient` are the envelope's: never what a message's header says. Long values are cut. Raises `Rejected` when
+        `category` or `action` is empty, or the category the log's own.
+        """
+        if not category or not action or category == LOG:
+            raise Rejected(
+                "an entry needs a category of its own, and an action", subject="maillog", remedy=f"not {LOG!r}"
+            )
+        if (writer := self._writer) is not None:
+            named = (client, helo, sender, recipient)
+            rest = (reason, category, source, client_name, instance, message_id, subject)
+            client, helo, sender, recipient = map(cut, named)
+            reason, category, source, client_name, instance, message_id, subject = map(cut, rest)
+            writer.put(
+                Entry(
+                    time.time(),
+                    cut(action),
+                    client,
+                    helo,
+                    sender,
+                    recipient,
+                    0,
+                    reason,
+                    category,
+                    source,
+                    client_name,
+                    instance,
+                    message_id,
+                    subject,
+                )
+            )
+
+    def read(self, since: float = 0.0) -> Iterator[Entry]:
+        """What is kept and not older than `since` (seconds since the epoch), the oldest first. Raises `OSError`."""
+        return files.entries(self.folder, since)
+
+    def page(self, after: int = 0, since: float = 0.0) -> Page:
+        """Some of it, as it is in the files: see `files.page`."""
+        return files.page(self.folder, after, since)
+
+    def flush(self, seconds: float = 10.0) -> bool:
+        """Wait until all that was logged before is on the disk; whether it is."""
+        writer = self._writer
+        return writer is None or writer.flush(seconds)
+
+    def status(self) -> dict[str, Value]:
+        """Whether it is written, up to which number, how much is kept, how many entries were dropped since the start, and why
+        nothing is written just now, if so."""
+        writer, kept, first, last = self._writer, 0, 0, 0
+        try:
+            found = files.files(self.folder)
+            first = found[0].first if found else 0
+            kept = sum(each.path.stat().st_size for each in found)
+            last = files.last_sequence(self.folder) if writer is None else writer.last
+        except OSError as error:  # it was removed meanwhile, or cannot be read
+            log.info("the mail log's files: %s", error)
+        return {
+            "enabled": self.settings.enabled,
+            "first": first,
+            "last": last,
+            "bytes": kept,
+            "dropped": 0 if writer is None else writer.dropped,
+            "trouble": self._trouble if writer is None else writer.trouble,
+        }
+
+    def close(self) -> None:
+        """Write what waits, and end. Idempotent."""
+        with self._lock:
+            self._closed = True
+            writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+    def _configure(self) -> None:
+        """Be as the settings are now."""
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                self.settings = Settings.of(self._local.values(PREFIX))
+            except Rejected as error:  # they were set under another version
+                log.error("the mail log's settings are not used: %s", error)
+            writer = self._writer
+            if writer is not None and self.settings.enabled:
+                writer.use(self.settings)
+            elif writer is not None:
+                self._writer = None
+                writer.close()
+            elif self.settings.enabled:
+                self._begin()
+
+    def _begin(self) -> None:
+        try:
+            self._writer, self._trouble = Writer(self.folder, self.settings, _entry), ""
+        except OSError as error:
+            self._trouble = str(error)
+            log.error("there is no mail log: %s", error)
+
+
+def _entry(*what: Any) -> Entry:
+    """The entry of what was put: one that is made already, or what `entry_of` makes it from."""
+    return what[0] if len(what) == 1 else entry_of(*what)

@@ -1,0 +1,240 @@
+"""The files of a node's mail log: only appended to, each named by the number of its first entry.
+
+    maillog/00000000000000000001.jsonl     entries 1 to 52,000, never changed any more
+    maillog/00000000000000052001.jsonl     from 52,001 on; the one that is written
+
+So a number is enough to say where a reader is, whatever was rotated meanwhile: a file is found by its name, a line in it by
+halving. What a crash has torn is not a line (it has no end) and is cut off before anything is added. Nothing is renamed; what
+is too old or too much is removed, the oldest file first, whoever still reads it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from raftcluster import limits
+from raftcluster.maillog.entry import Entry, parse, sequence_of
+from raftcluster.maillog.settings import Settings
+
+DAY_SECONDS: Final = 86_400.0
+_SUFFIX: Final = ".jsonl"
+_DIGITS: Final = 20
+_BLOCK_BYTES: Final = 64 * limits.KIB
+
+
+class LogFile(NamedTuple):
+    """One file, and the number that its first entry has."""
+
+    first: int
+    path: Path
+
+
+class Page(NamedTuple):
+    """Some lines, and where to go on."""
+
+    lines: list[bytes]
+    last: int
+    """The number after which the next page begins."""
+    end: bool
+    """There is no more now."""
+    oldest: int
+    """The least number that is kept: of a reader that is behind it something is lost."""
+
+
+def files(folder: Path) -> list[LogFile]:
+    """The files, the oldest first; none when there is no folder. Raises `OSError`."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    stems = (name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX))
+    return sorted(LogFile(int(stem), folder / f"{stem}{_SUFFIX}") for stem in stems if stem.isdigit())
+
+
+def page(folder: Path, after: int, since: float = 0.0, limit_bytes: int = limits.MAILLOG_PAGE_BYTES) -> Page:
+    """The lines behind number `after` that are not older than `since`. May be called while a node writes. Raises `OSError`."""
+    found = files(folder)
+    oldest = found[0].first if found else 0
+    lines: list[bytes] = []
+    size = scanned = 0
+    last = after
+    for number, (_, path) in enumerate(found):
+        following = found[number + 1].first if number + 1 < len(found) else None
+        if following is not None and following <= after + 1:
+            continue
+        try:
+            if path.stat().st_mtime < since:
+                last = max(last, following - 1) if following is not None else last
+                continue
+            with path.open("rb") as file:
+                file.seek(_locate(file.fileno(), after))
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break  # it is being written
+                    scanned += len(line)
+                    sequence = sequence_of(line)
+                    if sequence is None or sequence <= after:
+                        continue
+                    last = max(last, sequence)
+                    if since and ((entry := parse(line)) is None or entry.time < since):
+                        continue
+                    lines.append(line)
+                    size += len(line)
+                    if size >= limit_bytes or scanned >= limits.MAILLOG_SCAN_BYTES:
+                        return Page(lines, last, False, oldest)
+        except FileNotFoundError:  # removed meanwhile
+            continue
+    return Page(lines, last, True, oldest)
+
+
+def entries(folder: Path, since: float = 0.0, after: int = 0) -> Iterator[Entry]:
+    """All that is kept, the oldest first. Raises `OSError`."""
+    while True:
+        lines, after, end, _ = page(folder, after, since)
+        yield from (entry for line in lines if (entry := parse(line)) is not None)
+        if end:
+            return
+
+
+class Appender:
+    """The one writer of a folder. Not thread-safe. Raises `OSError` when the disk does not take it."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        """Nothing is opened or created before the first `append`."""
+        self.folder, self.settings = folder, settings
+        self.last = last_sequence(folder)
+        """The number of the newest entry."""
+        self._descriptor: int | None = None
+        self._size = 0
+        self._began = 0.0
+        self._synced = True
+
+    def append(self, entries: Sequence[Entry], missing: int = 0) -> None:
+        """Write these with the next numbers but `missing`, in one piece. Readers see them; on the disk they are after `sync`."""
+        if (
+            self._descriptor is None
+            or self._size >= self.settings.file_bytes
+            or time.time() > self._began + DAY_SECONDS
+        ):
+            self._turn()
+        assert self._descriptor is not None
+        data = b"".join([each.line(number) for number, each in enumerate(entries, self.last + missing + 1)])
+        whole = self._size
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(self._descriptor, data[written:])
+        except OSError:
+            os.ftruncate(self._descriptor, whole)
+            raise
+        self._size += len(data)
+        self._synced = False
+        self.last += missing + len(entries)
+
+    def sync(self) -> bool:
+        """Have it on the disk; whether there was anything to do."""
+        if self._synced or self._descriptor is None:
+            return False
+        os.fdatasync(self._descriptor)
+        self._synced = True
+        return True
+
+    def retain(self) -> None:
+        """Remove what is too old or too much. One file stays, if only for its name: the next number is known by it."""
+        found = files(self.folder)
+        sizes = [each.path.stat() for each in found]
+        total = sum(each.st_size for each in sizes)
+        least = time.time() - self.settings.keep_days * DAY_SECONDS
+        if sizes and sizes[-1].st_size and sizes[-1].st_mtime < least:
+            self.close()
+            self._open(self._next())
+            found, sizes = files(self.folder), [*sizes, os.stat(self._next())]
+        for each, size in list(zip(found, sizes, strict=True))[:-1]:
+            if total <= self.settings.keep_bytes and size.st_mtime >= least:
+                break
+            each.path.unlink(missing_ok=True)
+            total -= size.st_size
+
+    def close(self) -> None:
+        """Idempotent; `append` opens the file again."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _turn(self) -> None:
+        """Go on in the newest file when it has room, else in a new one."""
+        found = files(self.folder)
+        newest = found[-1] if found and self._descriptor is None else None
+        if self._descriptor is not None:
+            self.sync()
+            self.close()
+        else:
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+        if newest is not None:
+            _mend(newest.path)
+        full = newest is None or newest.path.stat().st_size >= self.settings.file_bytes
+        self._open(self._next() if newest is None or full else newest.path)
+        self.retain()
+
+    def _next(self) -> Path:
+        return self.folder / f"{self.last + 1:0{_DIGITS}}{_SUFFIX}"
+
+    def _open(self, path: Path) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._descriptor = os.open(path, flags, 0o600)
+        self._size = os.fstat(self._descriptor).st_size
+        self._began = time.time()
+        _sync_folder(self.folder)
+
+
+def last_sequence(folder: Path) -> int:
+    """The greatest number in the files, 0 when there is none. Raises `OSError`."""
+    for first, path in reversed(files(folder)):
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            begin = max(0, end - limits.MAILLOG_LINE_BYTES * 2)
+            file.seek(begin)
+            lines = file.read().splitlines(keepends=True)
+        numbers = [sequence_of(line) for line in lines if line.endswith(b"\n")]
+        if known := [number for number in numbers if number is not None]:
+            return max(known)
+        return first - 1
+    return 0
+
+
+def _locate(descriptor: int, after: int) -> int:
+    """Where in a file the first line with a number greater than `after` begins; by halving, some blocks earlier at most."""
+    low, high = 0, os.fstat(descriptor).st_size
+    while high - low > _BLOCK_BYTES:
+        middle = (low + high) // 2
+        block = os.pread(descriptor, _BLOCK_BYTES // 2, middle)
+        start = block.find(b"\n") + 1
+        number = sequence_of(block[start : start + _DIGITS + 20]) if start else None
+        if number is None or number > after:
+            high = middle
+        else:
+            low = middle + start
+    return low
+
+
+def _mend(path: Path) -> None:
+    """Cut off a line that has no end."""
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - limits.MAILLOG_LINE_BYTES * 2))
+        begin, tail = file.tell(), file.read()
+        whole = begin + tail.rfind(b"\n") + 1
+        if whole < end:
+            file.truncate(whole)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

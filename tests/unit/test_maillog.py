@@ -1,0 +1,223 @@
+"""The mail log's entries, files and settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftcluster.errors import Rejected
+from raftcluster.greylist.request import Mail
+from raftcluster.greylist.verdict import Verdict
+from raftcluster.maillog import files
+from raftcluster.maillog.decision import entry_of
+from raftcluster.maillog.entry import Entry, cut, parse, sequence_of
+from raftcluster.maillog.files import Appender
+from raftcluster.maillog.settings import Settings
+
+SMALL = Settings(file_bytes=64 * 1024, keep_bytes=256 * 1024)
+MAIL = Mail("192.0.2.7", "mx.example.net", "a@example.net", b"b@example.org", "1f.2", False, False, "mx.helo")
+
+
+def entry(number: int, moment: float | None = None) -> Entry:
+    return Entry(time.time() if moment is None else moment, "Rejected", recipient=f"b{number}@example.org")
+
+
+def numbers(folder: Path, since: float = 0.0, after: int = 0) -> list[int]:
+    return [each.sequence for each in files.entries(folder, since, after)]
+
+
+def fill(appender: Appender, count: int) -> None:
+    for number in range(0, count, 50):
+        appender.append([entry(number + each) for each in range(50)])
+
+
+@pytest.mark.parametrize(
+    ("verdict", "action"),
+    [
+        (Verdict("defer", "new", 300, 0, None, False, "wait"), "Rejected"),
+        (Verdict("defer", "early", 20, 0, None, False, "wait"), "Rejected (not verified)"),
+        (Verdict("defer", "unavailable", 300, 0, None, True, "wait"), "Rejected"),
+        (Verdict("pass", "waited", 0, 301, "X-Greylist: x", False, ""), "Verified"),
+        (Verdict("pass", "known", 0, 0, None, False, ""), "Verified"),
+        (Verdict("pass", "client", 0, 0, None, False, ""), "Verified"),
+        (Verdict("pass", "spf", 0, 0, None, False, ""), "Passed"),
+        (Verdict("pass", "authenticated", 0, 0, None, False, ""), "Passed"),
+        (Verdict("pass", "unavailable", 0, 0, None, True, ""), "Passed"),
+        (Verdict("pass", "new", 300, 0, None, False, "", True), "Passed"),
+    ],
+)
+def test_a_verdict_has_the_columns_of_the_greylist_log(verdict: Verdict, action: str) -> None:
+    made = entry_of(1_790_000_000.5, "policy", MAIL, verdict)
+    assert made.action == action
+    assert made[:7] == (
+        1_790_000_000.5,
+        action,
+        "192.0.2.7",
+        "mx.helo",
+        "a@example.net",
+        "b@example.org",
+        verdict.seconds_left,
+    )
+    assert (made.reason, made.degraded, made.source) == (verdict.reason, verdict.degraded, "policy")
+
+
+def test_a_line_is_json_and_comes_back_as_it_was() -> None:
+    made = entry_of(1.5, "policy", MAIL, Verdict("defer", "new", 300, 0, None, True, "x"))
+    line = made.line(17)
+    assert line.endswith(b"\n") and line.count(b"\n") == 1 and sequence_of(line) == 17
+    assert parse(line) == made._replace(sequence=17)
+    assert json.loads(line) == made._replace(sequence=17).record()
+    assert "subject" not in json.loads(line), "what says nothing is left out"
+
+
+@pytest.mark.parametrize("text", ["a\nb\r\0", "\ud800", "\u2028", '"}', "\U0001f600" * 3_000, b"\xff\xfe", None, 5])
+def test_hostile_values_stay_one_line(text: Any) -> None:
+    line = Entry(1.0, "Rejected", cut(text), subject=cut(text)).line(1)
+    assert line.count(b"\n") == 1 and len(line) < 128 * 1024
+    found = parse(line)
+    assert found is not None and found.client == cut(text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"{", b"[]\n", b'{"sequence":1}\n', b'{"sequence":"1","time":1.0,"action":"x"}\n', b"\xff\n", b'"time"\n'],
+)
+def test_what_is_no_line_is_none(line: bytes) -> None:
+    assert parse(line) is None
+
+
+def test_unknown_fields_of_a_later_version_are_passed_over() -> None:
+    found = parse(b'{"sequence":1,"time":2,"action":"x","colour":"red"}\n')
+    assert found is not None and (found.sequence, found.time) == (1, 2)
+
+
+def test_entries_are_numbered_across_files_and_restarts(tmp_path: Path) -> None:
+    appender = Appender(tmp_path / "log", SMALL)
+    assert files.files(tmp_path / "log") == [] and numbers(tmp_path / "log") == []
+    fill(appender, 1_000)
+    appender.close()
+    again = Appender(tmp_path / "log", SMALL)
+    fill(again, 1_000)
+    assert numbers(tmp_path / "log") == list(range(1, 2_001))
+    names = [each.first for each in files.files(tmp_path / "log")]
+    assert len(names) > 2 and names[0] == 1, "a file is named by its first entry"
+    again.close()
+
+
+def test_what_a_crash_has_torn_is_cut_off(tmp_path: Path) -> None:
+    appender = Appender(tmp_path, SMALL)
+    appender.append([entry(1), entry(2)])
+    appender.close()
+    path = files.files(tmp_path)[0].path
+    with path.open("ab") as file:
+        file.write(b'{"sequence":3,"time":1')
+    assert numbers(tmp_path) == [1, 2]
+    again = Appender(tmp_path, SMALL)
+    again.append([entry(3)])
+    again.close()
+    assert numbers(tmp_path) == [1, 2, 3]
+    assert path.read_bytes().count(b"\n") == 3
+
+
+def test_any_place_is_found_without_reading_what_is_before(tmp_path: Path) -> None:
+    appender = Appender(tmp_path, Settings())
+    fill(appender, 20_000)
+    path = files.files(tmp_path)[0].path
+    assert path.stat().st_size > 1024**2
+    for after in (0, 1, 777, 9_999, 19_998):
+        page = files.page(tmp_path, after, limit_bytes=1)
+        assert [sequence_of(line) for line in page.lines] == [after + 1] and page.last == after + 1 and not page.end
+    assert files.page(tmp_path, 20_000) == files.Page([], 20_000, True, 1)
+    with path.open("rb") as file:
+        assert files._locate(file.fileno(), 19_000) > path.stat().st_size // 2
+    appender.close()
+
+
+def test_pages_follow_each_other(tmp_path: Path) -> None:
+    appender = Appender(tmp_path, SMALL)
+    fill(appender, 2_000)
+    after, seen, pages = 0, list[int](), 0
+    while True:
+        lines, after, end, _ = files.page(tmp_path, after, limit_bytes=10_000)
+        seen += [number for line in lines if (number := sequence_of(line)) is not None]
+        pages += 1
+        if end:
+            break
+    assert seen == list(range(1, 2_001)) and pages > 20
+    appender.close()
+
+
+def test_since_leaves_out_what_is_older(tmp_path: Path) -> None:
+    appender = Appender(tmp_path, SMALL)
+    appender.append([entry(number, 1_000.0 + number) for number in range(500)])
+    os.utime(files.files(tmp_path)[0].path, (1_500.0, 1_500.0))
+    assert numbers(tmp_path, since=1_490.0) == list(range(491, 501))
+    assert numbers(tmp_path, since=1_600.0) == [], "the file was not written since then"
+    assert files.page(tmp_path, 0, 1_490.0).last == 500
+    appender.close()
+
+
+def test_what_is_too_much_goes_the_oldest_first(tmp_path: Path) -> None:
+    appender = Appender(tmp_path, SMALL)
+    fill(appender, 10_000)
+    total = sum(each.path.stat().st_size for each in files.files(tmp_path))
+    assert total <= SMALL.keep_bytes + SMALL.file_bytes + 8_192
+    kept = numbers(tmp_path)
+    assert kept[-1] == 10_000 and kept == list(range(kept[0], 10_001)) and kept[0] > 1
+    page = files.page(tmp_path, 0)
+    assert page.oldest == kept[0], "a reader sees what it has lost"
+    appender.close()
+
+
+def test_what_is_too_old_goes_and_the_numbers_go_on(tmp_path: Path) -> None:
+    appender = Appender(tmp_path, SMALL)
+    appender.append([entry(1), entry(2)])
+    old = time.time() - 31 * 86_400
+    os.utime(files.files(tmp_path)[0].path, (old, old))
+    appender.retain()
+    assert numbers(tmp_path) == [] and [each.first for each in files.files(tmp_path)] == [3]
+    appender.close()
+    again = Appender(tmp_path, SMALL)
+    again.append([entry(3)])
+    assert numbers(tmp_path) == [3]
+    again.close()
+
+
+def test_numbers_that_are_left_out_stay_so(tmp_path: Path) -> None:
+    appender = Appender(tmp_path, SMALL)
+    appender.append([entry(1)])
+    appender.append([entry(2)], missing=40)
+    assert numbers(tmp_path) == [1, 42]
+    appender.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("enabled", 1, "true or false"),
+        ("file_bytes", "big", "a whole number"),
+        ("file_bytes", True, "a whole number"),
+        ("file_bytes", 1, "65536 to"),
+        ("keep_bytes", 20 * 1024**2, "less than two files"),
+        ("keep_days", 0, "1 to 3650"),
+        ("colour", "red", "no setting colour"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(name: str, value: Any, text: str) -> None:
+    with pytest.raises(Rejected, match=text) as refused:
+        Settings.of({f"local/maillog/{name}": value})
+    assert refused.value.subject == f"local/maillog/{name}"
+
+
+def test_settings_by_their_keys() -> None:
+    assert Settings.of({}) == Settings()
+    assert Settings.of({"local/maillog/enabled": False, "local/maillog/keep_days": 7}).values() == {
+        **Settings().values(),
+        "enabled": False,
+        "keep_days": 7,
+    }

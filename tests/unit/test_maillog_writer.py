@@ -1,0 +1,249 @@
+"""What is logged reaches the files, costs who decides nothing, and what does not reach them is counted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftcluster import limits
+from raftcluster.config.local import Local
+from raftcluster.errors import Rejected
+from raftcluster.greylist.request import Mail
+from raftcluster.greylist.verdict import Verdict
+from raftcluster.maillog import files, writer
+from raftcluster.maillog.api import MailLog
+from raftcluster.maillog.entry import Entry
+from raftcluster.maillog.settings import Settings
+from raftcluster.maillog.writer import Writer
+from tests.helpers import eventually
+from tests.local_host import MemoryRows
+
+MAIL = Mail("192.0.2.7", None, "a@example.net", "b@example.org", "1", False, False, "mx")
+VERDICT = Verdict("defer", "new", 300, 0, None, False, "wait")
+
+
+class Disk:
+    """A writer whose disk stands still until it is let go."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.space = folder, 2**40
+        self.free, self.reached = threading.Event(), threading.Event()
+        self.free.set()
+        self.writer = Writer(folder, Settings(), self.entry, space=lambda _: self.space)
+
+    def entry(self, number: int) -> Entry:
+        """On the writer's thread, before it writes."""
+        self.reached.set()
+        assert self.free.wait(30)
+        return Entry(time.time(), "Rejected", subject=str(number))
+
+    def entries(self) -> list[Entry]:
+        return list(files.entries(self.folder))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    made = Disk(tmp_path / "log")
+    yield made
+    made.free.set()
+    made.writer.close()
+
+
+def test_entries_come_in_order_and_are_durable_after_a_flush(disk: Disk) -> None:
+    assert not threading.active_count() or disk.writer._thread is None, "no thread before the first"
+    for number in range(500):
+        disk.writer.put(number)
+    assert disk.writer.flush()
+    assert [(each.sequence, each.subject) for each in disk.entries()] == [(n + 1, str(n)) for n in range(500)]
+    assert disk.writer.durable == disk.writer.last == 500 and disk.writer.dropped == 0
+
+
+def test_without_a_flush_they_are_durable_after_a_moment(disk: Disk) -> None:
+    disk.writer.put(1)
+    eventually(lambda: disk.writer.durable == 1, 10)
+
+
+def test_whoever_decides_waits_for_no_disk_and_what_is_too_much_is_counted(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAILLOG_QUEUE", 100)
+    disk.free.clear()
+    disk.writer.put(0)
+    assert disk.reached.wait(10), "the writer stands still"
+    for number in range(1, 151):
+        disk.writer.put(number)
+    assert disk.writer.dropped == 51, "a hundred wait, one of them is being written"
+    disk.free.set()
+    assert disk.writer.flush()
+    found = disk.entries()
+    told = [each for each in found if each.action == "Dropped"]
+    assert sum(each.lost for each in told) == 51 and {each.category for each in told} == {"log"}
+    sequences = [each.sequence for each in found]
+    assert sequences[-1] - len(sequences) == 51, "and so many numbers are left out"
+    assert [each.subject for each in found if each.subject] == [str(number) for number in range(100)]
+
+
+def test_a_disk_without_space_gets_nothing_more_and_the_log_says_so_later(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "SYNC_SECONDS", 0.0)
+    disk.space = limits.MAILLOG_RESERVE_BYTES - 1
+    for number in range(10):
+        disk.writer.put(number)
+    eventually(lambda: disk.writer.dropped == 10, 10)
+    assert "free" in disk.writer.trouble and disk.entries() == []
+    disk.space = limits.MAILLOG_RESERVE_BYTES
+    disk.writer.put(10)
+    assert disk.writer.flush()
+    told, last = disk.entries()
+    assert (told.action, told.lost, told.sequence) == ("Dropped", 10, 11) and "free" in told.reason
+    assert (last.subject, last.sequence) == ("10", 12) and disk.writer.trouble == ""
+
+
+def test_a_disk_that_fails_costs_entries_and_nothing_else(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = files.Appender.append
+
+    def fail(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(files.Appender, "append", fail)
+    disk.writer.put(1)
+    eventually(lambda: disk.writer.dropped == 1, 10)
+    assert "Input/output" in disk.writer.trouble
+    monkeypatch.setattr(files.Appender, "append", append)
+    disk.writer.put(2)
+    assert disk.writer.flush()
+    assert [(each.action, each.sequence) for each in disk.entries()] == [("Dropped", 2), ("Rejected", 3)]
+
+
+def test_what_waits_is_written_at_the_end(disk: Disk) -> None:
+    for number in range(1_000):
+        disk.writer.put(number)
+    disk.writer.close()
+    disk.writer.close()
+    assert len(disk.entries()) == 1_000
+    disk.writer.put(1)
+    assert disk.writer.dropped == 1, "and nothing behind it"
+
+
+# --- the log of a node
+
+
+class World:
+    """A node's log and its settings."""
+
+    def __init__(self, folder: Path) -> None:
+        self.local = Local(MemoryRows())
+        self.log = MailLog(folder / "maillog", self.local)
+
+    def decided(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.log.decided(MAIL, VERDICT, "policy")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.log.close()
+
+
+def test_decisions_and_what_the_product_writes_are_in_one_log(world: World) -> None:
+    world.decided()
+    world.log.write(
+        "antispam", "Marked", sender=b"a@x", recipient="b@y", subject="caf\u00e9", message_id="<1@x>", reason="score 7"
+    )
+    assert world.log.flush()
+    first, second = world.log.read()
+    assert (first.category, first.action, first.helo, first.source) == ("greylisting", "Rejected", "mx", "policy")
+    assert (second.category, second.sender, second.subject) == ("antispam", "a@x", "caf\u00e9")
+    assert second.source == "product" and second.message_id == "<1@x>" and second.sequence == 2
+    status = world.log.status()
+    assert status["last"] == 2 and status["bytes"] > 0 and status["dropped"] == 0 and status["enabled"] is True
+    assert list(world.log.read(since=second.time)) == [second]
+
+
+@pytest.mark.parametrize(("category", "action"), [("", "x"), ("x", ""), ("log", "Dropped")])
+def test_an_entry_without_a_category_of_its_own_is_refused(world: World, category: str, action: str) -> None:
+    with pytest.raises(Rejected):
+        world.log.write(category, action)
+
+
+def test_it_is_switched_off_and_on_while_it_runs_and_the_numbers_go_on(world: World) -> None:
+    world.decided(3)
+    world.local.set("local/maillog/enabled", False)
+    world.decided(5)
+    assert len(list(world.log.read())) == 3 and world.log.status()["enabled"] is False
+    assert world.log.status()["last"] == 3
+    world.local.delete("local/maillog/enabled")
+    world.decided(2)
+    assert world.log.flush()
+    assert [each.sequence for each in world.log.read()] == [1, 2, 3, 4, 5]
+
+
+def test_settings_are_judged_before_they_are_kept(world: World) -> None:
+    world.local.set("local/maillog/keep_bytes", 1024**2 * 64)
+    for key, value in (("keep_bytes", 5), ("file_bytes", 1024**2 * 33), ("colour", 1), ("enabled", "no")):
+        with pytest.raises(Rejected):
+            world.local.set(f"local/maillog/{key}", value)
+        assert world.local.get(f"local/maillog/{key}") != value
+    world.local.set("local/ui/theme", "dark")
+    assert world.log.settings == Settings(keep_bytes=1024**2 * 64)
+    with pytest.raises(Rejected, match="not set"):
+        world.local.delete("local/maillog/keep_days")
+
+
+def test_settings_hold_for_the_files_at_once(world: World) -> None:
+    world.local.set("local/maillog/file_bytes", 64 * 1024)
+    world.local.set("local/maillog/keep_bytes", 128 * 1024)
+    for _ in range(20):
+        world.decided(100)
+        assert world.log.flush()
+    assert len(files.files(world.log.folder)) >= 2
+    assert int(str(world.log.status()["bytes"])) < 3 * 64 * 1024 + 40_000
+
+
+def test_settings_of_another_version_are_not_used_and_harm_nothing(tmp_path: Path) -> None:
+    rows = MemoryRows()
+    Local(rows).set("local/maillog/of_tomorrow", 1)
+    log = MailLog(tmp_path / "maillog", Local(rows))
+    log.decided(MAIL, VERDICT, "policy")
+    assert log.flush() and log.settings == Settings()
+    log.close()
+
+
+def test_a_folder_that_cannot_be_read_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    (tmp_path / "maillog").write_text("a file")
+    log = MailLog(tmp_path / "maillog", Local(MemoryRows()))
+    log.decided(MAIL, VERDICT, "policy")
+    assert "Not a directory" in str(log.status()["trouble"])
+    log.close()
+
+
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    before = threading.active_count()
+    worlds = []
+    for _ in range(3):
+        worlds.append(World(tmp_path))
+        worlds[-1].decided()
+        worlds[-1].log.close()
+        worlds[-1].log.close()
+        worlds[-1].decided()
+    assert threading.active_count() == before
+    assert [each.sequence for each in worlds[0].log.read()] == [1, 2, 3]
+
+
+def test_many_who_decide_at_once(world: World) -> None:
+    work: Callable[[], None] = lambda: world.decided(200)  # noqa: E731
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert world.log.flush()
+    assert [each.sequence for each in world.log.read()] == list(range(1, 1_601))
