@@ -85,7 +85,7 @@ def release(obj: Context, id: str, number: int, claim: float, as_json: bool) -> 
 @click.pass_obj
 def discard(obj: Context, id: str, as_json: bool) -> None:
     """Forget the message ID, for ever and on all nodes."""
-    was = obj.client.quarantine.discard(id)
+    was = obj.client.quarantine.discard(id, author=author())
     output.as_json({"id": id, "was_there": was}) if as_json else click.echo("discarded" if was else "it was not there")
 
 

@@ -63,6 +63,7 @@ class Auditor:
         self._look_again = 0.0
         host.on_apply("cluster", self._applied)
         host.on_apply("config", self._configured_at)
+        host.on_apply("quarantine", self._configured_at)
 
     def start(self) -> None:
         """Begin."""

@@ -1,5 +1,5 @@
-"""What somebody has changed -- configuration, greylist settings, lists and records, members, certificates -- since this node has
-told it last, as events.
+"""What somebody has changed -- configuration, greylist settings, lists and records, held messages, members, certificates -- since
+this node has told it last, as events.
 
 The place in each order of changes is kept in the data directory: what happened while the node was down is told when it is
 back. It is kept after the events: a crash in between tells something twice rather than never. Values are not told.
@@ -24,6 +24,9 @@ from raftcluster.greylist.lists.machine import read_changes as read_list_changes
 from raftcluster.greylist.lists.machine import read_revision as read_revision_of_lists
 from raftcluster.greylist.machine import read_settings_history, read_settings_row
 from raftcluster.host import Host
+from raftcluster.quarantine.acts import Act
+from raftcluster.quarantine.acts import read_acts as read_releases
+from raftcluster.quarantine.acts import read_newest as read_newest_release
 from raftcluster.storage.directory import DataDirectory
 
 log = logging.getLogger("raftcluster.events")
@@ -31,6 +34,12 @@ log = logging.getLogger("raftcluster.events")
 FILE: Final = "audit-config.json"
 PAGE: Final = 100
 _ACTS: Final = {"forgotten": "greylist-forgotten", "imported": "greylist-imported"}
+_HELD: Final = {
+    "claimed": "quarantine-claimed",
+    "delivered": "quarantine-delivered",
+    "failed": "quarantine-failed",
+    "discarded": "quarantine-discarded",
+}
 Event = tuple[str, dict[str, Any]]
 """The name of an event and its fields."""
 KEYS: Final = 20
@@ -63,6 +72,7 @@ class Following:
             "greylist": self._host.query("greylist", lambda tables, _: read_settings_row(tables)[0]),
             "lists": self._host.query("lists", lambda tables, _: read_revision_of_lists(tables)),
             "acts": self._host.query("greylist", lambda tables, _: read_newest(tables)),
+            "quarantine": self._host.query("quarantine", lambda tables, _: read_newest_release(tables)),
             "cluster": self._host.query("cluster", lambda tables, _: auditing.read_count(tables)),
         }
 
@@ -70,6 +80,7 @@ class Following:
         """The events since `told`, which follows."""
         yield from self._configured(told)
         yield from self._greylisted(told)
+        yield from self._released(told)
         yield from self._administered(told)
 
     def _administered(self, told: dict[str, int]) -> Iterator[Event]:
@@ -148,11 +159,23 @@ class Following:
             yield _ACTS[act.what], {"what": act.detail, **_why(act.author, act.reason, act.node, act.time)}
             told["acts"] = act.number
 
+    def _released(self, told: dict[str, int]) -> Iterator[Event]:
+        """What was done to held messages."""
+        while rows := self._host.query("quarantine", lambda tables, _: read_releases(tables, told["quarantine"], PAGE)):
+            if rows[0].number > told["quarantine"] + 1:
+                yield "quarantine-missed", {"first": told["quarantine"] + 1, "last": rows[0].number - 1}
+            for act in rows:
+                yield _HELD[act.what], _done(act)
+                told["quarantine"] = act.number
+
     def _kept(self) -> dict[str, int] | None:
         try:
             kept = json.loads((self._directory.path / FILE).read_bytes())
             found = {name: int(kept[name]) for name in ("config", "greylist", "lists", "acts")}
-            return {**found, "cluster": int(kept.get("cluster", 0))}  # not kept by earlier versions, nor was there any
+            return {
+                **found,
+                **{name: int(kept.get(name, 0)) for name in ("quarantine", "cluster")},
+            }  # earlier versions had none
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:
@@ -168,6 +191,20 @@ class Following:
 
 def _why(author: str, reason: str, node: str, time: int) -> dict[str, Any]:
     return {"author": author, "reason": reason, "origin": node, "changed": _date(time)}
+
+
+def _done(act: Act) -> dict[str, Any]:
+    """The fields of an event about a held message."""
+    who = {"author": act.author, "origin": act.node, "changed": _date(act.time)}
+    if act.what == "discarded":
+        return {"message_id": act.message.hex(), "delivered": act.deliveries, **who}
+    recipient = act.address.decode("utf-8", "backslashreplace")
+    about: dict[str, Any] = {"message_id": act.message.hex(), "number": act.recipient, "recipient": recipient, **who}
+    if act.what != "claimed":
+        about["detail"] = act.detail
+    if act.what == "delivered":
+        about["deliveries"] = act.deliveries
+    return about
 
 
 def _date(milliseconds: int) -> str:

@@ -321,9 +321,9 @@ class Quarantine:
         """Have the node deliver the message to its recipient of this number; how that ended. See `Node.quarantine.release`."""
         return self._client.call("quarantine.release", id=id, number=number, author=author, claim=claim)  # type: ignore[no-any-return]
 
-    def discard(self, id: str) -> bool:
+    def discard(self, id: str, *, author: str = "") -> bool:
         """Forget a message, for ever; whether it was there."""
-        return self._client.call("quarantine.discard", id=id)  # type: ignore[no-any-return]
+        return self._client.call("quarantine.discard", id=id, author=author)  # type: ignore[no-any-return]
 
     def usage(self) -> dict[str, int]:
         """How many messages are kept, in how many bytes, and how many may be."""

@@ -378,6 +378,49 @@ CATALOGUE: Final = (
         "an administrator began to import a file of greylist records",
     ),
     Kind(
+        "1ebf3686-f0e7-4b1c-84bb-296020495dfe",
+        "quarantine-claimed",
+        "info",
+        ("message_id", "number", "recipient", "author", "origin", "changed"),
+        "held message {message_id}: a release to recipient {number}, {recipient}, has begun, by {author} at {origin}, {changed}",
+        "somebody has a held message released to one of its envelope's recipients; what becomes of it is another event, or none "
+        "when that node crashes",
+    ),
+    Kind(
+        "5acf7765-76a0-4df7-8c71-bfa6cf330424",
+        "quarantine-delivered",
+        "notice",
+        ("message_id", "number", "recipient", "author", "origin", "changed", "deliveries", "detail"),
+        "held message {message_id} was delivered to recipient {number}, {recipient}, released by {author} at {origin}, {changed}: "
+        "{detail}",
+        "a server has taken a held message for this recipient; more than one of `deliveries` says that it came more than once",
+    ),
+    Kind(
+        "951e2c70-c25a-4c38-b2bb-f4d2eb6ab608",
+        "quarantine-failed",
+        "warning",
+        ("message_id", "number", "recipient", "author", "origin", "changed", "detail"),
+        "held message {message_id} was not delivered to recipient {number}, {recipient}, released by {author} at {origin}, "
+        "{changed}: {detail}",
+        "a release has failed; it may be tried again",
+    ),
+    Kind(
+        "333219ca-3a0e-4dfb-9f65-632974c20afd",
+        "quarantine-discarded",
+        "notice",
+        ("message_id", "delivered", "author", "origin", "changed"),
+        "held message {message_id} was discarded by {author} at {origin}, {changed}; delivered to {delivered} recipients before",
+        "somebody had the cluster forget a held message",
+    ),
+    Kind(
+        "016f6466-7d18-441b-a270-19e6a9c24869",
+        "quarantine-missed",
+        "warning",
+        ("first", "last"),
+        "acts {first} to {last} on held messages were done while this node was away and are no longer kept",
+        "who released what in them is in the records of the nodes that were up",
+    ),
+    Kind(
         "39ee3b73-f355-441b-af38-822372ce1b6e",
         "destroy-decided",
         "warning",

@@ -301,9 +301,9 @@ class Quarantine:
         try:
             said = self._deliver(message.envelope, recipient, body, lambda: end - _boot_seconds())
         except DeliveryFailed as error:
-            self._finish([ident, number, token, False, _cut(error.message)], end)
+            self._finish([ident, number, token, False, _cut(error.message), author, self._host.name], end)
             raise
-        if not self._finish([ident, number, token, True, _cut(said)], end):
+        if not self._finish([ident, number, token, True, _cut(said), author, self._host.name], end):
             log.warning("message %s, recipient %d: delivered here, and by another claim as well", id, number)
         release = self._query(
             lambda tables, now: read_release(tables, read_message(tables, now, ident), number), "local"
@@ -322,9 +322,9 @@ class Quarantine:
         """`release` from asyncio."""
         return await asyncio.to_thread(self.release, id, number, author=author, claim=claim, deadline=deadline)
 
-    def discard(self, id: str, *, deadline: float = limits.CALL_SECONDS) -> bool:
+    def discard(self, id: str, *, author: str = "", deadline: float = limits.CALL_SECONDS) -> bool:
         """Forget a message, for ever and everywhere; whether it was there. The product removes what it keeps itself."""
-        return bool(self._propose(["discard", _ident(id)], deadline=deadline))
+        return bool(self._propose(["discard", _ident(id), author, self._host.name], deadline=deadline))
 
     def close(self) -> None:
         """Wait for nobody any more. Idempotent; `Node.close` does it."""

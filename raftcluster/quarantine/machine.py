@@ -6,12 +6,13 @@ Tables
     releases  id + number (2, big endian) -> the fields of `Release` behind the number; absent while it is held
     expiries  expires (8) + id -> ""
     state     "token" -> the last claim's token; "count", "bytes" of all messages
+    acts      see `acts`
 
 Commands
     ["capture", id, envelope, digest, size, reference, reason, lifetime ms, node, seal] -> [captured, expires]
     ["claim", id, number, node id, node name, author, ms]                  -> [token, until]
-    ["finish", id, number, token, whether it was delivered, detail]        -> whether this settled it
-    ["discard", id]                                                        -> whether it was there
+    ["finish", id, number, token, whether it was delivered, detail, author, node name] -> whether this settled it
+    ["discard", id, author, node name]                                     -> whether it was there
 
 held -> claimed -> delivered | failed; failed -> claimed; claimed -> claimed anew from `until` on. A token is greater than all
 before it. `delivered` is a fact and not a right: who has delivered may say so also when his claim is another's by now.
@@ -27,6 +28,8 @@ from raftcluster import codec, limits
 from raftcluster.codec import Value
 from raftcluster.errors import Rejected
 from raftcluster.machine import ReadTables, Tables
+from raftcluster.quarantine import acts
+from raftcluster.quarantine.acts import ACTS, Act, inspect_act
 from raftcluster.quarantine.envelope import Envelope
 from raftcluster.quarantine.rules import (
     ID_BYTES,
@@ -102,12 +105,23 @@ class Message(NamedTuple):
         return Envelope.of(self.content.envelope)
 
 
+class _Outcome(NamedTuple):
+    """Of a release, as it is told."""
+
+    number: Value
+    token: Value
+    delivered: bool
+    detail: str
+    author: str
+    node: str
+
+
 class QuarantineMachine:
     """A `raftcluster.machine.StateMachine`."""
 
     name = NAME
-    schema = 1
-    tables = (MESSAGES, STATES, RELEASES, EXPIRIES, STATE)
+    schema = 2
+    tables = (MESSAGES, STATES, RELEASES, EXPIRIES, STATE, ACTS)
 
     def apply(self, command: Value, tables: Tables, time: int) -> Value:
         """See the file's head."""
@@ -123,11 +137,16 @@ class QuarantineMachine:
                 check_claim(milliseconds)
                 message = _message(tables, time, ident)
                 return _claim(tables, message, time, number, [node_id, node, author], time + milliseconds)
-            case ["finish", ident, number, token, bool(delivered), detail]:
+            case ["finish", ident, number, token, bool(delivered), detail, author, node]:
                 check_text("detail", detail, limits.QUARANTINE_REASON_BYTES)
-                return _finish(tables, _message(tables, time, ident), time, number, token, delivered, detail)
-            case ["discard", ident]:
-                return _discard(tables, time, ident)
+                for what, text in (("author", author), ("node", node)):
+                    check_text(what, text, limits.NAME_BYTES)
+                outcome = _Outcome(number, token, delivered, detail, author, node)
+                return _finish(tables, _message(tables, time, ident), time, outcome)
+            case ["discard", ident, author, node]:
+                for what, text in (("author", author), ("node", node)):
+                    check_text(what, text, limits.NAME_BYTES)
+                return _discard(tables, time, ident, author, node)
             case _:
                 raise Rejected("malformed or unknown quarantine command", subject=NAME)
 
@@ -159,7 +178,9 @@ class QuarantineMachine:
             check_bytes("end and id", key, _NUMBER.size + ID_BYTES)
             if value:
                 raise ValueError("the row has a value")
-        elif key not in (_TOKEN, _COUNT, _BYTES) or len(value) != _NUMBER.size:
+        elif table == ACTS:
+            inspect_act(key, value)
+        elif key not in (_TOKEN, _COUNT, _BYTES, acts.NEWEST) or len(value) != _NUMBER.size:
             raise ValueError("there is no such number")
 
 
@@ -261,6 +282,7 @@ def _claim(tables: Tables, message: Message, time: int, number: Value, holder: l
         number, "claimed", token, node_id, node, author, time, until, release.claims + 1, release.deliveries
     )
     _put(tables, ident, claimed)
+    _note(tables, message, claimed, "claimed", time, _Outcome(number, token, False, "", author, node))
     if until > message.expires:  # the record outlives every claim on it
         tables.delete(EXPIRIES, _NUMBER.pack(message.expires) + ident)
         tables.put(EXPIRIES, _NUMBER.pack(until) + ident, b"")
@@ -268,9 +290,8 @@ def _claim(tables: Tables, message: Message, time: int, number: Value, holder: l
     return [token, until]
 
 
-def _finish(
-    tables: Tables, message: Message, time: int, number: Value, token: Value, delivered: bool, detail: str
-) -> bool:
+def _finish(tables: Tables, message: Message, time: int, outcome: _Outcome) -> bool:
+    number, token, delivered, detail, *_ = outcome
     release = read_release(tables, message, number)
     if type(token) is not int or not 0 < token <= release.token:
         raise ClaimLost(f"{token!r:.40} is no claim on recipient {number}", subject=message.content.id.hex())
@@ -282,20 +303,27 @@ def _finish(
                 subject=message.content.id.hex(),
                 remedy="its outcome is the one that counts",
             )
-        _put(tables, message.content.id, release._replace(state="failed", since=time, until=0, detail=detail))
+        failed = release._replace(state="failed", since=time, until=0, detail=detail)
+        _put(tables, message.content.id, failed)
+        _note(tables, message, failed, "failed", time, outcome)
         return True
     if release.state == "delivered":
         if release.delivered_by == token:  # said twice
             return True
-        _put(tables, message.content.id, release._replace(deliveries=release.deliveries + 1))
+        again = release._replace(deliveries=release.deliveries + 1)
+        _put(tables, message.content.id, again)
+        _note(tables, message, again, "delivered", time, outcome)
         return False
-    done = release._replace(state="delivered", since=time, until=0, detail=detail, delivered_by=token)
-    _put(tables, message.content.id, done._replace(deliveries=release.deliveries + 1))
+    done = release._replace(
+        state="delivered", since=time, until=0, detail=detail, delivered_by=token, deliveries=release.deliveries + 1
+    )
+    _put(tables, message.content.id, done)
+    _note(tables, message, done, "delivered", time, outcome)
     _put_state(tables, message._replace(delivered=message.delivered + 1))
     return True
 
 
-def _discard(tables: Tables, time: int, ident: Value) -> bool:
+def _discard(tables: Tables, time: int, ident: Value, author: str, node: str) -> bool:
     try:
         message = _message(tables, time, ident)
     except UnknownMessage:
@@ -306,7 +334,14 @@ def _discard(tables: Tables, time: int, ident: Value) -> bool:
                 f"recipient {release.number} is claimed by {release.node}", subject=ident.hex(), remedy="wait a while"
             )
     _remove(tables, ident)
+    acts.record(tables, Act(0, "discarded", ident, 0, b"", author, node, time, message.delivered, ""))
     return True
+
+
+def _note(tables: Tables, message: Message, release: Release, what: str, time: int, by: _Outcome) -> None:
+    """`by` tells who did it: under an older claim it is not who is in the release."""
+    about = (message.content.id, release.number, message.envelope.recipients[release.number - 1].address)
+    acts.record(tables, Act(0, what, *about, by.author, by.node, time, release.deliveries, by.detail))
 
 
 def _remove(tables: Tables, ident: bytes) -> int:

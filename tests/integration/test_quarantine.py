@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raftcluster import Envelope, Node, SmtpDelivery
+from raftcluster import Envelope, Node, SmtpDelivery, read_events
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, Unavailable
 from raftcluster.quarantine.rules import AlreadyDelivered, Claimed, UnknownMessage
 from tests.clusters import SECONDS, Cluster
@@ -44,6 +45,11 @@ def cluster(server: SmtpServer, tmp_path: Path) -> Iterator[Cluster]:
 
 def attach(node: Node, folder: Path, server: SmtpServer) -> None:
     node.quarantine.attach(KEY, lambda reference: (folder / reference).open("rb"), SmtpDelivery(server.connect))
+
+
+def events(path: Path, name: str) -> list[dict[str, Any]]:
+    """The fields of those of this name in a node's record."""
+    return [each["fields"] for each in read_events(path) if each["event"] == name]
 
 
 def captured(node: Node) -> str:
@@ -99,6 +105,13 @@ def test_all_nodes_release_at_once_and_one_delivers_also_when_the_leader_goes(
         assert [each.deliveries for each in node.quarantine.show(ident).recipients] == [1, 0], (
             "it has read linearizably"
         )
+    for number, node in cluster.nodes.items():
+        path = cluster.path(number)
+        (told,) = eventually(partial(events, path, "quarantine-delivered"), SECONDS, f"{node.name} tells it")
+        assert (told["author"], told["origin"], told["message_id"]) == (claimed, claimed, ident)
+        assert (told["number"], told["recipient"], told["deliveries"]) == (1, "box@example.test", 1)
+        (begun,) = events(path, "quarantine-claimed")
+        assert (begun["author"], begun["recipient"]) == (claimed, "box@example.test")
     report = cluster.nodes[0].verify()
     assert report.verdict == "sound", report
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from raftcluster import limits
+from raftcluster import audit, limits
 from raftcluster.audit import REFUSED, Auditor
 from raftcluster.cluster import auditing
 from raftcluster.cluster.auditing import attributed
@@ -29,6 +29,9 @@ from raftcluster.events.recorder import Recorder
 from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine
+from raftcluster.quarantine.envelope import Envelope
+from raftcluster.quarantine.machine import QuarantineMachine
+from raftcluster.quarantine.rules import Content
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport.certificates import certificate_hash, public_key
 from tests.helpers import eventually
@@ -41,7 +44,9 @@ class Told:
 
     def __init__(self, folder: Path) -> None:
         init(folder / "mx1", "mx1", ("127.0.0.1", 9777), ("192.0.2.1", 9777), "mta/1", cluster="mail")
-        self.host = LocalHost([ClusterMachine(), ConfigMachine(), GreylistMachine(), ListsMachine()])
+        self.host = LocalHost(
+            [ClusterMachine(), ConfigMachine(), GreylistMachine(), ListsMachine(), QuarantineMachine()]
+        )
         self.host.propose("cluster", unpack((folder / "mx1" / "genesis").read_bytes()))
         self.me = self.look().members.copy().popitem()[0]
         self.seen = self.look()
@@ -260,6 +265,66 @@ def test_what_is_done_to_the_greylist_by_hand_is_told_with_who_where_when_and_wh
     third = Audited(told, tmp_path)
     eventually(lambda: third.names()[so_far:] == ["leader-changed"])
     third.stop()
+
+
+def test_what_is_done_to_held_messages_is_told_with_who_which_whom_when_and_where(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def do(*command: Any) -> Any:
+        return told.host.propose("quarantine", list(command))
+
+    def captured(number: int) -> bytes:
+        envelope = Envelope("a@example.net")
+        envelope.rcpt("b@example.org")
+        envelope.rcpt("c@example.org")
+        made = Content(bytes([number]) * 16, envelope.values(), bytes(32), 9, "a-reference", "a virus", 10**6, "mx3")
+        do("capture", *made, bytes(32))
+        return made.id
+
+    audited = Audited(told, tmp_path)
+    eventually(lambda: audited.names() == ["leader-changed"])
+    ident = captured(1)
+    when = datetime.fromtimestamp(told.host.now / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    whom = {"message_id": ident.hex(), "number": 2, "recipient": "c@example.org", "changed": when}
+    jane, joe = {"author": "jane", "origin": "mx7"}, {"author": "joe", "origin": "mx8"}
+    (token, _) = do("claim", ident, 2, "n7", "mx7", "jane", 1_000)
+    do("finish", ident, 2, token, False, "450 later", "jane", "mx7")
+    (token, _) = do("claim", ident, 2, "n7", "mx7", "jane", 1_000)
+    told.host.now += 1_000
+    (other, _) = do("claim", ident, 2, "n8", "mx8", "joe", 1_000)
+    do("finish", ident, 2, token, True, "250 first", "jane", "mx7")
+    do("finish", ident, 2, other, True, "250 second", "joe", "mx8")
+    audited.stop()
+    do("discard", ident, "joe", "mx8")
+    do("discard", ident, "joe", "mx8")
+    monkeypatch.setattr(audit, "SETTINGS_SECONDS", 0.01)
+    again = Audited(told, tmp_path)
+    eventually(lambda: "quarantine-discarded" in again.names())
+    again.stop()
+    later = datetime.fromtimestamp(told.host.now / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    found = [
+        (each["event"], each["fields"])
+        for each in log.read(again.directory.events)
+        if each["event"].startswith("quarantine")
+    ]
+    assert found == [
+        ("quarantine-claimed", {**whom, **jane}),
+        ("quarantine-failed", {**whom, **jane, "detail": "450 later"}),
+        ("quarantine-claimed", {**whom, **jane}),
+        ("quarantine-claimed", {**whom, **joe, "changed": later}),
+        ("quarantine-delivered", {**whom, **jane, "changed": later, "detail": "250 first", "deliveries": 1}),
+        ("quarantine-delivered", {**whom, **joe, "changed": later, "detail": "250 second", "deliveries": 2}),
+        ("quarantine-discarded", {"message_id": ident.hex(), "delivered": 1, **joe, "changed": later}),
+    ]
+    assert b"a-reference" not in again.directory.events.read_bytes()
+    monkeypatch.setattr(limits, "HISTORY_REVISIONS", 3)
+    for number in range(2, 8):
+        do("discard", captured(number), "joe", "mx8")
+    third = Audited(told, tmp_path)
+    eventually(lambda: third.names().count("quarantine-discarded") == 4)
+    third.stop()
+    (missed,) = (each["fields"] for each in log.read(again.directory.events) if each["event"] == "quarantine-missed")
+    assert missed == {"first": 8, "last": 10}
 
 
 def test_decisions_about_members_and_certificates_are_told_once_with_who_where_when_and_why(

@@ -13,6 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from raftcluster import limits
 from raftcluster.errors import Rejected
 from raftcluster.machine import Inspectable, StateMachine
+from raftcluster.quarantine.acts import ACTS, read_acts
 from raftcluster.quarantine.envelope import Envelope
 from raftcluster.quarantine.machine import (
     STATE,
@@ -52,7 +53,7 @@ class Cluster(LocalHost):
         return int(self.propose("quarantine", ["claim", ident, number, node, f"{node}.test", "admin", ms])[0])
 
     def finish(self, ident: bytes, token: int, delivered: bool = True, number: int = 1) -> bool:
-        return bool(self.propose("quarantine", ["finish", ident, number, token, delivered, "said"]))
+        return bool(self.propose("quarantine", ["finish", ident, number, token, delivered, "said", "admin", "n1.test"]))
 
     def state(self, ident: bytes, number: int = 1) -> str:
         return read_release(self.rows, read_message(self.rows, self.now, ident), number).state
@@ -160,8 +161,8 @@ def test_full_refuses_and_evicts_nothing(cluster: Cluster, monkeypatch: pytest.M
         cluster.capture(4)
     assert caught.value.code == "quarantine-full"
     assert [cluster.state(ident) for ident in kept] == ["held"] * 3
-    assert cluster.propose("quarantine", ["discard", kept[0]]) is True
-    assert cluster.propose("quarantine", ["discard", kept[0]]) is False
+    assert cluster.propose("quarantine", ["discard", kept[0], "admin", "n1.test"]) is True
+    assert cluster.propose("quarantine", ["discard", kept[0], "admin", "n1.test"]) is False
     cluster.capture(4)
     monkeypatch.setattr(limits, "QUARANTINE_MESSAGES", 10)
     monkeypatch.setattr(limits, "QUARANTINE_BYTES", read_usage(cluster.rows)[1] + 10)
@@ -183,7 +184,7 @@ def test_what_has_expired_is_gone_at_once_and_its_rows_soon(cluster: Cluster) ->
     assert cluster.finish(claimed, token)
     cluster.now += 60_000
     cluster.entry("quarantine", [])
-    assert {name for name, rows in cluster.rows.rows.items() if rows} == {STATE}
+    assert {name for name, rows in cluster.rows.rows.items() if rows} == {STATE, ACTS}
     assert read_usage(cluster.rows) == (0, 0)
 
 
@@ -191,9 +192,9 @@ def test_a_claimed_message_is_not_discarded(cluster: Cluster) -> None:
     ident = cluster.capture(1)
     cluster.claim(ident, 2)
     with pytest.raises(Rejected, match="claimed by"):
-        cluster.propose("quarantine", ["discard", ident])
+        cluster.propose("quarantine", ["discard", ident, "admin", "n1.test"])
     cluster.now += 10_000
-    assert cluster.propose("quarantine", ["discard", ident])
+    assert cluster.propose("quarantine", ["discard", ident, "admin", "n1.test"])
 
 
 def test_pages_are_bounded_by_messages_and_bytes(cluster: Cluster) -> None:
@@ -233,15 +234,37 @@ def test_pages_are_bounded_by_messages_and_bytes(cluster: Cluster) -> None:
         ["claim", b"x" * 16, 1, "n", "n", "a"],
         ["claim", b"x" * 16, 1, "n", "n", "a", 999],
         ["claim", b"x" * 16, 1, "n", "n" * 254, "a", 1_000],
-        ["finish", b"x" * 16, 1, 1, 1, ""],
-        ["finish", b"x" * 16, 1, 1, True, b""],
-        ["discard", None],
+        ["finish", b"x" * 16, 1, 1, 1, "", "a", "n"],
+        ["finish", b"x" * 16, 1, 1, True, b"", "a", "n"],
+        ["finish", b"x" * 16, 1, 1, True, "", "a" * 300, "n"],
+        ["discard", None, "", ""],
+        ["discard", b"x" * 16],
     ],
 )
 def test_malformed_commands_are_rejected_and_leave_no_trace(cluster: Cluster, command: Any) -> None:
     with pytest.raises(Rejected):
         cluster.propose("quarantine", command)
     assert not any(cluster.rows.rows.values())
+
+
+def test_what_was_done_is_kept_with_who_did_it_boundedly(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HISTORY_REVISIONS", 4)
+    ident = cluster.capture(1)
+    first = cluster.claim(ident)
+    cluster.now += 10_000
+    second = cluster.claim(ident, node="n2")
+    cluster.finish(ident, first)
+    cluster.finish(ident, first)
+    cluster.finish(ident, second)
+    cluster.propose("quarantine", ["discard", ident, "joe", "n3.test"])
+    found = read_acts(cluster.rows, 0, 10)
+    assert [(each.number, each.what, each.node, each.deliveries) for each in found] == [
+        (2, "claimed", "n2.test", 0),
+        (3, "delivered", "n1.test", 1),
+        (4, "delivered", "n1.test", 2),
+        (5, "discarded", "n3.test", 1),
+    ]
+    assert {(each.message, each.recipient, each.address) for each in found[:3]} == {(ident, 1, b"r0@example.org")}
 
 
 class Model(RuleBasedStateMachine):
@@ -300,7 +323,7 @@ class Model(RuleBasedStateMachine):
     @rule(token=tokens, delivered=st.booleans())
     def finish(self, token: tuple[bytes, int, int], delivered: bool) -> None:
         ident, number, given = token
-        answer = self.both(["finish", ident, number, given, delivered, ""])
+        answer = self.both(["finish", ident, number, given, delivered, "", "", "n"])
         row = self.messages.get(ident, {}).get(number)
         if not self.live(ident) or row is None or not 0 < given <= row[1]:
             assert isinstance(answer, Rejected)
@@ -321,7 +344,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(ident=consumes(idents))
     def discard(self, ident: bytes) -> None:
-        answer = self.both(["discard", ident])
+        answer = self.both(["discard", ident, "admin", "n1.test"])
         if not self.live(ident):
             assert answer is False
         elif any(row[0] == "claimed" and self.one.now < row[2] for row in self.messages[ident].values()):

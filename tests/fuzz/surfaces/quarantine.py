@@ -60,9 +60,9 @@ def command(source: Source, tables: ReadTables) -> Any:
     elif kind < 150:
         made = ["claim", ident, number, "id-1", "mx1", "root", source.choice(TIMES)]
     elif kind < 220:
-        made = ["finish", ident, number, token, source.flag(), "250"]
+        made = ["finish", ident, number, token, source.flag(), "250", "root", "mx1"]
     elif kind < 240:
-        made = ["discard", ident]
+        made = ["discard", ident, "root", "mx1"]
     else:
         return source.value()
     place = source.below(64)
