@@ -34,7 +34,8 @@ override `__generateRaftTimeout`       seeded randomness, patience (rule 8)
 override `__applyLogEntries`           no exception escapes, no entry twice, bounded by the overlay (H12, H13)
 override `__sendAppendEntries`         flow control
 override `__changeCluster`, `__doChangeCluster`, `__parseChangeClusterRequest`   membership (H8, H9, no pickle)
-override `_onTick`, `_checkCommandsToApply`   elections (pre-vote, one voter), batches
+override `__tryLogCompaction`          does nothing: the log is cut behind checkpoints
+override `_onTick`, `_checkCommandsToApply`   elections (pre-vote, one voter), batches; there is no queue of commands
 =============================  =============================================================================
 """
 
@@ -51,7 +52,7 @@ from types import ModuleType
 from typing import Any
 
 from raftcluster import failpoints, limits
-from raftcluster.engine import membership
+from raftcluster.engine import membership, operations
 from raftcluster.engine.guard import Guard
 from raftcluster.engine.guards import Message
 from raftcluster.engine.journal import Journal
@@ -118,9 +119,6 @@ class _Pointer:
     """The engine's serializer: state is durable already, so a snapshot is an *offer*, never None (H16) and never data."""
 
     def __init__(self, *_: object) -> None: ...
-
-    def checkSerializing(self) -> tuple[int, None]:  # noqa: N802 - the engine's name
-        return 0, None  # NOT_SERIALIZING: the replica cuts the log itself, behind its checkpoints (H6, H7)
 
     def getTransmissionData(self, node: object) -> tuple[bytes, bool, bool]:  # noqa: N802 - the engine's name
         return b"offer", True, True
@@ -240,8 +238,6 @@ class Engine(_SyncObj):  # type: ignore[misc]
             raftMaxTimeout=election_seconds[1],
             leaderFallbackTimeout=check_quorum_seconds,
             connectionTimeout=max(3.5, election_seconds[1]),
-            logCompactionMinEntries=2**62,
-            logCompactionMinTime=2**62,
             onStateChanged=lambda old, new: on_role(),
         )
         super().__init__(self._peer(me), [self._peer(v) for v in sorted(voters) if v != me], conf, transport=self._wire)
@@ -391,10 +387,15 @@ class Engine(_SyncObj):  # type: ignore[misc]
         return timeout
 
     def _checkCommandsToApply(self) -> None:  # noqa: N802 - the engine's name
-        if self.is_leader:
-            for entry in self._feed():
-                self._applyCommand(entry, None, _engine._COMMAND_TYPE.REGULAR)
-        super()._checkCommandsToApply()
+        """Append what there is, and send it. Not by way of the engine's queue: there an entry stays when the process stands still
+        for a heartbeat, and one that has lost the lead meanwhile would hand it over to the next leader."""
+        if self.is_leader and (entries := self._feed()):
+            for entry in entries:
+                self.journal.add(operations.REGULAR + entry, self.journal.last[1] + 1, self.term)
+            self._SyncObj__sendAppendEntries()
+
+    def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802
+        """The replica cuts the log itself, behind its checkpoints (H6, H7)."""
 
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
         super()._SyncObj__sendAppendEntries()

@@ -38,9 +38,11 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 100.0
+        self.reading_seconds = 1e-6
+        """What a reading takes; a heartbeat is 0.1 s."""
 
     def __call__(self) -> float:
-        self.now += 1e-6
+        self.now += self.reading_seconds
         return self.now
 
 

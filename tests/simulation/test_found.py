@@ -249,6 +249,25 @@ def test_what_is_sent_again_while_it_waits_is_appended_once() -> None:
     assert lab.history("n3") == [0, 1, 2]
 
 
+def test_an_entry_of_a_leader_that_stands_still_is_no_later_leaders() -> None:
+    """Between two looks at the clock the process stood still for longer than a heartbeat: the entry stayed in the engine's own
+    queue. Deposed meanwhile, the engine handed it to the next leader itself, which ours forbids it: the node stopped."""
+    lab = GuardedLab(THREE)
+    lab.elect("n1", ["n2"])
+    lab.flow(THREE)
+    before = lab.nodes["n1"].journal.last[1]
+    lab.nodes["n1"].submit(operation(1), Caller())
+    lab.clock.reading_seconds = 0.2
+    lab.tick("n1")
+    lab.clock.reading_seconds = 1e-6
+    written = lab.nodes["n1"].journal.last[1] - before
+    lab.elect("n2", ["n3"])
+    lab.give("n2", "n1")
+    lab.flow(THREE, rounds=8)
+    assert (written, lab.errors) == (1, [])
+    assert lab.history("n1") == lab.history("n2") == [1]
+
+
 def test_what_a_link_that_is_replaced_has_lost_is_sent_again_at_once() -> None:
     """A new certificate replaces a link between two steps: the follower saw it up before and after, and only its timer, half
     a second to a second later, sent again what had been on its way."""
