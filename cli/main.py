@@ -19,6 +19,7 @@ from raftcluster.cli.destroy import destroy
 from raftcluster.cli.events import events
 from raftcluster.cli.greylist import greylist
 from raftcluster.cli.lease import lease
+from raftcluster.cli.logs import logs
 from raftcluster.cli.members import members
 from raftcluster.cli.notifications import notifications
 from raftcluster.cli.quarantine import quarantine
@@ -81,6 +82,7 @@ for command in (
     status,
     events,
     audit,
+    logs,
     verify,
     greylist,
     config,

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from raftcluster.lease.api import Leases
     from raftcluster.lease.holding import Lease
     from raftcluster.lease.rules import LeaseHeld, LeaseLost
+    from raftcluster.logs import read_logs
     from raftcluster.node import Node
     from raftcluster.notifications.api import Notifications
     from raftcluster.notifications.machine import Notification
@@ -115,6 +116,7 @@ __all__ = [
     "join",
     "once",
     "read_events",
+    "read_logs",
     "readdress",
     "request_certificate",
     "restore",
@@ -163,6 +165,8 @@ def __getattr__(name: str) -> Any:
             from raftcluster.notifications import api as home
         case "read_events":
             from raftcluster import history as home
+        case "read_logs":
+            from raftcluster import logs as home
         case "Node":
             from raftcluster import node as home
         case "Envelope":

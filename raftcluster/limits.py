@@ -105,6 +105,8 @@ MAILLOG_TEXT: Final = 1_000  # characters kept of a value
 MAILLOG_LINE_BYTES: Final = 128 * KIB  # of eight such values, each character escaped
 MAILLOG_PAGE_BYTES: Final = 256 * KIB  # that a reader gets at once
 MAILLOG_SCAN_BYTES: Final = 4 * MIB  # that are read for it, when most are older than what is asked for
+MAILLOG_STREAMS: Final = 8  # members that read this node's log at once, each for an administrator of theirs
+MAILLOG_IDLE_SECONDS: Final = 900.0  # between two of their questions: somebody may be paging through it
 MAILLOG_RESERVE_BYTES: Final = 64 * MIB  # free space below which nothing is logged: the cluster's data need it more
 
 # --- verify

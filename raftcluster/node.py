@@ -50,8 +50,8 @@ from raftcluster.events.outlet import Outlet
 from raftcluster.events.recorder import Recorder
 from raftcluster.firewall.nft import Nft
 from raftcluster.host import Consistency
+from raftcluster.logs import Logs
 from raftcluster.machine import StateMachine
-from raftcluster.offering import Offering
 from raftcluster.runtime import Runtime
 from raftcluster.seats import Seats
 from raftcluster.seeking import Seeker
@@ -76,7 +76,7 @@ STARTED = "STARTED"
 """Says that this node has run: from then on it must have a log."""
 
 
-class Node(Offering, Verifying):
+class Node(Logs, Verifying):
     """See the module. Use :meth:`open`. Every method is thread-safe.
 
     Errors of calls: `Unavailable` (not applied), `OutcomeUnknown` (may be), `Rejected` (never).

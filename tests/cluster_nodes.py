@@ -111,6 +111,9 @@ class Services:
     def snapshot(self, peer: str, stream: Stream) -> None:
         raise AssertionError(peer)
 
+    def recall(self, peer: str, stream: Stream) -> None:
+        raise AssertionError(peer)
+
     def examine(self, peer: str, stream: Stream) -> None:
         raise AssertionError(peer)
 

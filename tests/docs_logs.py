@@ -47,6 +47,13 @@ are free on the disk nothing is logged, for the cluster's own data need it.
 With the greylist's setting `privacy` the cluster keeps hashes; this log has the addresses all the same. Switch it off, or keep it
 short, where that must not be.
 
+## Reading
+
+`raftcluster logs` prints this node's, also when it does not run; with `--all-nodes` those of all members, over the same mutually
+authenticated port as everything else, in the order of `time`, which is each node's own clock's. A member that does not answer is
+named, and the exit code is 5. `--follow` goes on with what comes, and goes on where it was when a member comes back. In Python
+`node.maillog.read`, `node.logs`, `raftcluster.read_logs`.
+
 ## Settings
 
 Of one node, set there; they hold at once: `raftcluster config set --local local/maillog/keep_days 7`.

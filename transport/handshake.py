@@ -23,8 +23,11 @@ PROTOCOL_OLDEST: Final = 1
 RAFT: Final = "raft"
 SNAPSHOT: Final = "snapshot"
 VERIFY: Final = "verify"
+LOGS: Final = "logs"
 JOIN: Final = "join"
-KINDS: Final = (RAFT, SNAPSHOT, VERIFY, JOIN)
+MEMBERS: Final = (RAFT, SNAPSHOT, VERIFY, LOGS)
+"""What only members may want."""
+KINDS: Final = (*MEMBERS, JOIN)
 
 REASONS: Final = {
     "not-tls": "the bytes that came are no TLS",

@@ -125,7 +125,7 @@ class Mesh:
         return {peer: link.info(now) for peer, link in self._links.items()}
 
     def open_stream(self, peer: str, kind: str) -> Stream:
-        """Any thread but the tick thread: a second connection to a member, for `handshake.SNAPSHOT`, `VERIFY` or `JOIN`.
+        """Any thread but the tick thread: a second connection to a member, for `handshake.SNAPSHOT`, `VERIFY`, `LOGS` or `JOIN`.
 
         Raises `LinkRefused` when one of both ends does not want it, `Unavailable` when the peer cannot be reached.
         """

@@ -12,7 +12,7 @@ from weakref import WeakSet
 from raftcluster import limits
 from raftcluster.errors import FrameError, Unavailable
 from raftcluster.transport import handshake
-from raftcluster.transport.handshake import JOIN, RAFT, SNAPSHOT, VERIFY, Refused
+from raftcluster.transport.handshake import JOIN, KINDS, LOGS, MEMBERS, RAFT, SNAPSHOT, VERIFY, Refused
 from raftcluster.transport.refusals import LOGGER, RefusalLog
 from raftcluster.transport.sockets import Socket
 from raftcluster.transport.stream import Stream
@@ -25,7 +25,7 @@ _ADDRESSES: Final = 1_024  # strangers whose rate is remembered
 class Services(Protocol):
     """Who serves the connections that are not links.
 
-    Thread: a stream thread each, at most `STREAMS`, `VERIFY_STREAMS` and `JOIN_STREAMS` of them; a method may block, with deadlines. When it
+    Thread: a stream thread each, at most `STREAMS`, `VERIFY_STREAMS`, `MAILLOG_STREAMS` and `JOIN_STREAMS` of them; a method may block, with deadlines. When it
     returns or raises, the stream is closed.
     """
 
@@ -34,6 +34,9 @@ class Services(Protocol):
 
     def examine(self, peer: str, stream: Stream) -> None:
         """The member `peer` wants to know whether the tables are equal, and sound."""
+
+    def recall(self, peer: str, stream: Stream) -> None:
+        """The member `peer` reads this node's mail log."""
 
     def join(self, stream: Stream) -> None:
         """Somebody wants the public chain, or to join. `stream.peer` is "" unless it has shown a member's certificate: then
@@ -51,8 +54,13 @@ class Reception:
         self._services = services
         self._log = log
         self._deliver = deliver
-        self._kinds = (RAFT,) if services is None else (RAFT, SNAPSHOT, VERIFY, JOIN)
-        self._places = {SNAPSHOT: limits.STREAMS, VERIFY: limits.VERIFY_STREAMS, JOIN: limits.JOIN_STREAMS}
+        self._kinds = (RAFT,) if services is None else KINDS
+        self._places = {
+            SNAPSHOT: limits.STREAMS,
+            VERIFY: limits.VERIFY_STREAMS,
+            LOGS: limits.MAILLOG_STREAMS,
+            JOIN: limits.JOIN_STREAMS,
+        }
         self._streams: WeakSet[Stream] = WeakSet()
         self._fetching: dict[str, Stream] = {}  # member -> its newest stream of a snapshot
         self._rate = Buckets(limits.JOIN_BURST, limits.JOIN_PER_SECOND)
@@ -143,7 +151,7 @@ class Reception:
         stream.ends = time.monotonic() + limits.JOIN_SECONDS
         kinds = tuple(kind for kind in self._kinds if kind == JOIN)
         theirs = stream.receive(deadline - time.monotonic())
-        if isinstance(theirs, dict) and theirs.get("kind") in (RAFT, SNAPSHOT, VERIFY):
+        if isinstance(theirs, dict) and theirs.get("kind") in MEMBERS:
             raise Refused("certificate-required", f"no certificate was shown for a {theirs['kind']!r} connection")
         handshake.check_hello(ours, theirs, kinds)
         self._serve(stream, JOIN, credentials, deadline, settled)
@@ -160,6 +168,8 @@ class Reception:
                 self._services.snapshot(stream.peer, stream)
             elif kind == VERIFY:
                 self._services.examine(stream.peer, stream)
+            elif kind == LOGS:
+                self._services.recall(stream.peer, stream)
             else:
                 self._services.join(stream)
         stream.close()

@@ -92,6 +92,11 @@ class Client:
             raise FrameError("the node's answer has no report", subject=self.path)
         return report  # type: ignore[no-any-return]
 
+    def logs(self, since: float | None = None, *, follow: bool = False) -> Iterator[dict[str, Value]]:
+        """The mail logs of all members, merged by time, in batches: `entries`, each a node's name and a dict as docs/logs.md has it,
+        and `notices`, a node's name and why it does not answer (empty: it does again). See `Node.logs`."""
+        return self.stream("logs", since=since, follow=follow)
+
     def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "", author: str = "") -> str:
         """Decide to dismantle the cluster named `confirm`; the id of the event that every node records."""
         return self.call("destroy", confirm=confirm, every_node=every_node, reason=reason, author=author)  # type: ignore[no-any-return]

@@ -96,6 +96,7 @@ class ControlServer:
             "notifications.follow": self._follow,
             "backup": self._backup,
             "verify": self._verify,
+            "logs": self._logs,
         }
         self._listening: dict[asyncio.Task[None], None] = {}
         self._streaming = 0
@@ -172,6 +173,15 @@ class ControlServer:
         subscription = self._node.notifications.subscribe(since=since)
         threading.Thread(target=_close_when, args=(gone, subscription), name="raftcluster-watch", daemon=True).start()
         yield from subscription
+
+    def _logs(self, gone: threading.Event, *, since: float | None = None, follow: bool = False) -> Iterator[Value]:
+        gathering = self._node.logs(since, follow=follow)
+        threading.Thread(target=_close_when, args=(gone, gathering), name="raftcluster-watch", daemon=True).start()
+        for entries, notices in gathering:
+            yield {
+                "entries": [[node, entry.record()] for node, entry in entries],
+                "notices": [[node, reason] for node, reason in notices],
+            }
 
     def _backup(self, gone: threading.Event, *, local: bool = False) -> Iterator[Value]:
         with closing(self._node.backup_content(consistency="local" if local else "linearizable")) as content:

@@ -287,6 +287,9 @@ class Tables:
         except (Unavailable, FrameError) as error:
             self.ended.append(str(error))
 
+    def recall(self, peer: str, stream: Stream) -> None:
+        raise AssertionError(peer)
+
     def examine(self, peer: str, stream: Stream) -> None:
         raise AssertionError(peer)
 

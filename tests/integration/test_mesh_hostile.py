@@ -41,6 +41,9 @@ class Echo:
         stream.send({"tables of": peer})
         stream.receive()
 
+    def recall(self, peer: str, stream: Stream) -> None:
+        raise AssertionError(peer)
+
     def examine(self, peer: str, stream: Stream) -> None:
         stream.send({"digests for": peer})
 
@@ -111,7 +114,7 @@ def siege(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Siege]:
 
 
 def test_without_a_certificate_there_is_no_link(siege: Siege) -> None:
-    for kind in (handshake.RAFT, handshake.SNAPSHOT, handshake.VERIFY):
+    for kind in handshake.MEMBERS:
         with siege.attack(None) as attacker:
             assert attacker.hear()["root"] == siege.forge.root, "the root is public"
             attacker.hello(kind=kind)

@@ -50,7 +50,7 @@ def test_what_we_say_of_ourselves_cannot_override_the_protocol() -> None:
         ({"schema": {"greylist": 2, "config": 2}}, "schema", ["greylist 2 there, 1 here"]),
         ({"schema": {"greylist": 1}}, "schema", ["config 'absent' there, 2 here"]),
         ({"schema": {"greylist": 1, "config": 2, "x": 1}}, "schema", ["x 1 there, 'absent' here"]),
-        ({"kind": "telnet"}, "kind", ["telnet", "raft, snapshot, verify, join"]),
+        ({"kind": "telnet"}, "kind", ["telnet", "raft, snapshot, verify, logs, join"]),
     ],
 )
 def test_each_difference_has_its_own_reason(change: dict[str, Any], reason: str, says: list[str]) -> None:
