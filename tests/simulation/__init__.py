@@ -19,7 +19,8 @@ greylisting    what no triplet may ever be told
 leasing        who may hold a lease, and believe that it does
 notifying      what is published, seen to and read
 listing        what is on the lists of the greylist
-requests       what clients ask of those three
+releasing      to whom held messages are handed out
+requests       what clients ask of those four
 resident       a node's part of the cluster's record, as the product's reconciler decides it
 residents      all of them, and the administrator who lets in, removes and destroys
 simulation     one run: trouble, then healing, then the final checks

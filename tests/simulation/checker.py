@@ -24,6 +24,7 @@ from tests.simulation.leasing import Leasing
 from tests.simulation.listing import Listing
 from tests.simulation.notifying import Notifying
 from tests.simulation.reference import Reference, digest, membership_change
+from tests.simulation.releasing import Releasing
 from tests.simulation.timekeeping import Note, Timekeeping
 from tests.simulation.world import World
 
@@ -87,6 +88,8 @@ class Checker:
         self.leases = Leasing(self.violate, lambda: world.time, self.time.course)
         self.notifications = Notifying(self.violate, notifications)
         self.lists = Listing(self.violate)
+        claims = Leasing(self.violate, lambda: world.time, self.time.course)
+        self.quarantine = Releasing(self.violate, claims)
         self._stamped = 0
         """The last term of which a stamped entry is committed."""
         self._applying = 0
@@ -297,6 +300,8 @@ class Checker:
             self.notifications.told(command, result, stamp)
         elif machine == "lists":
             self.lists.told(command, result, stamp)
+        elif machine == "quarantine":
+            self.quarantine.told(command, result, stamp, (index, self._applying))
         elif machine == "cluster" and self.record is not None:
             self.record(self.reference.view("cluster"), self.reference.voters[-1])
         elif machine == "config" and result[0] == 0 and type(result[1]) is int:  # a part of an upload makes no revision
@@ -429,6 +434,9 @@ class Checker:
         self.notifications.finish({int.from_bytes(key, "big") for key in tables["notifications.items"]})
         rows = {tuple(key.decode().split("/", 2)): unpack(row) for key, row in tables["lists.entries"].items()}
         self.lists.finish({key: (row[0], row[5]) for key, row in rows.items()}, stamp)  # type: ignore[misc]
+        releases = {(k[:-2], k[-2:]): unpack(row) for k, row in tables["quarantine.releases"].items()}
+        held = {(k, int.from_bytes(n, "big")): (row[0], row[8]) for (k, n), row in releases.items()}
+        self.quarantine.finish(held, set(tables["quarantine.states"]), stamp)
         for subject in self._subjects.values():
             self.same_tables(subject)
 

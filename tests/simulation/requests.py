@@ -1,4 +1,4 @@
-"""What clients ask of leases, notifications and lists, and what they do with the answers: renew, release, read on."""
+"""What clients ask of leases, notifications, lists and held messages, and what they do with the answers: renew, release, read on."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ class Requests:
         self._world, self._checker = world, checker
         self._tokens: dict[str, int] = {}
         """Name -> the newest token that anybody was given."""
+        self._captured = 0
+        self._claims: list[tuple[bytes, int, int]] = []
+        """(id, number, token) of those that anybody was given."""
         self._last = 0
         self._texts = 0
         self._read: dict[str, int] = dict.fromkeys(CONSUMERS, 0)
@@ -89,6 +92,30 @@ class Requests:
         items = [[*each, "because", random.choice((None, 1_000, 60_000))] for each in chosen]
         return ["add", items, "admin", "n1", "new", random.random() < 0.5]
 
+    def release(self) -> list[Any]:
+        """Hold a message, claim a recipient's, say what became of it, discard one."""
+        random = self._world.random
+        kind = random.random()
+        if kind < 0.2 or not self._captured:
+            self._captured += 1
+            recipients = [[b"r%d@example.org" % n, "", ""] for n in range(random.randint(1, 2))]
+            envelope = [b"a@example.net", "", "", False, recipients]
+            lifetime = random.choice((2_000, 60_000, 600_000))
+            ident = self._captured.to_bytes(16, "big")
+            return ["capture", ident, envelope, bytes(32), 1, "ref", "", lifetime, "n1", bytes(32)]
+        ident, number = random.randint(1, self._captured).to_bytes(16, "big"), random.choice((1, 1, 1, 2, 3))
+        if kind < 0.65 or not self._claims:
+            node = f"n{random.randint(1, 3)}"
+            ident = max(1, self._captured - random.randint(0, 2)).to_bytes(16, "big")  # all want the newest
+            return ["claim", ident, number, node, f"{node}.test", "admin", random.choice((1_000, 1_500, 3_000))]
+        if kind < 0.96:
+            ident, number, token = random.choice(self._claims[-4:])
+            delivered = random.random() < 0.4
+            if not delivered:
+                self._checker.quarantine.claims.given_up(f"{ident.hex()}/{number}", token)
+            return ["finish", ident, number, token, delivered, "250", "admin", "n1.test"]
+        return ["discard", ident, "admin", "n1.test"]
+
     def answered(self, machine: str, asked: float, command: list[Any], result: list[Any]) -> None:
         """A client was told `result`; it had asked at `asked`, in true time."""
         if result[0] != 0:
@@ -99,6 +126,9 @@ class Requests:
                 self._checker.leases.believed(name, result[1][0], asked, term / 1000)
             case "lease", ["renew", name, token, term]:
                 self._checker.leases.believed(name, token, asked, term / 1000)
+            case "quarantine", ["claim", ident, number, _, _, _, term]:
+                self._claims.append((ident, number, result[1][0]))
+                self._checker.quarantine.claims.believed(f"{ident.hex()}/{number}", result[1][0], asked, term / 1000)
             case "notifications", ["publish", *_]:
                 self._last = max(self._last, result[1][0])
 

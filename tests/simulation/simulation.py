@@ -101,6 +101,7 @@ class Simulation:
         counts["timelines"] = self.checker.time.timelines
         counts["leases"] = self.checker.leases.granted
         counts["published"] = self.checker.notifications.published
+        counts["released"] = self.checker.quarantine.delivered
         return Outcome(self.profile, self.seed, self.checker.violations, counts, world.fingerprint, healed)
 
     def _failed(self) -> bool:

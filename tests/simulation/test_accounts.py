@@ -1,4 +1,4 @@
-"""The accounts of leases, notifications and lists find what must not be: each lie is told once."""
+"""The accounts of leases, notifications, lists and held messages find what must not be: each lie is told once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import pytest
 from raftcluster import limits
 from raftcluster.lease.machine import LeaseMachine
 from raftcluster.notifications.machine import Notification, NotificationsMachine, Page
+from raftcluster.quarantine import machine as quarantine
+from raftcluster.quarantine.machine import Message, Release, check_claimable
 from tests.simulation.leasing import Leasing
 from tests.simulation.listing import Listing
 from tests.simulation.notifying import Notifying
+from tests.simulation.releasing import Releasing
 from tests.simulation.simulation import simulate
 from tests.simulation.timekeeping import Course
 
@@ -220,6 +223,88 @@ def test_what_no_list_may_be_is_seen(told: tuple[list[Any], list[Any], int], hel
     assert len(found) == 1
 
 
+ID = bytes(16)
+CAPTURE = ["capture", ID, [b"a", "", "", False, [[b"b", "", ""]]], bytes(32), 1, "ref", "", 60_000, "n1", bytes(32)]
+CLAIM = ["claim", ID, 1, "n1", "n1.test", "admin", 1_000]
+
+
+def finish(token: int, delivered: bool = True) -> list[Any]:
+    return ["finish", ID, 1, token, delivered, "250", "admin", "n1.test"]
+
+
+DISCARD = ["discard", ID, "admin", "n1.test"]
+
+
+def releases(*told: tuple[list[Any], list[Any], int]) -> tuple[Releasing, Told]:
+    found = Told()
+    account = Releasing(found, Leasing(found, lambda: 0.0, lambda _: Course(1, 0.0)))
+    for index, (command, result, stamp) in enumerate(told):
+        account.told(command, result, stamp, (index, 1))
+    return account, found
+
+
+HELD: Any = (CAPTURE, [0, [0, 60_000]], 0)
+GIVEN: Any = (CLAIM, [0, [1, 1_000]], 0)
+REFUSED = [1, "quarantine-claimed"]
+GONE = [1, "quarantine-unknown"]
+
+
+def test_a_message_that_is_held_claimed_failed_and_delivered_is_well() -> None:
+    account, found = releases(
+        HELD,
+        GIVEN,
+        (CLAIM, REFUSED, 999),
+        (DISCARD, REFUSED, 999),
+        (finish(1, False), [0, True], 999),
+        (CLAIM, [0, [2, 2_000]], 1_000),
+        (CLAIM, [0, [3, 3_000]], 2_000),
+        (finish(2, False), [1, "quarantine-claim-lost"], 2_000),
+        (finish(2), [0, True], 2_000),
+        (finish(2), [0, True], 2_000),
+        (CLAIM, [1, "quarantine-delivered"], 2_000),
+        (finish(3), [0, False], 2_000),
+    )
+    account.finish({(ID, 1): ("delivered", 2)}, {ID}, 2_000)
+    assert (found, account.delivered) == ([], 1)
+    account.told(DISCARD, [0, True], 2_000, (99, 1))
+    account.told(CLAIM, GONE, 2_000, (100, 1))
+    account.finish({}, set(), 2_000)
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ((CLAIM, [0, [2, 1_999]], 999), "lease: "),
+        ((CLAIM, [0, [1, 2_000]], 1_000), "the fencing token 1"),
+        ((CLAIM, [0, [2, 2_001]], 1_000), "is granted at 1000 for 1000 ms, until 2001"),
+        ((CLAIM, REFUSED, 1_000), "is free at 1000"),
+        ((CLAIM, GONE, 1_000), "is free at 1000"),
+        ((CLAIM, [0, [2, 61_000]], 60_000), "not [1, 'quarantine-unknown']"),
+        ((finish(1), [0, False], 500), "not [0, True]"),
+        ((finish(1), GONE, 500), "not [0, True]"),
+        ((finish(2), [0, True], 500), "not [1, 'quarantine-claim-lost']"),
+        ((DISCARD, [0, True], 999), "not [1, 'quarantine-claimed']"),
+        ((CAPTURE, [0, [1, 60_001]], 1), "not [0, [0, 60000]]"),
+    ],
+)
+def test_what_no_release_may_be_told_is_seen(told: tuple[list[Any], list[Any], int], expected: str) -> None:
+    _, found = releases(HELD, GIVEN, told)
+    assert expected in found[0]
+
+
+def test_what_was_delivered_is_handed_out_no_more_and_not_lost() -> None:
+    account, found = releases(HELD, GIVEN, (finish(1), [0, True], 500), (CLAIM, [0, [2, 1_500]], 500))
+    assert "not [1, 'quarantine-delivered']" in found[0]
+    account.finish({(ID, 1): ("delivered", 1)}, {ID}, 600)
+    assert len(found) == 1
+    account.finish({(ID, 1): ("claimed", 1)}, set(), 600)
+    assert [text.split(" ", 2)[2] for text in found[1:]] == [
+        "is lost",
+        "is held as ('claimed', 1), it is delivered, delivered 1 times",
+    ]
+
+
 # ---- whole runs with a machine, or a holder, that is wrong
 
 
@@ -247,6 +332,17 @@ def test_a_lease_machine_that_forgets_its_tokens_is_seen(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(LeaseMachine, "apply", forgetful)
     assert "lease: the fencing token 1 of sync follows" in violated(20)
+
+
+def test_a_release_that_is_handed_out_twice_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On all nodes alike, and only when both ask within half a second."""
+
+    def lax(message: Message, release: Release, time: int) -> None:
+        if release.state == "claimed" and time < release.until - 500:
+            check_claimable(message, release, time)
+
+    monkeypatch.setattr(quarantine, "check_claimable", lax)
+    assert violated(60).startswith(("quarantine: ", "lease: "))
 
 
 def test_a_notification_that_is_swept_too_early_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,12 +64,13 @@ class Workload:
         self._lines = 0
         self._settings: tuple[int, Any] = (0, None)
         self._kinds: tuple[tuple[str, float, Callable[[], Any]], ...] = (
-            ("ledger", 0.45, self._line),
-            ("greylist", 0.7, self._check),
-            ("config", 0.77, self._setting),
-            ("lease", 0.87, self._requests.lease),
-            ("notifications", 0.96, self._requests.notification),
-            ("lists", 1.0, self._requests.entry),
+            ("ledger", 0.42, self._line),
+            ("greylist", 0.66, self._check),
+            ("config", 0.72, self._setting),
+            ("lease", 0.81, self._requests.lease),
+            ("notifications", 0.88, self._requests.notification),
+            ("lists", 0.92, self._requests.entry),
+            ("quarantine", 1.0, self._requests.release),
         )
         """(machine, up to which of all operations it has, what makes a command)."""
         self._highest = 0
