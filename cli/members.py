@@ -37,6 +37,22 @@ def members(ctx: click.Context, removed: bool, as_json: bool) -> None:
 
 
 @members.command()
+@json_option
+@click.pass_obj
+def features(obj: Context, as_json: bool) -> None:
+    """What the members' programs understand beyond older versions, and whether the cluster uses it.
+
+    A feature is enabled when the last member has reported it, and stays so: older versions are refused from then on.
+    """
+    found = obj.client.members.features()
+    if as_json:
+        output.as_json(found)
+    else:
+        rows = [[row["name"], "yes" if row["enabled"] else "no", ", ".join(row["missing"])] for row in found]
+        output.table(("feature", "enabled", "waits for"), rows)
+
+
+@members.command()
 @click.argument("name")
 @reason_option
 @json_option

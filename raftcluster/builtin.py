@@ -18,6 +18,10 @@ PRODUCT: Final = "raftcluster/0.1"
 """Of a node that nobody embeds."""
 
 
+FEATURES: Final[Sequence[str]] = ()
+"""What this version writes into the log that the version before does not understand: see `cluster.features`. None so far."""
+
+
 def all_machines(embedders: Sequence[StateMachine] = ()) -> list[StateMachine]:
     """The machines of one node, in the order in which they tick: the built-in ones, then the embedder's."""
     return [

@@ -14,7 +14,7 @@ from typing import Any
 
 from raftcluster.backup import restore as restoring
 from raftcluster.backup.restore import Restored
-from raftcluster.builtin import PRODUCT, all_machines, schemas
+from raftcluster.builtin import FEATURES, PRODUCT, all_machines, schemas
 from raftcluster.cluster import carried, create, verification
 from raftcluster.cluster import join as joining
 from raftcluster.cluster.carried import Request, write_bundle
@@ -68,13 +68,14 @@ def join(
     advertise: Address | None = None,
     product: str = PRODUCT,
     machines: Sequence[StateMachine] = (),
+    features: Sequence[str] = (),
     firewall: bool = True,
     reason: str = "",
     progress: Callable[[str], None] = lambda text: None,
 ) -> Joined:
     """Enter the cluster of the member at `address` with a token of its `members.invite(node)`. Waits until it is done.
 
-    `machines` are the embedder's, as for `Node.open`; `firewall` is as for `init`; `reason` stands in the audit log, beside this
+    `machines` and `features` are the embedder's, as for `Node.open`; `firewall` is as for `init`; `reason` stands in the audit log, beside this
     host's name and address. Asking again with the same directory and token is always safe.
     Raises `Rejected`, `Unavailable`, `LinkRefused`, `StorageRefusal`.
     """
@@ -87,6 +88,7 @@ def join(
         advertise=_advertised(node, listen, advertise),
         product=product,
         schema=schemas(all_machines(machines)),
+        features=[*FEATURES, *features],
         firewall=_checked(path, listen, firewall, progress),
         reason=reason,
         progress=progress,
@@ -102,6 +104,7 @@ def request_certificate(
     advertise: Address | None = None,
     product: str = PRODUCT,
     machines: Sequence[StateMachine] = (),
+    features: Sequence[str] = (),
     firewall: bool = True,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Request:
@@ -116,6 +119,7 @@ def request_certificate(
         advertise=_advertised(node, listen, advertise),
         product=product,
         machines=schemas(all_machines(machines)),
+        features=[*FEATURES, *features],
         firewall=_checked(path, listen, firewall, progress),
     )
 

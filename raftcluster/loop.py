@@ -68,6 +68,17 @@ class Mailbox:
             self._deliver(*self._items.popleft())
 
 
+async def stop_listening(server: asyncio.Server) -> None:
+    """Close `server`, without its connections. Whoever is just being accepted is connected before: asyncio would lose the socket
+    of a connection whose server has closed (CPython, `_accept_connection2`)."""
+    loop = asyncio.get_running_loop()
+    for listener in server.sockets:
+        loop.remove_reader(listener)
+    for _ in range(3):  # its transport is made, tells its protocol, and what that begins has begun
+        await asyncio.sleep(0)
+    server.close()
+
+
 async def _cancel_others() -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:

@@ -21,24 +21,24 @@ from typing import Any, TypeVar
 
 from raftcluster import ending, lab, limits, protection, snapshots
 from raftcluster.audit import Auditor
-from raftcluster.auditlog import Audited, read_audit
 from raftcluster.backup import take
 from raftcluster.backup.file import save
 from raftcluster.backup.summary import Summary, verify
 from raftcluster.backup.unfinished import check_finished
-from raftcluster.builtin import PRODUCT, all_machines, schemas
+from raftcluster.builtin import FEATURES, PRODUCT, all_machines, schemas
 from raftcluster.cluster import departure, destroy, moving
 from raftcluster.cluster.admission import Admission
 from raftcluster.cluster.api import Members, Tokens
 from raftcluster.cluster.archive import Archive
 from raftcluster.cluster.asking import administer
 from raftcluster.cluster.certs import Certs
+from raftcluster.cluster.features import check_understood, checked
 from raftcluster.cluster.inquiry import Inquiry
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.reconcile import Reconciler
 from raftcluster.cluster.statement import statement
 from raftcluster.cluster.teardown import Teardown
-from raftcluster.cluster.view import View
+from raftcluster.cluster.view import View, enabled
 from raftcluster.codec import Value
 from raftcluster.ending import Ending
 from raftcluster.engine import seam
@@ -92,6 +92,7 @@ class Node(Logs, Verifying):
         *,
         product: str = PRODUCT,
         machines: Sequence[StateMachine] = (),
+        features: Sequence[str] = (),
         timing: Timing | None = None,
         bounds: Bounds | None = None,
         allow_other_engine: bool = False,
@@ -114,7 +115,17 @@ class Node(Logs, Verifying):
         """How to end what was begun, in reverse; each step is taken whatever another one raises."""
         self._alarms: dict[str, str] = {}
         try:
-            self._build(Path(path), product, machines, timing, bounds, allow_other_engine, outlet, nft)
+            self._build(
+                Path(path),
+                product,
+                machines,
+                checked([*FEATURES, *features]),
+                timing,
+                bounds,
+                allow_other_engine,
+                outlet,
+                nft,
+            )
         except BaseException:
             self._undo.close()
             raise
@@ -124,6 +135,7 @@ class Node(Logs, Verifying):
         path: Path,
         product: str,
         machines: Sequence[StateMachine],
+        features: Sequence[str],
         timing: Timing | None,
         bounds: Bounds | None,
         allow_other_engine: bool,
@@ -178,6 +190,7 @@ class Node(Logs, Verifying):
             observer=Observer(self._runtime.applied, self._runtime.role, self._health_changed),
             has_run=started.exists(),
         )
+        check_understood(enabled(self._replica.applier.tables("cluster")), features, me)
         if not started.exists():
             self._log.block()  # the log has its first entry before this node can be asked for a vote
             directory.write(STARTED, b"")
@@ -201,6 +214,7 @@ class Node(Logs, Verifying):
             on_destroyed=self._destroyed,
             on_removed=self._removed,
             hello=hello,
+            features=features,
         )
         self._keeper = protection.keeper(
             self, directory, facts, keystore, self._recorder, nft, self._reconciler.address
@@ -252,7 +266,7 @@ class Node(Logs, Verifying):
         """Open the node in `path` (made by `init` or `join`) and return when it can answer.
 
         `product` is "name/version" of what embeds it; nodes of another name do not form one cluster. `machines` are state
-        machines of the embedder. With `ready_seconds=0` it returns at once, also without a quorum.
+        machines of the embedder, `features` what this version of it understands (`members.features`). With `ready_seconds=0` it returns at once, also without a quorum.
 
         Raises `Refusal` and its kinds when the environment does not allow it, `Unavailable` when there is no leader within
         `ready_seconds`; then nothing is left running.
@@ -378,11 +392,6 @@ class Node(Logs, Verifying):
             alarms |= self._keeper.troubles()
             own["firewall"] = self._keeper.state()
         return {**own, "alarms": alarms, "members": member_rows(self.members.list(), self.mesh.links(), own, match)}
-
-    def audit(self, limit: int = 100) -> list[Audited]:
-        """The newest changes of configuration, greylist settings, members and certificates, newest first: who, when, from
-        where, why. See `auditlog`."""
-        return read_audit(self, limit)
 
     # ---- backups
 

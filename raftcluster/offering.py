@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raftcluster.auditlog import Audited, read_audit
 from raftcluster.config.api import Config
 from raftcluster.greylist.api import Greylist
 from raftcluster.hosting import Hosting
@@ -23,6 +24,11 @@ class Offering(Hosting):
     notifications: Notifications
     quarantine: Quarantine
     maillog: MailLog
+
+    def audit(self, limit: int = 100) -> list[Audited]:
+        """The newest changes of configuration, greylist settings, members and certificates, newest first: who, when, from
+        where, why. See `auditlog`."""
+        return read_audit(self, limit)
 
     def _offer(self, local: LocalStore, maillog: Path) -> None:
         """`local` keeps what is this node's own, the folder `maillog` what it has decided. Before the tick thread runs: they

@@ -34,6 +34,8 @@ class Served:
         self.name, self.directory = name, folder / name
         self.place = ("127.0.0.1", port)
         self.policy = f"inet:127.0.0.1:{policy_port}"
+        self.code: Path = ROOT
+        """Where the version lies that it runs from its next start on."""
         self.client = Client(self.directory / "control.sock", timeout=SECONDS)
         self._child: Child | None = None
 
@@ -49,11 +51,21 @@ class Served:
 
     def command(self) -> list[str]:
         """What is launched."""
-        return [sys.executable, "-m", "raftcluster.cli", "-C", str(self.directory), "serve", "--policy", self.policy]
+        return [
+            sys.executable,
+            "-P",
+            "-m",
+            "raftcluster.cli",
+            "-C",
+            str(self.directory),
+            "serve",
+            "--policy",
+            self.policy,
+        ]
 
     def launch(self) -> None:
         log = self.directory.with_suffix(".log")
-        self._child = Child(self.name, self.command(), log, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        self._child = Child(self.name, self.command(), log, env={**os.environ, "PYTHONPATH": str(self.code)})
 
     def start(self) -> None:
         """Launch it; returns when it has its policy server, which waits for a leader, but not for long."""

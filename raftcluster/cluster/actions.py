@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from raftcluster.cluster.records import Destruction
@@ -34,6 +34,10 @@ class Local:
     with it, and have been removed."""
     expired: bool = False
     """Whether the certificate that is presented has expired."""
+    product: str = ""
+    """What runs here, "name/version"."""
+    features: Sequence[str] = ()
+    """What it understands, in order: see `features`."""
     founder: bool = False
     """Whether this node keeps the genesis."""
     voters: Collection[str] = ()

@@ -26,6 +26,7 @@ from raftcluster.cluster.conversation import (
     parse,
     proof_message,
 )
+from raftcluster.cluster.features import lacking
 from raftcluster.cluster.manifests import Link
 from raftcluster.cluster.records import Generation, Member, rejected
 from raftcluster.cluster.view import View, generation, invitation, links
@@ -189,6 +190,14 @@ class Admission:
         except Rejected as error:
             raise rejected("token-proof", "the proof is not the token's", remedy=error.remedy) from error
         self._check_clock(asked["time"])
+        if missing := lacking(view.enabled, asked.get("features", [])):
+            name = asked["name"]
+            raise rejected(
+                "incompatible",
+                f"{name} cannot join: {missing}",
+                subject=name,
+                remedy="install the version that the members run",
+            )
         pin = request_fingerprint(asked["request"])
         if any(pin in each.pins for each in view.members.values() if each.node_id != asked["node"]):
             raise rejected("key-known", "a member has that key already", remedy="start with an empty data directory")

@@ -18,6 +18,7 @@ from raftcluster.cluster import auditing
 from raftcluster.cluster import view as tables
 from raftcluster.cluster.asking import MACHINE, administer, facts_of, plain_name, read, unfounded
 from raftcluster.cluster.auditing import Change
+from raftcluster.cluster.features import Feature, listed
 from raftcluster.cluster.records import Facts, Invitation, Member, rejected
 from raftcluster.cluster.rows import check_address
 from raftcluster.cluster.standing import Standing
@@ -70,6 +71,11 @@ class Members:
         if member is None:
             raise rejected("no-member", f"{name} is no member", subject=name)
         return member
+
+    def features(self) -> list_[Feature]:
+        """What the members' programs understand, by name. What belongs to a feature may be proposed once it is enabled: from
+        then on every member understands it, and one that does not is refused. See `features`."""
+        return listed(read(self._host))
 
     def log(self, limit: int = 100) -> list_[Change]:
         """The newest `limit` decisions about members and certificates, newest first: who, when, from where, why."""

@@ -145,6 +145,16 @@ def _overdue(tables: ReadTables, number: int, went_on: Value) -> tuple[str, str]
     return None if went_on or found is None else ("abort", f"generation {number}: {found.reason}")
 
 
+def _reported(tables: ReadTables, arguments: list[Any], result: list[Any]) -> tuple[str, str] | None:
+    """A version that runs for the first time on a member, and what that has enabled."""
+    node_id, product, _ = arguments
+    before, enabled = result
+    if before == product and not enabled:
+        return None
+    changed = "" if before == product else f" from {before} to {product}"
+    return "upgrade", f"{_member(tables, node_id)}{changed}" + (f"; enabled: {', '.join(enabled)}" if enabled else "")
+
+
 ACTIONS: Final[Mapping[str, Callable[[ReadTables, list[Any], Value], tuple[str, str] | None]]] = {
     "genesis": lambda tables, given, result: ("init", str(given[0][1])),
     "restored": lambda tables, given, result: ("restore", f"cluster {given[0]} at entry {given[1]}"),
@@ -155,6 +165,7 @@ ACTIONS: Final[Mapping[str, Callable[[ReadTables, list[Any], Value], tuple[str, 
     "return": lambda tables, given, result: ("return", _member(tables, given[1])),
     "leaving": lambda tables, given, result: ("remove", _member(tables, given[0])),
     "address": lambda tables, given, result: ("move", _moved(tables, given)),
+    "report": lambda tables, given, result: _reported(tables, given, result),
     "rotate": lambda tables, given, result: ("rotate", _rotated(tables, given, result)),
     "abort": lambda tables, given, result: ("abort", f"generation {given[0]}"),
     "overdue": lambda tables, given, result: _overdue(tables, given[0], result),

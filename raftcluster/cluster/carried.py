@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 
 from raftcluster.cluster import chain
 from raftcluster.cluster.bundle import Bundle
+from raftcluster.cluster.features import checked
 from raftcluster.cluster.join import Joined, about_node, directory_for, settle, staged
 from raftcluster.cluster.keystore import UNNUMBERED, Keystore
 from raftcluster.cluster.manifests import Link
@@ -56,6 +57,7 @@ class Request:
     schema: int
     realm: str
     machines: Mapping[str, int]
+    features: list[str]
     request: bytes
     """Certificate request (PEM)."""
 
@@ -67,7 +69,7 @@ class Request:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """The request with these fields. Raises `Rejected`."""
-        kinds = {"port": int, "schema": int, "machines": dict, "request": bytes}
+        kinds = {"port": int, "schema": int, "machines": dict, "features": list, "request": bytes}
         if set(values) != {each.name for each in fields(cls)} or not all(
             isinstance(value, kinds.get(name, str)) and not isinstance(value, bool) for name, value in values.items()
         ):
@@ -84,6 +86,7 @@ def request(
     advertise: Address,
     product: str,
     machines: Mapping[str, int],
+    features: Sequence[str] = (),
     realm: str = "standalone",
     firewall: Mapping[str, Any] | None = None,
 ) -> Request:
@@ -97,7 +100,7 @@ def request(
         node_id = staged(directory, STAGED)
         keystore = Keystore(directory, "", node_id)
         pem = keystore.request(UNNUMBERED)
-        made = Request(node_id, name, *advertise, product, SCHEMA, realm, dict(machines), pem)
+        made = Request(node_id, name, *advertise, product, SCHEMA, realm, dict(machines), checked(features), pem)
         directory.write("request.json", json.dumps(about_node(name, listen, product, firewall)).encode())
         key = keystore.keys()[UNNUMBERED]
         about = asdict(made)

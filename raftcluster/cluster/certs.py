@@ -15,6 +15,7 @@ from raftcluster.cluster import carried
 from raftcluster.cluster.admission import Admission
 from raftcluster.cluster.asking import MACHINE, administer, facts_of, read, unfounded
 from raftcluster.cluster.auditing import attributed
+from raftcluster.cluster.features import lacking
 from raftcluster.cluster.lifecycle import is_due
 from raftcluster.cluster.records import Generation, differences, rejected
 from raftcluster.cluster.verification import Report, verify
@@ -191,6 +192,8 @@ class Certs:
         differing = differences(facts, joiner.product, joiner.schema, joiner.realm)
         if joiner.machines != self._machines:  # nobody else sees this before it tries to link
             differing.append(_difference(self._machines, joiner.machines))
+        if missing := lacking(view.enabled, joiner.features):
+            differing.append(missing)
         if differing:
             raise rejected("incompatible", f"{joiner.name} cannot join: {'; '.join(differing)}", subject=joiner.name)
         known = view.live().get(joiner.node_id)

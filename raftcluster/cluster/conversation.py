@@ -53,8 +53,8 @@ JOIN: Final = {
     "request": bytes,
     "proof": bytes,
 }
-JOIN_OPTIONAL: Final = {"reason": str}
-"""What only newer joiners say, when there is something to say: why they join."""
+JOIN_OPTIONAL: Final = {"reason": str, "features": list}
+"""What is said only when there is something to say: why they join, and what their program understands."""
 RETURN: Final = {"returning": str, "nonce": bytes, "time": int, "request": bytes, "proofs": list}
 """`proofs`: [public key (DER), signature] for each key that the node holds, the newest last."""
 

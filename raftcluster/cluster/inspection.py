@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from raftcluster.cluster.auditing import COUNT, Change
+from raftcluster.cluster.features import checked
 from raftcluster.cluster.manifests import Link
 from raftcluster.cluster.records import Amendment, Destruction, Facts, Generation, Invitation, Member
 from raftcluster.codec import unpack
@@ -47,6 +48,10 @@ def _same(named: bytes, key: bytes) -> None:
         raise ValueError("the row is another one's")
 
 
+def _names(value: object) -> bool:
+    return isinstance(value, list) and checked(value) == value
+
+
 def _number(value: bytes) -> bool:
     return type(unpack(value)) is int
 
@@ -63,5 +68,7 @@ _FACTS: Final[dict[bytes, Callable[[bytes], object]]] = {
     b"aborted": _number,
     COUNT: _number,
     b"amendment": Amendment.unpack,
+    b"enabled": lambda value: _names(unpack(value)),
+    b"features": lambda value: all(map(_names, dict(unpack(value)).values())),
     b"leaving": lambda value: type(unpack(value)) is str,
 }

@@ -22,7 +22,7 @@ import os
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ from raftcluster import limits
 from raftcluster.cluster import chain
 from raftcluster.cluster.bundle import Bundle, field
 from raftcluster.cluster.conversation import JOIN, JOIN_CONTEXT, NONCE_BYTES, ask_chain, await_bundle, proof_message
+from raftcluster.cluster.features import checked
 from raftcluster.cluster.keystore import UNNUMBERED, Keystore
 from raftcluster.cluster.manifests import Link
 from raftcluster.cluster.records import SCHEMA, rejected
@@ -65,6 +66,7 @@ def join(
     schema: Mapping[str, int],
     realm: str = "standalone",
     firewall: Mapping[str, Any] | None = None,
+    features: Sequence[str] = (),
     reason: str = "",
     progress: Callable[[str], None] = lambda text: None,
     clock: Callable[[], float] = time.time,
@@ -72,7 +74,7 @@ def join(
     """Make `path` the data directory of a new member of the cluster that answers at `address`. Blocks until it is done.
 
     `name` must be the invited one; `advertise` is where the members reach this node; `schema` holds the versions of its
-    state machines; `firewall` is what `firewall.preflight` has found, None: it goes without; `reason`, up to 253 bytes, is
+    state machines, `features` what its program understands; `firewall` is what `firewall.preflight` has found, None: it goes without; `reason`, up to 253 bytes, is
     kept by the cluster. Start the node afterwards: it
     becomes a learner, then a voter.
 
@@ -99,7 +101,8 @@ def join(
             message = proof_message(JOIN_CONTEXT, proven, (challenge, own), stream.peer_certificate, request)
             about = [token.id, name, node_id, *advertise, product, SCHEMA, realm, own, int(clock() * 1000), request]
             asked = dict(zip(JOIN, [*about, token.sign(message)], strict=True))
-            stream.send({**asked, "reason": reason} if reason else asked)
+            optional = {"reason": reason, "features": checked(features)}
+            stream.send({**asked, **{name: value for name, value in optional.items() if value}})
             bundle = await_bundle(stream, progress)
             node = about_node(name, listen, product, firewall)
             joined = settle(bundle, directory, keystore, node_id, node, partial(_from_token, token))

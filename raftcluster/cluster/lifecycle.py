@@ -79,7 +79,7 @@ def decide(view: View, local: Local) -> list[Action]:
     me = view.live().get(local.node_id)
     if me is None:
         return [Depart()] if local.node_id in view.members else []
-    actions = _certificates(view, view.active, me, local) + _follow(local)
+    actions = _certificates(view, view.active, me, local) + _version(view, me, local) + _follow(local)
     if local.leader:
         actions += _duties(view, view.active, local)
     return actions
@@ -121,6 +121,14 @@ def _follow(local: Local) -> list[Action]:
         remedy = "if no majority has a valid one: raftcluster recover on one node, then join the others anew"
         actions.append(Alarm("certificate-expired", f"this node's certificate has expired; {remedy}"))
     return [*actions, CatchUp()] if local.lonely_s >= LONELY_SECONDS else actions
+
+
+def _version(view: View, me: Member, local: Local) -> list[Action]:
+    """Say what runs here, when the record has something else."""
+    said = (me.product, view.reported.get(me.node_id))
+    if not me.generation or not local.product or said == (local.product, list(local.features)):
+        return []
+    return [Propose(["report", me.node_id, local.product, list(local.features)])]
 
 
 def _certificates(view: View, active: Generation, me: Member, local: Local) -> list[Action]:

@@ -1,12 +1,13 @@
-"""The commands that change a member: address, role, removal. Rules: see `machine`."""
+"""The commands that change a member: address, version, role, removal. Rules: see `machine`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from raftcluster.cluster.beginnings import leave
+from raftcluster.cluster.features import report
 from raftcluster.cluster.generations import advance, without
-from raftcluster.cluster.records import Member, rejected
+from raftcluster.cluster.records import Member, product_name, rejected
 from raftcluster.cluster.rows import (
     Commands,
     check_address,
@@ -91,7 +92,20 @@ def _removed(tables: Tables, time: int, node_id: str) -> Value:
     return None
 
 
+def _report(tables: Tables, time: int, node_id: str, product: str, names: list[Value]) -> Value:
+    """A member says which version it runs, and what that understands: see `features`. The result is the product before, and the
+    features that are enabled by it."""
+    member = check_member(tables, node_id)
+    if product_name(product) != product_name(member.product):
+        raise rejected(
+            "incompatible", f"{member.name} runs {member.product!r}, and not {product!r}", subject=member.name
+        )
+    put_member(tables, replace(member, product=product))
+    return [member.product, report(tables, node_id, names)]
+
+
 COMMANDS: Commands = {
+    "report": (_report, (str, str, list)),
     "address": (_address, (str, str, int)),
     "promoted": (_promoted, (str,)),
     "leaving": (_leaving, (str,)),

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -113,18 +113,20 @@ class Reconciler:
         teardown: Teardown,
         on_destroyed: Callable[[], None],
         hello: Mapping[str, Any],
+        features: Sequence[str] = (),
         on_removed: Callable[[], None] = lambda: None,
         interval_s: float = INTERVAL_SECONDS,
     ) -> None:
         """Tells `links` at once whom it knows from the disk: do this before they start.
 
-        `hello`: what the links say of this node, for asking others without one. `teardown` does this node's part of the
+        `hello`: what the links say of this node, for asking others without one. `features`: what it understands. `teardown` does this node's part of the
         cluster's end; `on_destroyed` is called once, on the reconciler's thread, when the directory is marked: close the node
         (from another thread), then `ending.finish`.
         """
         self._host, self._directory, self._keystore, self._links, self._seats = host, directory, keystore, links, seats
         self._teardown = teardown
         self._tombstone: tuple[bytes, str] | None = None
+        self._product, self._features = str(hello["product"]), features
         self._on_destroyed, self._on_removed = on_destroyed, on_removed
         self._interval_s = interval_s
         self._trust = keystore.trust()
@@ -243,6 +245,8 @@ class Reconciler:
             rooted=self._keystore.rooted(),
             lonely_s=0.0 if self._lonely_since is None else time.monotonic() - self._lonely_since,
             expired=time.time() > self._expires,
+            product=self._product,
+            features=self._features,
             founder=(self._directory.path / GENESIS).exists(),
             voters=self._seats.voters() if leader else (),
             changing=leader and self._seats.changing(),
@@ -305,6 +309,8 @@ class Reconciler:
                     self._links.relink()
             case Propose(["overdue", *_] as command):
                 self._propose_itself(command, "its deadline has passed")
+            case Propose(["report", *_] as command):
+                self._propose_itself(command, "")
             case Propose(command):
                 self._propose(command)
             case Renew():

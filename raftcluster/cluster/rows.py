@@ -9,9 +9,22 @@ from hashlib import sha256
 from typing import Final
 
 from raftcluster import limits
+from raftcluster.cluster.features import settle
 from raftcluster.cluster.manifests import Link
 from raftcluster.cluster.records import Generation, Invitation, Member, rejected
-from raftcluster.cluster.view import CHAIN, FACTS, GENERATION, LINKS, MEMBERS, REMOVED, TOKENS, head, members, pending
+from raftcluster.cluster.view import (
+    CHAIN,
+    FACTS,
+    GENERATION,
+    LINKS,
+    MEMBERS,
+    REMOVED,
+    TOKENS,
+    head,
+    members,
+    pending,
+    reported,
+)
 from raftcluster.codec import Value, pack
 from raftcluster.machine import ReadTables, Tables
 
@@ -117,6 +130,7 @@ def remove_member(tables: Tables, member: Member) -> None:
         oldest = min(gone, key=lambda each: (each.joined_at, each.node_id))
         tables.delete(MEMBERS, oldest.node_id.encode())
     put_member(tables, replace(member, role="removed", pins=[]))
+    settle(tables, reported(tables))  # all others may have waited for it
     tables.delete(FACTS, b"amendment")  # it may name this one: then nobody could endorse what comes after it
 
 

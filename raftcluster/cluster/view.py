@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 from raftcluster import limits
@@ -94,6 +95,18 @@ def generations(tables: ReadTables) -> list[Generation]:
     return [Generation.unpack(value) for _, value in tables.scan(GENERATION, limit=2 * GENERATIONS)]
 
 
+def reported(tables: ReadTables) -> dict[str, list[str]]:
+    """Node id -> the features that its program understands, as it has last said. See `features`."""
+    row = tables.get(FACTS, b"features")
+    return {} if row is None else dict(unpack(row))
+
+
+def enabled(tables: ReadTables) -> list[str]:
+    """The features that every member understands, or has understood."""
+    row = tables.get(FACTS, b"enabled")
+    return [] if row is None else list(unpack(row))
+
+
 def last(tables: ReadTables, what: str) -> int:
     """A counter of `FACTS`: 0 before it was first set."""
     row = tables.get(FACTS, what.encode())
@@ -143,6 +156,10 @@ class View:
     """Cluster time at which a generation was last given up; 0 for never."""
     newest: int = 0
     """The greatest number that a generation has had."""
+    reported: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Node id -> features."""
+    enabled: Sequence[str] = ()
+    """Features, in order."""
 
     @classmethod
     def read(cls, tables: ReadTables, time: int) -> Self:
@@ -160,6 +177,8 @@ class View:
             amendment(tables),
             last(tables, "aborted"),
             last(tables, "last"),
+            reported(tables),
+            enabled(tables),
         )
 
     def live(self) -> dict[str, Member]:

@@ -25,6 +25,10 @@ class Members:
         """What makes this cluster this cluster: id, name, product, trust realm."""
         return self._client.call("members.facts")  # type: ignore[no-any-return]
 
+    def features(self) -> Sequence[dict[str, Value]]:
+        """What the members' programs understand: `name`, whether it is `enabled`, and for whom it waits (`missing`)."""
+        return self._client.call("members.features")  # type: ignore[no-any-return]
+
     def list(self, *, removed: bool = False) -> Sequence[dict[str, Value]]:
         """The members by name; with `removed` also those that were."""
         return self._client.call("members.list", removed=removed)  # type: ignore[no-any-return]

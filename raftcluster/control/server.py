@@ -35,7 +35,7 @@ from raftcluster.errors import (
     Rejected,
     Unavailable,
 )
-from raftcluster.loop import LoopThread
+from raftcluster.loop import LoopThread, stop_listening
 
 log = logging.getLogger("raftcluster.control")
 
@@ -58,7 +58,7 @@ CALLS: Final = frozenset(
     notifications.list notifications.publish notifications.acknowledge notifications.last
     quarantine.list quarantine.show quarantine.release quarantine.discard quarantine.usage
     notifications.cursor notifications.advance notifications.seek notifications.forget
-    members.facts members.list members.get members.remove members.move
+    members.facts members.features members.list members.get members.remove members.move
     tokens.list tokens.revoke
     certs.show certs.rotate certs.abort certs.wait certs.verify certs.export
     """.split()
@@ -209,7 +209,7 @@ class ControlServer:
         return server
 
     async def _shut(self) -> None:
-        self._server.close()
+        await stop_listening(self._server)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
         for task in list(self._listening):

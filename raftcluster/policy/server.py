@@ -25,7 +25,7 @@ from raftcluster.errors import AddressInUse, MissingPrivilege, RaftclusterError,
 from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.rules import PASS, Action
 from raftcluster.greylist.verdict import Verdict
-from raftcluster.loop import LoopThread, Mailbox
+from raftcluster.loop import LoopThread, Mailbox, stop_listening
 from raftcluster.policy.connection import Connection
 from raftcluster.policy.decision import (
     NO_OPINION,
@@ -223,7 +223,7 @@ class PolicyServer:
     async def _shut(self) -> None:
         self._sweeper.cancel()
         assert self._server is not None
-        self._server.close()
+        await stop_listening(self._server)
         if self._where[1] is None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._where[0])

@@ -44,7 +44,7 @@ from raftcluster.errors import (
 from raftcluster.greylist.verdict import Verdict
 from raftcluster.host import Consistency
 from raftcluster.lease import machine as lease
-from raftcluster.loop import LoopThread, Mailbox
+from raftcluster.loop import LoopThread, Mailbox, stop_listening
 from raftcluster.quarantine.envelope import Envelope
 from raftcluster.request_ids import once
 from raftcluster.workers.connection import Connection
@@ -323,7 +323,7 @@ class WorkerServer:
 
     async def _shut(self) -> None:
         self._sweeper.cancel()
-        self._server.close()
+        await stop_listening(self._server)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
         for connection in list(self._connections):

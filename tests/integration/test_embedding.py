@@ -44,6 +44,7 @@ def test_every_program_of_the_page_runs(tmp_path: Path) -> None:
     assert names["handled"] == "the signature update failed"
     assert names["asked"].action == "defer" and not names["asked"].degraded
     assert names["outcome"] == "quarantine-failed"
+    assert names["monthly"] is False, "no program here knows it"
     assert names["fence"] > 0 and names["actions"] == ["defer", "defer"]
     assert names["left"] == 40 and names["refusal"].startswith("anna@example.org has sent to 60 of 100 (wait ")
     assert names["node"].closed

@@ -1,6 +1,6 @@
 """Strangers' checks at every node, each counted, timed and compared with what the tables say in the end.
 
-`python -m tests.rollover.load PLAN`: the process that asks; PLAN is JSON, [[name, policy server, checks per second], ...].
+`python -m tests.rollover.load PLAN`: the process that asks; PLAN is JSON, [[name, policy server, checks per second, whether it returns], ...].
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ DECIDED = "DEFER_IF_PERMIT 4.2.0 Greylisted"
 CLIENT, RECIPIENT = "192.0.2.7", "box@example.org"
 TRIPLETS = 40
 START_SECONDS = 30.0
+AGAIN_SECONDS = 0.05
 
 
 def sender_of(triplet: int) -> str:
@@ -42,33 +43,41 @@ class Answer:
 
 
 class Asker(threading.Thread):
-    """One connection to one node: a check, its answer, the next one, at most `per_second`."""
+    """One connection to one node: a check, its answer, the next one, at most `per_second`. When the connection ends that is an
+    error; with `returns` it asks the same again over another one, as Postfix does."""
 
-    def __init__(self, name: str, policy: str, per_second: float) -> None:
+    def __init__(self, name: str, policy: str, per_second: float, returns: bool) -> None:
         super().__init__(name=name, daemon=True)
         self.answers: list[Answer] = []
         self.errors: list[str] = []
-        self._policy, self._pause = policy, 1.0 / per_second
+        self._policy, self._pause, self._returns = policy, 1.0 / per_second, returns
         self._ending = threading.Event()
+        self._number, self._due = 1, time.monotonic()
 
     def run(self) -> None:
-        number, due = 0, time.monotonic()
-        try:
-            with PolicyClient(self._policy) as client:
-                while not self._ending.is_set():
-                    number, triplet = number + 1, number % TRIPLETS
-                    begun = time.monotonic()
-                    action = client.ask(
-                        client_address=CLIENT,
-                        sender=sender_of(triplet),
-                        recipient=RECIPIENT,
-                        instance=f"{self.name}.{number}",
-                    )
-                    self.answers.append(Answer(begun, time.monotonic() - begun, triplet, action))
-                    due = max(due + self._pause, begun)
-                    self._ending.wait(max(0.0, due - time.monotonic()))
-        except (OSError, EOFError) as error:
-            self.errors.append(f"{self.name}: {type(error).__name__}: {error}")
+        while not self._ending.is_set():
+            try:
+                with PolicyClient(self._policy) as client:
+                    while not self._ending.is_set():
+                        self._ask(client)
+            except (OSError, EOFError) as error:
+                self.errors.append(f"{self.name}: {type(error).__name__}: {error}")
+                if not self._returns:
+                    return
+                self._ending.wait(AGAIN_SECONDS)
+
+    def _ask(self, client: PolicyClient) -> None:
+        triplet, begun = self._number % TRIPLETS, time.monotonic()
+        action = client.ask(
+            client_address=CLIENT,
+            sender=sender_of(triplet),
+            recipient=RECIPIENT,
+            instance=f"{self.name}.{self._number}",
+        )
+        self.answers.append(Answer(begun, time.monotonic() - begun, triplet, action))
+        self._number += 1
+        self._due = max(self._due + self._pause, begun)
+        self._ending.wait(max(0.0, self._due - time.monotonic()))
 
     def end(self) -> None:
         """After the check under way."""
@@ -82,12 +91,14 @@ class Load:
     Use as a context manager. What they have seen is there after `end`.
     """
 
-    def __init__(self, nodes: Sequence[Served], per_second: float, folder: Path, connections: int = 4) -> None:
+    def __init__(
+        self, nodes: Sequence[Served], per_second: float, folder: Path, *, connections: int = 4, returns: bool = False
+    ) -> None:
         self.answers: list[Answer] = []
         self.errors: list[str] = []
         """Connections that ended."""
         each = per_second / (len(nodes) * connections)
-        plan = [(f"{node.name}.{n}", node.policy, each) for node in nodes for n in range(connections)]
+        plan = [(f"{node.name}.{n}", node.policy, each, returns) for node in nodes for n in range(connections)]
         command = [sys.executable, "-m", "tests.rollover.load", json.dumps(plan)]
         self._child = Child("load", command, folder / "load.log", pipes=True)
 
