@@ -99,6 +99,8 @@ class Counting:
         while run.workload.clients[0].results is None:  # the waits
             self._go(SETTLED_SECONDS)
         run.workload.patient = True  # its own checks would be counted, too
+        while run.workload.open:  # those that are under way still are
+            self._go(1.0)
         before = self._totals()
         self._next()
         self._kill()

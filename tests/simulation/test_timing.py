@@ -110,10 +110,18 @@ def test_a_wait_that_is_wrong_by_seconds_is_seen(delay: int) -> None:
         matrix("steady", "between the two nodes", delay)
 
 
-def matrix(happening: str, moment: str, delay: int) -> None:
+@pytest.mark.parametrize(
+    ("happening", "seed"), [("leader killed", 2), ("leader's clock a day behind", 5), ("partition", 6)]
+)
+def test_the_waits_are_set_before_anybody_is_checked(happening: str, seed: int) -> None:
+    """In these a check of the load was there first, and the cluster refused, as it must, to become one for tests."""
+    matrix(happening, "between the two nodes", DELAY, seed)
+
+
+def matrix(happening: str, moment: str, delay: int, seed: int = 1) -> None:
     """All pairs of nodes, with one thing that happens at one moment; the cluster's delay should be DELAY."""
     options = Options(voters=3, disks=("fast",), operations_per_second=2.0, waits=(delay, 120, 240))
-    run = Simulation(f"timing: {happening}, {moment}", 1, options=options)
+    run = Simulation(f"timing: {happening}, {moment}", seed, options=options)
     run.begin()
     run.workload.begin()
 
@@ -124,6 +132,7 @@ def matrix(happening: str, moment: str, delay: int) -> None:
     go(run.world.time + SETTLED_SECONDS)
     while run.workload.clients[0].results is None:  # the waits
         go(run.world.time + SETTLED_SECONDS)
+    assert run.workload.clients[0].results == [[0, 1]], "the waits are set"
     began = run.world.time
     pairs = list(product(run.processes.values(), repeat=2))
     first = [Check(run, 1_000 + number, one) for number, (one, _) in enumerate(pairs)]

@@ -79,7 +79,8 @@ class Workload:
         """(time, highest) of each rise."""
 
     def begin(self) -> None:
-        """The first operation sets the greylist's waits; then they come at random."""
+        """The first operation sets the greylist's waits; when it is answered, others come at random. A check that came before it
+        would be the cluster's first one, after which nobody may make it a lab cluster."""
         delay, window, life = self._options.waits
         settings = {"lab": True, "delay": delay, "window": window, "life": life}
         self._submit("greylist", [["settings", settings, "admin", "waits that fit into a run", None, ""]])
@@ -87,6 +88,9 @@ class Workload:
 
     def _next(self) -> None:
         if self.patient:
+            return
+        if self.clients[0].results is None:
+            self._world.after(0.1, self._next)
             return
         kind = self._world.random.random()
         if kind < 0.2:
