@@ -197,6 +197,7 @@ class Node(Logs, Verifying):
         self._role_changed = threading.Event()
         self._runtime.on_role(self._role_changed.set)
         self._offer(LocalStore(directory.local), directory.maillog)
+        self._undo.callback(self.maillog.close)
         self._auditor = Auditor(self, directory, self._recorder, self._leadership)
         self._runtime.on_role(self._auditor.wake)
         self.teardown = Ending(self, self._outlet)
@@ -387,7 +388,13 @@ class Node(Logs, Verifying):
             own["certificate_days"] = (
                 min(c.not_after for c in self.certs.show().certificates) // 86_400 - time.time() // 86_400
             )
-        alarms = {**self._alarms, **self._reconciler.troubles(), **self._inquiry.troubles(), **clock_alarms(own)}
+        alarms = {
+            **self._alarms,
+            **self._reconciler.troubles(),
+            **self._inquiry.troubles(),
+            **clock_alarms(own),
+            **self.maillog.troubles(),
+        }
         if self._keeper is not None:
             alarms |= self._keeper.troubles()
             own["firewall"] = self._keeper.state()

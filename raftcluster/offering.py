@@ -35,7 +35,7 @@ class Offering(Hosting):
         listen to what is applied."""
         self.notifications, self.quarantine = Notifications(self), Quarantine(self)
         self.config, self.lease = Config(self, local), Leases(self)
-        self.maillog = MailLog(maillog, self.config.local)
+        self.maillog = MailLog(maillog, self.config.local, self.facts)
         self.greylist = Greylist(self, local, self.maillog.decided)
 
     def _withdraw(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from raftcluster.events.catalogue import Kind
+from raftcluster.maillog import catalogue, cef
 from raftcluster.maillog.entry import Entry
 from raftcluster.maillog.settings import Settings
 from tests.checkout import ROOT
@@ -62,6 +64,53 @@ Of one node, set there; they hold at once: `raftcluster config set --local local
 |---|---|---|---|
 """
 
+EXPORT = """
+## Export
+
+`raftcluster config set --local local/maillog/export tls://siem.example.org` sends each entry as a syslog message (RFC 5424,
+facility `mail`) whose text is CEF: one datagram a message over UDP (RFC 5426), with octet counting over TCP (RFC 6587) and TLS
+(RFC 5425; set the files for it before). Ports that are not given are 514, 601 and 6514. `system` hands the entries to this
+host's journal, or to its syslog daemon where there is no journal. A first export begins with what is logged from then on.
+
+* The files are the spool: a receiver that is away gets what it has missed as long as that is kept, `keep_bytes` and `keep_days`.
+* Every message has its entry's number, in `meta sequenceId` and, whole, in `raftcluster@32473 sequence`. What was removed before it
+  could be sent is a gap in the numbers, and an entry `Dropped` with the last missing number says how many are missing.
+* At least once. Syslog acknowledges nothing, so behind a connection that broke what was sent within the minute before, at most
+  16 MiB, is sent again under the same numbers; so it is after a crash of this node. A connection that ends in order, as when the
+  node is stopped, has been read to its end, and nothing is sent twice.
+* UDP promises nothing. When the receiver's host says that nobody listens, the exporter waits, and sends the second before
+  again; what is lost on the way without a word is lost, and a gap at the receiver.
+* journald limits how much it takes of one service (`RateLimitBurst=` in journald.conf) and drops the rest without a word.
+* Entries leave once they are on this node's disk, within about a second. Behind a backlog half of the exporter's time is left to
+  others: some ten thousand entries a second.
+
+`raftcluster status` shows under `maillog` what the export does: `connecting`, `connected`, `blocked` (the receiver takes nothing) or
+`waiting` (to try again, after at most a minute; `error` says why); up to which number all has arrived (`position`), how many
+entries are `behind`, and since the start how many were `exported` and `lost`. One that has failed for a minute is an alarm.
+
+### CEF
+
+`CEF:0|raftcluster|raftcluster|VERSION|signature|name|severity|` and these keys, without those that say nothing; values are cut at
+1,000 bytes, or at 250 where the whole would be longer than 8 KiB.
+
+| key | is |
+|---|---|
+"""
+SIGNATURES = """
+| signature, and MSGID | name | severity | syslog severity | entries |
+|---|---|---|---|---|
+"""
+CATALOGUE = """
+### The operating system's log
+
+In the journal an entry has `MESSAGE_ID`, `PRIORITY`, `SYSLOG_IDENTIFIER=raftcluster`, the fields `RAFTCLUSTER_EVENT`, `_SEQUENCE`,
+`_CLUSTER_ID`, `_CLUSTER`, `_NODE_ID`, `_NODE`, and each column as `RAFTCLUSTER_FIELD_<COLUMN>`; to syslog the columns go as
+structured data behind the text. The ids never change and are never used again.
+
+| `RAFTCLUSTER_EVENT` | `MESSAGE_ID`, with dashes | severity | entries |
+|---|---|---|---|
+"""
+
 
 def page() -> str:
     """The text of docs/logs.md."""
@@ -74,7 +123,22 @@ def page() -> str:
         f"| `local/maillog/{name}` | {takes[type(Settings().values()[name])]} | `{_shown(Settings().values()[name])}` | {meaning} |"
         for name, meaning in meanings(Settings).items()
     ]
-    return HEADER + "\n".join(columns) + "\n" + ACTIONS + "\n".join(settings) + "\n"
+    keys = [f"| `{key}` | {meaning} |" for key, meaning in cef.KEYS.items()]
+    signatures = [
+        f"| `{each.id}` | {each.name} | {each.severity} | {each.priority} | {which} |" for each, which in _signatures()
+    ]
+    kinds = [_kind(each) for each in (*catalogue.KINDS.values(), catalogue.OTHER)]
+    parts = (HEADER, columns, ACTIONS, settings, EXPORT, keys, SIGNATURES, signatures, CATALOGUE, kinds)
+    return "".join(each if isinstance(each, str) else "\n".join(each) + "\n" for each in parts)
+
+
+def _signatures() -> list[tuple[cef.Signature, str]]:
+    named = [(each, f"`greylisting`, `{action}`") for action, each in cef.SIGNATURES.items()]
+    return [*named, (cef.MISSING, "`log`, `Dropped`"), (cef.OTHER, "every other category")]
+
+
+def _kind(kind: Kind) -> str:
+    return f"| `{kind.name}` | `{kind.id}` | {kind.severity} | {kind.meaning} |"
 
 
 def _shown(value: object) -> str:

@@ -49,6 +49,11 @@ ROOMS = {
         "raftcluster.greylist.request",
         "raftcluster.greylist.rules",
         "raftcluster.greylist.verdict",
+        "raftcluster.events.catalogue",
+        "raftcluster.events.outlet",
+        "raftcluster.events.syslog",
+        "raftcluster.transport.outbound",
+        "raftcluster.transport.sockets",
     ),
     "raftcluster.policy": (
         "raftcluster.loop",

@@ -28,6 +28,14 @@ _KEEPALIVE: Final = (
 )
 
 
+_OUTBOUND: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 20),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+)
+
+
 def listen(address: Address) -> Socket:
     """A non-blocking listener at `address`; port 0 takes a free one, host "" all addresses.
 
@@ -97,6 +105,29 @@ def dial(address: Address, deadline: float, opened: Callable[[Socket], None]) ->
     raise OSError(errno.EADDRNOTAVAIL, f"{text(address)} has no address")
 
 
+def outbound(address: Address, datagrams: bool, deadline: float, opened: Callable[[Socket], None]) -> Socket:
+    """A socket that sends to a server which is no member, by TCP or UDP; as `dial` otherwise. A server that takes nothing for a
+    while is waited for: only one that is gone ends the connection. Raises `OSError`."""
+    kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM
+    found = [each for each in _resolve(address, type=kind) if each[1] == kind]
+    for left, (family, _, protocol, resolved) in zip(range(len(found), 0, -1), found, strict=True):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            opened(sock)
+            sock.settimeout(max(0.001, (deadline - time.monotonic()) / left))
+            sock.connect(resolved)
+            if not datagrams:
+                for level, option, value in _OUTBOUND:
+                    sock.setsockopt(level, option, value)
+        except OSError:
+            sock.close()
+            if left == 1:
+                raise
+        else:
+            return sock
+    raise OSError(errno.EADDRNOTAVAIL, f"{text(address)} has no address")
+
+
 def abort(sock: Socket) -> None:
     """Let whoever waits in `sock`, in another thread, fail now; that one closes it."""
     with contextlib.suppress(OSError):  # not connected, or closed already: nobody waits
@@ -139,11 +170,11 @@ def addresses(host: str) -> list[str]:
     return sorted({str(resolved[0]) for _, _, _, resolved in found})
 
 
-def _resolve(address: Address, flags: int = 0) -> list[tuple[int, int, int, Any]]:
+def _resolve(address: Address, flags: int = 0, type: int = socket.SOCK_STREAM) -> list[tuple[int, int, int, Any]]:
     if not 0 <= address[1] <= 0xFFFF:  # the system would take it modulo 65536
         raise OSError(errno.EINVAL, f"{text(address)} is no address")
     try:
-        found = socket.getaddrinfo(address[0] or None, address[1], type=socket.SOCK_STREAM, flags=flags)
+        found = socket.getaddrinfo(address[0] or None, address[1], type=type, flags=flags)
     except ValueError as error:  # a name that no codec takes
         raise OSError(errno.EINVAL, f"{text(address)} is no address") from error
     return [(family, kind, protocol, resolved) for family, kind, protocol, _, resolved in found]

@@ -19,6 +19,7 @@ through the channel, tells that it was accepted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from raftcluster.transport import certificates
 from raftcluster.transport.certificates import SubjectId
 from raftcluster.transport.handshake import Refused
 from raftcluster.transport.ports import Identity
+from raftcluster.transport.sockets import Socket
 
 _VERIFY: Final = {9: "not-yet-valid", 10: "expired", 18: "untrusted", 19: "untrusted", 20: "untrusted", 21: "untrusted"}
 """OpenSSL's X509_V_ERR_*: anything else is "certificate"."""
@@ -127,6 +129,38 @@ def untrusted() -> Channel:
 def rooted(root: bytes) -> Channel:
     """A dialler that shows no certificate and accepts what this root (PEM) has issued: the second step of joining."""
     return Channel(_context(ssl.PROTOCOL_TLS_CLIENT, ssl.CERT_REQUIRED, [root]), server_side=False)
+
+
+WAITS: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""What a socket raises that has nothing to say just now."""
+
+
+def outside(sock: Socket, name: str, ca: str, certificate: str, key: str) -> ssl.SSLSocket:
+    """TLS with a server that is no member and calls itself `name`, over its connected socket; arguments as `outbound.Files`.
+    Raises `OSError`, also for files that cannot be read or used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca:
+        context.load_verify_locations(cafile=ca)
+    else:
+        context.load_default_certs()
+    if certificate:
+        context.load_cert_chain(certificate, key or None, password="")  # never asks: nobody is there
+    return context.wrap_socket(sock, server_hostname=name)
+
+
+def finish(sock: Socket) -> None:
+    """On a TLS connection, say that nothing more comes. Raises `OSError`."""
+    if isinstance(sock, ssl.SSLSocket):
+        with contextlib.suppress(ssl.SSLEOFError):  # it ends the connection without saying so in TLS
+            sock.unwrap()
+
+
+def reason(error: OSError) -> str:
+    """What went wrong, when it was TLS; else ""."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the receiver's certificate: {error.verify_message}"
+    return (error.reason or "").lower().replace("_", " ") if isinstance(error, ssl.SSLError) else ""
 
 
 class Channel:

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,8 +20,10 @@ from raftcluster.errors import Rejected
 from raftcluster.greylist.request import Asked
 from raftcluster.greylist.verdict import Verdict
 from raftcluster.maillog import files
+from raftcluster.maillog.cef import Device
 from raftcluster.maillog.decision import entry_of
 from raftcluster.maillog.entry import LOG, Entry, cut
+from raftcluster.maillog.exporter import Exporter
 from raftcluster.maillog.files import Page
 from raftcluster.maillog.settings import PREFIX, Settings
 from raftcluster.maillog.writer import Writer
@@ -41,12 +44,16 @@ class LocalKeys(Protocol):
 class MailLog:
     """See the head of the file. Thread: any; `decided` and `write` never wait."""
 
-    def __init__(self, folder: Path, local: LocalKeys) -> None:
-        """`local` has the settings, and tells of changes. No thread runs before the first entry."""
+    def __init__(self, folder: Path, local: LocalKeys, facts: Mapping[str, Any]) -> None:
+        """`local` has the settings, and tells of changes; `facts` is node.json. No thread runs before the first entry, unless there is
+        something to export."""
         self.folder = folder
         self._local = local
+        who = [str(facts[name]) for name in ("name", "node_id", "cluster", "cluster_id")]
+        self._device = Device(who[0], who[1], who[2], who[3], installed("raftcluster"))
         self._lock = threading.Lock()  # of changes of the settings, and the end
         self._writer: Writer | None = None
+        self._exporter: Exporter | None = None
         self._closed = False
         self._trouble = ""
         self.settings = Settings()
@@ -123,7 +130,7 @@ class MailLog:
     def status(self) -> dict[str, Value]:
         """Whether it is written, up to which number, how much is kept, how many entries were dropped since the start, and why
         nothing is written just now, if so."""
-        writer, kept, first, last = self._writer, 0, 0, 0
+        writer, exporter, kept, first, last = self._writer, self._exporter, 0, 0, 0
         try:
             found = files.files(self.folder)
             first = found[0].first if found else 0
@@ -138,15 +145,28 @@ class MailLog:
             "bytes": kept,
             "dropped": 0 if writer is None else writer.dropped,
             "trouble": self._trouble if writer is None else writer.trouble,
+            "export": None if exporter is None else exporter.status(),
         }
+
+    def troubles(self) -> dict[str, str]:
+        """For `Node.status`: what is not as it should be."""
+        writer, exporter = self._writer, self._exporter
+        found = {
+            "maillog": self._trouble if writer is None else writer.trouble,
+            "maillog_export": "" if exporter is None else exporter.trouble(),
+        }
+        return {name: text for name, text in found.items() if text}
 
     def close(self) -> None:
         """Write what waits, and end. Idempotent."""
         with self._lock:
             self._closed = True
             writer, self._writer = self._writer, None
+            exporter, self._exporter = self._exporter, None
         if writer is not None:
             writer.close()
+        if exporter is not None:
+            exporter.close()
 
     def _configure(self) -> None:
         """Be as the settings are now."""
@@ -165,13 +185,34 @@ class MailLog:
                 writer.close()
             elif self.settings.enabled:
                 self._begin()
+            exporter = self._exporter
+            if exporter is not None and self.settings.export:
+                exporter.use(self.settings)
+            elif exporter is not None:
+                self._exporter = None
+                exporter.close()
+            elif self.settings.export:
+                self._exporter = Exporter(self.folder, self._device, self.settings, self._durable)
 
     def _begin(self) -> None:
         try:
-            self._writer, self._trouble = Writer(self.folder, self.settings, _entry), ""
+            self._writer, self._trouble = Writer(self.folder, self.settings, _entry, written=self._written), ""
         except OSError as error:
             self._trouble = str(error)
             log.error("there is no mail log: %s", error)
+
+    def _durable(self) -> int:
+        """Up to which number entries may leave the node."""
+        if (writer := self._writer) is not None:
+            return writer.durable
+        try:
+            return files.last_sequence(self.folder)  # whoever wrote it has closed it
+        except OSError:
+            return 0
+
+    def _written(self) -> None:
+        if (exporter := self._exporter) is not None:
+            exporter.wake()
 
 
 def _entry(*what: Any) -> Entry:

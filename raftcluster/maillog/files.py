@@ -55,8 +55,14 @@ def files(folder: Path) -> list[LogFile]:
     return sorted(LogFile(int(stem), folder / f"{stem}{_SUFFIX}") for stem in stems if stem.isdigit())
 
 
-def page(folder: Path, after: int, since: float = 0.0, limit_bytes: int = limits.MAILLOG_PAGE_BYTES) -> Page:
-    """The lines behind number `after` that are not older than `since`. May be called while a node writes. Raises `OSError`."""
+def page(
+    folder: Path,
+    after: int,
+    since: float = 0.0,
+    limit_bytes: int = limits.MAILLOG_PAGE_BYTES,
+    upto: int | None = None,
+) -> Page:
+    """The lines behind number `after`, up to `upto`, that are not older than `since`. May be called while a node writes. Raises `OSError`."""
     found = files(folder)
     oldest = found[0].first if found else 0
     lines: list[bytes] = []
@@ -79,6 +85,8 @@ def page(folder: Path, after: int, since: float = 0.0, limit_bytes: int = limits
                     sequence = sequence_of(line)
                     if sequence is None or sequence <= after:
                         continue
+                    if upto is not None and sequence > upto:
+                        return Page(lines, last, True, oldest)
                     last = max(last, sequence)
                     if since and ((entry := parse(line)) is None or entry.time < since):
                         continue
@@ -86,8 +94,8 @@ def page(folder: Path, after: int, since: float = 0.0, limit_bytes: int = limits
                     size += len(line)
                     if size >= limit_bytes or scanned >= limits.MAILLOG_SCAN_BYTES:
                         return Page(lines, last, False, oldest)
-        except FileNotFoundError:  # removed meanwhile
-            continue
+        except FileNotFoundError:  # removed meanwhile: what was found is not so any more
+            return page(folder, after, since, limit_bytes, upto)
     return Page(lines, last, True, oldest)
 
 

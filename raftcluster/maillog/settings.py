@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 from raftcluster import limits
 from raftcluster.codec import Value
 from raftcluster.errors import Rejected
+from raftcluster.maillog.address import parse
 
 PREFIX: Final = "local/maillog/"
 
@@ -24,7 +25,18 @@ class Settings:
     keep_bytes: int = 256 * limits.MIB
     """Of all files together: the oldest is removed when there would be more. At least two files."""
     keep_days: int = 30
-    """A file is removed when its newest entry is older than this."""
+    """A file is removed when its newest entry is older than this, in days."""
+    export: str = ""
+    """Where entries are sent: `udp://HOST[:PORT]`, `tcp://HOST[:PORT]`, `tls://HOST[:PORT]`, `system` (this host's journal, or its
+    syslog); nowhere when it is empty."""
+    export_ca: str = ""
+    """For `tls`: the path of a PEM file with the certificates to believe; those of the operating system when it is empty."""
+    export_certificate: str = ""
+    """For `tls`: the path of a PEM file with the certificate that this node shows."""
+    export_key: str = ""
+    """For `tls`: the path of the key to it, not encrypted; it may be in the certificate's file instead."""
+    export_name: str = ""
+    """For `tls`: the receiver's name in its certificate, when it is not the host's."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -34,6 +46,8 @@ class Settings:
         for name, (least, most) in _RANGES.items():
             if not least <= getattr(self, name) <= most:
                 raise _rejected(name, f"is {least} to {most}, not {getattr(self, name)}")
+        if self.export:
+            parse(self.export)
         if self.keep_bytes < 2 * self.file_bytes:
             raise _rejected("keep_bytes", f"{self.keep_bytes} is less than two files of file_bytes {self.file_bytes}")
 
@@ -49,6 +63,10 @@ class Settings:
                 )
             named[name] = value
         return cls(**named)
+
+    def target(self) -> tuple[str, ...]:
+        """All that says where entries are sent."""
+        return self.export, self.export_ca, self.export_certificate, self.export_key, self.export_name
 
     def values(self) -> dict[str, Value]:
         """By name."""

@@ -24,6 +24,7 @@ from tests.helpers import eventually
 from tests.local_host import MemoryRows
 
 MAIL = Mail("192.0.2.7", None, "a@example.net", "b@example.org", "1", False, False, "mx")
+FACTS = {"name": "mx1", "node_id": "n1", "cluster": "mail", "cluster_id": "c1"}
 VERDICT = Verdict("defer", "new", 300, 0, None, False, "wait")
 
 
@@ -139,7 +140,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.local = Local(MemoryRows())
-        self.log = MailLog(folder / "maillog", self.local)
+        self.log = MailLog(folder / "maillog", self.local, FACTS)
 
     def decided(self, count: int = 1) -> None:
         for _ in range(count):
@@ -211,7 +212,7 @@ def test_settings_hold_for_the_files_at_once(world: World) -> None:
 def test_settings_of_another_version_are_not_used_and_harm_nothing(tmp_path: Path) -> None:
     rows = MemoryRows()
     Local(rows).set("local/maillog/of_tomorrow", 1)
-    log = MailLog(tmp_path / "maillog", Local(rows))
+    log = MailLog(tmp_path / "maillog", Local(rows), FACTS)
     log.decided(MAIL, VERDICT, "policy")
     assert log.flush() and log.settings == Settings()
     log.close()
@@ -219,7 +220,7 @@ def test_settings_of_another_version_are_not_used_and_harm_nothing(tmp_path: Pat
 
 def test_a_folder_that_cannot_be_read_is_no_reason_not_to_start(tmp_path: Path) -> None:
     (tmp_path / "maillog").write_text("a file")
-    log = MailLog(tmp_path / "maillog", Local(MemoryRows()))
+    log = MailLog(tmp_path / "maillog", Local(MemoryRows()), FACTS)
     log.decided(MAIL, VERDICT, "policy")
     assert "Not a directory" in str(log.status()["trouble"])
     log.close()
