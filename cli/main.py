@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version as installed
 from pathlib import Path
 
 import click
@@ -59,6 +58,8 @@ def main(ctx: click.Context, directory: Path) -> None:
 @json_option
 def version(as_json: bool) -> None:
     """Print the versions that matter for a bug report."""
+    from importlib.metadata import version as installed  # no other command needs it
+
     packages = ("raftcluster", "pysyncobj", "lmdb", "cryptography", "msgpack", "click")
     found = {name: installed(name) for name in packages} | {"python": platform.python_version()}
     output.as_json(found) if as_json else output.facts(found)

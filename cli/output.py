@@ -9,13 +9,6 @@ from typing import Any
 
 import click
 
-try:
-    from rich.console import Console
-    from rich.table import Table
-except ImportError:  # the extra `cli` is not installed
-    Console = None  # type: ignore[assignment,misc]
-    Table = None  # type: ignore[assignment,misc]
-
 Cell = object
 
 
@@ -28,7 +21,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """A table; columns whose every cell is a number are aligned to the right."""
     cells = [[text(cell) for cell in row] for row in rows]
     right = [bool(rows) and all(type(row[n]) in (int, float) for row in rows) for n in range(len(columns))]
-    if Console is None or Table is None:
+    try:  # only here: it takes as long to import as all the rest
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:  # the extra `cli` is not installed
         _plain(columns, cells, right)
         return
     shown = Table(box=None, pad_edge=False, header_style="bold")

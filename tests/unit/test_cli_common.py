@@ -133,10 +133,17 @@ def test_tables_without_a_terminal_are_never_folded(
     rich: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not rich:
-        monkeypatch.setattr(output, "Console", None)
+        monkeypatch.setitem(sys.modules, "rich.console", None)
     output.table(["name", "n"], [["x" * 300, 1], ["[bold]y[/bold]", 22]])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [["name", "n"], ["x" * 300, "1"], ["[bold]y[/bold]", "22"]]
+
+
+def test_a_command_of_a_running_node_imports_nothing_of_what_makes_one() -> None:
+    """Nor what draws tables, before there is one: a command would take three times as long."""
+    dear = ["cryptography", "lmdb", "pysyncobj", "rich"]
+    code = f"import sys, raftcluster.cli.main; print([each for each in {dear} if each in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_bytes_are_hexadecimal_in_json(capsys: pytest.CaptureFixture[str]) -> None:
