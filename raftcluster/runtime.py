@@ -1,7 +1,7 @@
 """The tick thread: it drives the replica, and is the way for all other threads to ask it for something.
 
 Callers append to queues and wake the thread; answers go back through callbacks, `SimpleQueue`s or event loops. The
-thread sleeps in `Mesh.poll` and nowhere else, at most `TICK_SECONDS`.
+thread sleeps in `Mesh.poll` and nowhere else, until the replica or a call wants it (`Replica.pause`, `WHEEL_SECONDS`).
 
 Whatever the replica raises is the end of this node's part in the cluster (fail-stop): links are closed, nothing is sent
 any more, and every call is told so.
@@ -54,9 +54,8 @@ class Runtime:
 
     replica: Replica
 
-    def __init__(self, links: Links, *, tick_seconds: float = limits.TICK_SECONDS) -> None:
+    def __init__(self, links: Links) -> None:
         self._links = links
-        self._tick_seconds = tick_seconds
         self._pid = os.getpid()
         self._posts: deque[Callable[[], None]] = deque()
         self._asked: deque[_Ask] = deque()
@@ -172,7 +171,7 @@ class Runtime:
             while not self._stopping:
                 self._asleep = True
                 idle = not self._posts and not self._asked
-                events = links.poll(self._tick_seconds if idle else 0.0)
+                events = links.poll(self._pause() if idle else 0.0)
                 self._asleep = False
                 for event in events:
                     if isinstance(event, Up):
@@ -200,6 +199,9 @@ class Runtime:
             self._fail(error)
         finally:
             self._end()
+
+    def _pause(self) -> float:
+        return min(WHEEL_SECONDS, self.replica.pause()) if self._wheel else self.replica.pause()
 
     def _fail(self, error: BaseException) -> None:
         if isinstance(error, RaftclusterError):

@@ -2,7 +2,7 @@
 
 Duties of whoever drives it (a node's tick thread, or a simulator):
 
-1. call everything from one thread, and `step` whenever something happened and at least every `TICK_SECONDS`;
+1. call everything from one thread, and `step` whenever something happened and at the latest after `pause`;
 2. pass links and messages in (`link_up`, `link_down`, `deliver`), one ordered link per peer; what an old link still holds
    is dropped when a new one replaces it;
 3. run what is given to `ports.post` soon, on that thread, in order: storage answers come that way from other threads;
@@ -87,7 +87,6 @@ class Replica:
             self.journal.voters(),
             self.journal,
             applied=applied,
-            now=ports.now,
             random=ports.random,
             feed=self._feed,
             apply=self._apply,
@@ -174,6 +173,11 @@ class Replica:
                 self._offered(peer, offer["index"])
             if kind == "append_entries" and message["term"] == self.engine.term:
                 self.queries.heard(message)
+
+    def pause(self) -> float:
+        """In how many seconds the next step is due if nothing happens before: a leader's heartbeat, at most `TICK_SECONDS`."""
+        due = self.engine.heartbeat_in() if self.engine.is_leader else limits.TICK_SECONDS
+        return min(max(0.0, due), limits.TICK_SECONDS)
 
     # ---- the step
 

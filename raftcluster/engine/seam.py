@@ -13,7 +13,8 @@ Replaced module names, and why:
 `PIPE_NOTIFIER_ENABLED`  no pipe: the tick thread has its own way to be woken
 `globalDnsResolver`    no process-wide resolver: names are the mesh's business
 `Serializer`           `_Pointer`: a snapshot is an offer, the state travels on a second connection
-`monotonicTime`        only by a simulator, through :func:`use_clock`
+`monotonicTime`        `time.monotonic`, as everywhere else: the engine takes CLOCK_MONOTONIC_RAW, which NTP does not
+                       steer and which drifts away from it. A simulator has its own, through :func:`use_clock`
 =====================  ====================================================================================
 
 Private members of `SyncObj` that are read, written or overridden (each is a debt with a name):
@@ -44,6 +45,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import pickle as _stdlib_pickle
+import time
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -148,6 +150,7 @@ _engine.pickle = _NoPickle
 _engine.createJournal = lambda journal: journal
 _engine.createPoller = lambda kind: _Quiet()
 _engine.globalDnsResolver = _Quiet
+_engine.monotonicTime = time.monotonic
 _engine.PIPE_NOTIFIER_ENABLED = False
 _engine.Serializer = _Pointer
 _SyncObj: Any = _engine.SyncObj
@@ -157,6 +160,12 @@ _LEADER, _CANDIDATE = _engine._RAFT_STATE.LEADER, _engine._RAFT_STATE.CANDIDATE
 def use_clock(now: Callable[[], float]) -> None:
     """Let every engine of this process read `now` (seconds). For simulators, which own the process."""
     _engine.monotonicTime = now
+
+
+def clock() -> float:
+    """What every engine of this process reads, in seconds. All that is compared with its deadlines must be read here, or be the
+    same: `Ports.now`."""
+    return float(_engine.monotonicTime())
 
 
 class Peer(_PackageNode):  # type: ignore[misc]
@@ -207,7 +216,6 @@ class Engine(_SyncObj):  # type: ignore[misc]
         journal: Journal,
         *,
         applied: int,
-        now: Callable[[], float],
         random: Random,
         feed: Callable[[], list[bytes]],
         apply: Callable[[Entry], None],
@@ -221,7 +229,7 @@ class Engine(_SyncObj):  # type: ignore[misc]
     ) -> None:
         self.me, self.journal = me, journal
         self._guard: Guard | None = None
-        self._now, self._random = now, random
+        self._random = random
         self._feed, self._apply, self._may_apply, self._flush = feed, apply, may_apply, flush
         self._peers: dict[str, Peer] = {}
         self._go = False
@@ -303,6 +311,10 @@ class Engine(_SyncObj):  # type: ignore[misc]
         match = self._SyncObj__raftMatchIndex
         match[self._peer(peer)] = max(match[self._peer(peer)], index)
 
+    def heartbeat_in(self) -> float:
+        """Seconds until a leader's next one is due."""
+        return float(self._SyncObj__newAppendEntriesTime - clock())
+
     def campaign(self) -> None:
         self._go = True
         self._SyncObj__raftElectionDeadline = 0.0
@@ -350,7 +362,7 @@ class Engine(_SyncObj):  # type: ignore[misc]
         deadline: float = self._SyncObj__raftElectionDeadline
         if self.is_candidate and journal.term_ticket > journal.done:
             # one vote of its own in flight at a time
-            deadline = max(deadline, self._now() + self.conf.appendEntriesPeriod)
+            deadline = max(deadline, clock() + self.conf.appendEntriesPeriod)
         if not self.is_leader:
             go, deadline = self._may_campaign(guard, deadline)
             # the engine compares the deadline with a later reading of the clock: park it unless an election is wanted
@@ -367,7 +379,7 @@ class Engine(_SyncObj):  # type: ignore[misc]
     def _may_campaign(self, guard: Guard, deadline: float) -> tuple[bool, float]:
         """Whether this tick may start an election, and the deadline to keep when it may not."""
         go, self._go = self._go, False
-        now = self._now()
+        now = clock()
         if not self._SyncObj__otherNodes and self.me in self.journal.voters():
             return True, deadline  # a cluster of one has nobody to wait for
         if deadline >= now:
