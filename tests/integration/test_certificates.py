@@ -29,6 +29,8 @@ from tests.hierarchy import Forge
 
 SECONDS = 60.0
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 
 def ask(cluster: Cluster, token: Token, number: int, **other: Any) -> Joined:
     where = ("127.0.0.1", port())

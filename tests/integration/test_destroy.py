@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,15 @@ import pytest
 import raftcluster
 from examples.counter import Counter
 from raftcluster import Node
-from raftcluster.cluster import dismantling, lifecycle
+from raftcluster.cluster import lifecycle
 from raftcluster.cluster.archive import Archive
 from raftcluster.cluster.tombstone import Tombstone
 from raftcluster.errors import RaftclusterError, Refusal, Rejected
-from raftcluster.seeking import Seeker
 from raftcluster.storage.directory import archive
 from tests.clusters import SECONDS, Cluster
 from tests.helpers import eventually, free_ports
 
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nodes of one process have no network that could be slow: they wait for each other, and look for a tombstone, sooner."""
-    monkeypatch.setattr(dismantling, "FAREWELL_SECONDS", 1.0)
-    monkeypatch.setattr("raftcluster.node.Seeker", partial(Seeker, interval_s=0.5))
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.fixture

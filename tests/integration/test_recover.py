@@ -26,6 +26,8 @@ from raftcluster.transport.certificates import fingerprint, issue, make_request
 from tests.clusters import Cluster
 from tests.helpers import eventually, free_ports
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 
 class Lost:
     """Three nodes, of which one has stopped after all the others: nothing runs any more."""
