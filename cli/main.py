@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+import raftcluster
 from raftcluster.cli import output
 from raftcluster.cli.audit import audit
 from raftcluster.cli.backup import backup, recover, restore
@@ -21,6 +22,7 @@ from raftcluster.cli.lease import lease
 from raftcluster.cli.logs import logs
 from raftcluster.cli.members import members
 from raftcluster.cli.notifications import notifications
+from raftcluster.cli.push import artefact
 from raftcluster.cli.quarantine import quarantine
 from raftcluster.cli.serve import serve
 from raftcluster.cli.tokens import tokens
@@ -62,6 +64,8 @@ def version(as_json: bool) -> None:
 
     packages = ("raftcluster", "pysyncobj", "lmdb", "cryptography", "msgpack", "click")
     found = {name: installed(name) for name in packages} | {"python": platform.python_version()}
+    pushed = raftcluster.installed_artefact()
+    found |= {} if pushed is None else {"artefact": pushed.hash}
     output.as_json(found) if as_json else output.facts(found)
 
 
@@ -75,6 +79,7 @@ def completion(shell: str) -> None:
 for command in (
     init,
     serve,
+    artefact,
     invite,
     join,
     members,

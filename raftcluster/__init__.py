@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from raftcluster.notifications.api import Notifications
     from raftcluster.notifications.machine import Notification
     from raftcluster.offline import scrub, verify_config
+    from raftcluster.pushing import Artefact, artefact, installed_artefact
     from raftcluster.quarantine.api import Quarantine
     from raftcluster.quarantine.delivery import SmtpDelivery
     from raftcluster.quarantine.envelope import Envelope
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddressInUse",
+    "Artefact",
     "BackupDamaged",
     "BackupForeign",
     "Config",
@@ -109,10 +111,12 @@ __all__ = [
     "Verdict",
     "Worker",
     "WorkerServer",
+    "artefact",
     "backup",
     "bury",
     "import_bundle",
     "init",
+    "installed_artefact",
     "join",
     "once",
     "read_events",
@@ -179,6 +183,8 @@ def __getattr__(name: str) -> Any:
             from raftcluster.cluster import moving as home
         case "scrub" | "verify_config":
             from raftcluster import offline as home
+        case "Artefact" | "artefact" | "installed_artefact":
+            from raftcluster import pushing as home
         case "once":
             from raftcluster import request_ids as home
         case "Worker":

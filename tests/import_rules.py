@@ -88,6 +88,7 @@ ROOMS = {
         "raftcluster.quarantine.rules",
         "raftcluster.transport.sockets",
     ),
+    "raftcluster.push": (),
     "raftcluster.verify": ("raftcluster.storage.",),
     "raftcluster.cli": ("raftcluster", "raftcluster.control.client"),
 }
