@@ -7,10 +7,12 @@ from typing import Any, TypeVar
 
 from raftcluster import limits
 from raftcluster.codec import Value
+from raftcluster.errors import RaftclusterError
 from raftcluster.host import Completion, Consistency
 from raftcluster.machine import ReadTables
 from raftcluster.request_ids import request_id
 from raftcluster.runtime import Runtime
+from raftcluster.twins import twin
 
 T = TypeVar("T")
 
@@ -35,6 +37,11 @@ class Hosting:
     @property
     def cluster_id(self) -> str:
         return str(self.facts["cluster_id"])
+
+    @property
+    def failure(self) -> RaftclusterError | None:
+        """Why this node has stopped for good; None while it has not."""
+        return self._runtime.failure
 
     def propose(
         self, machine: str, command: Value, *, id: bytes | None = None, deadline: float = limits.CALL_SECONDS
@@ -74,6 +81,8 @@ class Hosting:
         number of seconds that the state may be old.
         """
         return self._runtime.query(machine, read, consistency=consistency, deadline=deadline)
+
+    aquery = twin(query)
 
     def glance(self, machine: str, read: Callable[[ReadTables, int, float], T], callback: Callable[[T], None]) -> None:
         """See `Host.glance`. Does not wait."""

@@ -64,6 +64,7 @@ from raftcluster.transport import sockets
 from raftcluster.transport.mesh import Mesh
 from raftcluster.transport.ports import Address
 from raftcluster.transport.stream import Stream
+from raftcluster.twins import twin
 from raftcluster.verifying import Verifying, verifier
 
 log = logging.getLogger("raftcluster.node")
@@ -321,11 +322,6 @@ class Node(Logs, Verifying):
         """Whether the node was closed, by its embedder or with its cluster."""
         return self._closed
 
-    @property
-    def failure(self) -> RaftclusterError | None:
-        """Why this node has stopped for good; None while it has not."""
-        return self._runtime.failure
-
     def _hand_over(self, seconds: float = 1.0) -> None:
         """A leader that leaves lets another one be elected first: a gap of milliseconds instead of an election time-out."""
         end = time.monotonic() + seconds
@@ -385,20 +381,17 @@ class Node(Logs, Verifying):
             "maillog": self.maillog.status(),
         }
         with suppress(Unavailable):  # before the genesis is committed there is no hierarchy
-            own["certificate_days"] = (
-                min(c.not_after for c in self.certs.show().certificates) // 86_400 - time.time() // 86_400
-            )
-        alarms = {
-            **self._alarms,
-            **self._reconciler.troubles(),
-            **self._inquiry.troubles(),
-            **clock_alarms(own),
-            **self.maillog.troubles(),
-        }
+            ends = min(each.not_after for each in self.certs.show().certificates)
+            own["certificate_days"] = ends // 86_400 - time.time() // 86_400
+        alarms = {**self._alarms, **clock_alarms(own)}
+        for troubles in (self._reconciler.troubles, self._inquiry.troubles, self.maillog.troubles):
+            alarms |= troubles()
         if self._keeper is not None:
             alarms |= self._keeper.troubles()
             own["firewall"] = self._keeper.state()
         return {**own, "alarms": alarms, "members": member_rows(self.members.list(), self.mesh.links(), own, match)}
+
+    astatus, atransfer, await_ready, aclose = twin(status), twin(transfer), twin(wait_ready), twin(close)
 
     # ---- backups
 

@@ -13,6 +13,7 @@ from raftcluster.maillog.api import MailLog
 from raftcluster.notifications.api import Notifications
 from raftcluster.quarantine.api import Quarantine
 from raftcluster.storage.local import LocalStore
+from raftcluster.twins import twin
 
 
 class Offering(Hosting):
@@ -29,6 +30,8 @@ class Offering(Hosting):
         """The newest changes of configuration, greylist settings, members and certificates, newest first: who, when, from
         where, why. See `auditlog`."""
         return read_audit(self, limit)
+
+    aaudit = twin(audit)
 
     def _offer(self, local: LocalStore, maillog: Path) -> None:
         """`local` keeps what is this node's own, the folder `maillog` what it has decided. Before the tick thread runs: they

@@ -17,6 +17,7 @@ from raftcluster.storage.ports import Log
 from raftcluster.transport.handshake import VERIFY
 from raftcluster.transport.mesh import Mesh
 from raftcluster.transport.stream import Stream
+from raftcluster.twins import twin
 from raftcluster.verify.examination import Examiner, Inspect
 from raftcluster.verify.report import Report
 from raftcluster.verify.verifier import Named, Verifier
@@ -68,6 +69,8 @@ class Verifying:
         `deadline` seconds is named in the report. Raises `Unavailable` without a quorum; `Report.check` raises what was found.
         """
         return self._verifier.verify(deadline, progress)
+
+    averify = twin(verify)
 
     def verification(self, *, deadline: float = limits.VERIFY_SECONDS) -> Iterator[str | Report]:
         """The same step by step: texts about how far it is, at least one a second, then the report. Ends when closed."""

@@ -28,6 +28,7 @@ from raftcluster.errors import OutcomeUnknown, Rejected, Removed, Unavailable
 from raftcluster.host import Host
 from raftcluster.transport.certificates import Token
 from raftcluster.transport.ports import Address
+from raftcluster.twins import twin
 
 INVITE_SECONDS = 3600.0
 """Default life of a token."""
@@ -59,11 +60,15 @@ class Members:
         """What makes this cluster this cluster: id, name, product, trust realm. Raises `Unavailable` before genesis."""
         return facts_of(read(self._host))
 
+    afacts = twin(facts)
+
     def list(self, *, removed: bool = False) -> list[Member]:
         """The members by name; with `removed` also those that were."""
         view = read(self._host)
         rows = view.members.values() if removed else view.live().values()
         return sorted(rows, key=lambda member: (member.name, member.joined_at))
+
+    alist = twin(list)  # noqa: A003
 
     def get(self, name: str) -> Member:
         """The member of that name or node id. Raises `Rejected` when there is none."""
@@ -72,14 +77,20 @@ class Members:
             raise rejected("no-member", f"{name} is no member", subject=name)
         return member
 
+    aget = twin(get)
+
     def features(self) -> list_[Feature]:
         """What the members' programs understand, by name. What belongs to a feature may be proposed once it is enabled: from
         then on every member understands it, and one that does not is refused. See `features`."""
         return listed(read(self._host))
 
+    afeatures = twin(features)
+
     def log(self, limit: int = 100) -> list_[Change]:
         """The newest `limit` decisions about members and certificates, newest first: who, when, from where, why."""
         return self._host.query(MACHINE, lambda rows, time: auditing.read_newest(rows, limit))
+
+    alog = twin(log)
 
     def invite(
         self,
@@ -106,6 +117,8 @@ class Members:
         command = ["invite", token.id, token.public_key(), plain_name(name), math.ceil(ttl_s), sources]
         administer(self._host, command, author, reason)
         return token
+
+    ainvite = twin(invite)
 
     def _sources(self, name: str, addresses: Sequence[str]) -> list_[str]:
         found = list_(addresses)
@@ -154,6 +167,8 @@ class Members:
             return member
         return member
 
+    aremove = twin(remove)
+
     def replace(
         self,
         old: str,
@@ -180,6 +195,8 @@ class Members:
         while _is_renewing(read(self._host)) and time.monotonic() < end:
             threading.Event().wait(LOOK_SECONDS)
         return self.invite(new, ttl_s, addresses=addresses, reason=reason, author=author)
+
+    areplace = twin(replace)
 
     def move(
         self,
@@ -212,6 +229,8 @@ class Members:
                     raise
             threading.Event().wait(LOOK_SECONDS)
 
+    amove = twin(move)
+
 
 def _is_renewing(view: View) -> bool:
     """Whether a generation without a removed member is under way, or about to begin."""
@@ -231,6 +250,10 @@ class Tokens:
         """All that are remembered: open, used, revoked, and expired for less than a day."""
         return self._host.query(MACHINE, lambda rows, time: tables.invitations(rows))
 
+    alist = twin(list)  # noqa: A003
+
     def revoke(self, token_id: str, *, reason: str = "", author: str = "") -> None:
         """Make a token worthless. Raises `Rejected` when it is unknown or was used."""
         administer(self._host, ["revoke", token_id], author, reason)
+
+    arevoke = twin(revoke)

@@ -24,6 +24,7 @@ from raftcluster.codec import Value
 from raftcluster.errors import Unavailable
 from raftcluster.host import Host
 from raftcluster.transport.certificates import Token, certificate_hash, fingerprint, request_fingerprint, validity
+from raftcluster.twins import twin
 
 WAIT_SECONDS: Final = 60.0
 """More than all deadlines of a generation together."""
@@ -122,6 +123,8 @@ class Certs:
             facts.cluster_id, active.number, root_hash, active.root, rows, view.pending, asleep, is_due(view), table
         )
 
+    ashow = twin(show)
+
     def rotate(self, *, exclude: Sequence[str] = (), reason: str = "", author: str = "") -> int:
         """Begin a new hierarchy, without the members `exclude` (names or ids); the result is its number. Returns at once:
         `wait` or `show` tells how far it is.
@@ -138,6 +141,8 @@ class Certs:
             ids.append(member.node_id)
         return int(administer(self._host, ["rotate", str(uuid.uuid4()), ids, True], author, reason))
 
+    arotate = twin(rotate)
+
     def abort(self, *, reason: str = "", author: str = "") -> int:
         """Give up the generation under way, until it is minted; the result is its number. Raises `Rejected`."""
         pending = read(self._host).pending
@@ -147,6 +152,8 @@ class Certs:
         command = ["abort", pending.number, f"an administrator has asked for it{why}"]
         administer(self._host, command, author, reason)
         return pending.number
+
+    aabort = twin(abort)
 
     def wait(self, number: int, *, seconds: float = WAIT_SECONDS) -> None:
         """Return when this generation is in force. Raises `Rejected` (`aborted`) when it was given up, saying why, and
@@ -168,11 +175,15 @@ class Certs:
             threading.Event().wait(LOOK_SECONDS)
         raise Unavailable(f"generation {number} is not in force after {seconds:g} s", remedy="raftcluster certs show")
 
+    await_ = twin(wait)
+
     def verify(self) -> Report:
         """What `verification.verify` finds in this node's directory. Raises nothing that it reports."""
         if self._directory is None:
             raise rejected("no-directory", "this node has no directory here")
         return verify(self._directory)
+
+    averify = twin(verify)
 
     def export(self, request: Value, *, reason: str = "", author: str = "") -> dict[str, Value]:
         """Let in the host that made this request file (see `carried.request`); the result is what to carry back to it.
@@ -206,6 +217,8 @@ class Certs:
         command = ["begin", str(uuid.uuid4()), joiner.command(token.id)]
         number = self._admission.begin(attributed(command, author, self._host.name, reason), told)
         return self._admission.bundle(joiner.node_id, number, [pin], told).message()
+
+    aexport = twin(export)
 
 
 def _difference(ours: Mapping[str, int], theirs: Mapping[str, int]) -> str:

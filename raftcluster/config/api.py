@@ -65,6 +65,7 @@ from raftcluster.errors import Rejected, Unavailable
 from raftcluster.host import Consistency, Host
 from raftcluster.iteration import Followers
 from raftcluster.machine import ReadTables
+from raftcluster.twins import twin
 
 
 class Config:
@@ -100,6 +101,8 @@ class Config:
         conditions = [] if expect_revision is None else [[key, "revision", expect_revision]]
         return self.transact(conditions, [["set", key, value]], reason=reason, author=author, deadline=deadline)
 
+    aset = twin(set)  # noqa: A003
+
     def delete(
         self,
         key: str,
@@ -117,6 +120,8 @@ class Config:
         key = _at(node, key)
         conditions = [] if expect_revision is None else [[key, "revision", expect_revision]]
         return self.transact(conditions, [["delete", key]], reason=reason, author=author, deadline=deadline)
+
+    adelete = twin(delete)
 
     def transact(
         self,
@@ -152,6 +157,8 @@ class Config:
             except Rejected as error:
                 if error.code != BlobMissing.code:  # else somebody was the last to refer to it, a moment ago
                     raise named(error) from error
+
+    atransact = twin(transact)
 
     def _compared(self, conditions: Sequence[Sequence[Value]]) -> list[list[Value]]:
         """`conditions` as they are proposed. A large value is compared here, and stands for its revision then."""
@@ -189,13 +196,19 @@ class Config:
         except Rejected as error:
             raise named(error) from error
 
+    aregister = twin(register)
+
     def load(self, prefix: str, *, node: str | None = None, consistency: Consistency = "local") -> Any:
         """The registered type of `prefix` with what applies on this node, or on `node`, and its defaults for the rest."""
         return self._typed.load(prefix, self._host.name if node is None else node, consistency)
 
+    aload = twin(load)
+
     def schemas(self, *, consistency: Consistency = "local") -> list[Schema]:
         """What was registered, by prefix."""
         return self._typed.schemas(consistency)
+
+    aschemas = twin(schemas)
 
     def apply(self, prefix: str, apply: Apply) -> None:
         """Have `apply(values, revision)` called with all values that apply on this node below `prefix`, by key: soon, and
@@ -207,15 +220,21 @@ class Config:
         """How far each node that applies anything (`apply`) has come, and why no farther."""
         return self._host.query(NAME, lambda tables, _: read_reports(tables), consistency=consistency)
 
+    areports = twin(reports)
+
     def log(self, prefix: str = "", *, limit: int = 100, before: int | None = None) -> list[Entry]:
         """The newest `limit` changes of keys with `prefix`, newest first; with `before` those of earlier revisions. What was
         changed by one revision is never parted, so there may be more: go on before the last one's revision."""
         return self._past.log(prefix, limit, before)
 
+    alog = twin(log)
+
     def verify(self) -> Proof:
         """Whether all that this node has of the configuration's past is what it was: each change is bound to the one before
         by its digest (`config.chain`). `Proof.digest` is the same on every node at the same revision."""
         return self._past.verify()
+
+    averify = twin(verify)
 
     def revision_at(self, moment: float) -> int:
         """The newest revision that was made until `moment`, seconds since the epoch in cluster time. Raises `Forgotten` when
@@ -224,13 +243,19 @@ class Config:
             raise Rejected(f"{moment!r:.40} is no time", subject="time", remedy="seconds since 1970")
         return self._past.revision_at(math.floor(moment * 1000))
 
+    arevision_at = twin(revision_at)
+
     def at(self, revision: int, prefix: str = "") -> dict[str, Entry]:
         """What was set at `revision`, by key. Raises `Forgotten` when that is no longer kept."""
         return self._past.at(revision, prefix)
 
+    aat = twin(at)
+
     def diff(self, first: int, second: int | None = None, prefix: str = "") -> list[Difference]:
         """The keys whose values are not the same at two revisions; `second` is the newest by default."""
         return self._past.diff(first, second, prefix)
+
+    adiff = twin(diff)
 
     def rollback(
         self,
@@ -248,12 +273,16 @@ class Config:
             return 0
         return self.transact(conditions, changes, reason=reason, author=author, deadline=deadline)
 
+    arollback = twin(rollback)
+
     def get(self, key: str, default: Value = None, *, consistency: Consistency = "local") -> Value:
         """What `key` is on this node: its override, else the cluster's value, else `default`."""
         if is_local(key):
             return self.local.get(key, default)
         entry = self.effective(key, consistency=consistency)
         return default if entry is None else entry.value
+
+    aget = twin(get)
 
     def effective(self, key: str, *, node: str | None = None, consistency: Consistency = "local") -> Entry | None:
         """What applies on `node` (a name; by default this one); `Entry.key` tells an override from the cluster's value."""
@@ -265,10 +294,14 @@ class Config:
 
         return self._host.query(NAME, read, consistency=consistency)
 
+    aeffective = twin(effective)
+
     def entry(self, key: str, *, consistency: Consistency = "local") -> Entry | None:
         """The cluster's value of `key` with its revision, author, reason, node and time."""
         check_key(key)
         return self._host.query(NAME, lambda tables, _: read_entry(tables, key), consistency=consistency)
+
+    aentry = twin(entry)
 
     def history(
         self, key: str, limit: int = limits.HISTORY_REVISIONS, *, consistency: Consistency = "local"
@@ -276,6 +309,8 @@ class Config:
         """The newest `limit` versions of `key`, newest first; `deleted` is true where it was removed."""
         check_key(key)
         return self._host.query(NAME, lambda tables, _: read_history(tables, key, limit), consistency=consistency)
+
+    ahistory = twin(history)
 
     def keys(self, prefix: str = "", *, consistency: Consistency = "local") -> list[str]:
         """All keys that begin with `prefix`, in order: the cluster's and all overrides, or below `local/` this node's.
@@ -293,9 +328,13 @@ class Config:
             if len(page) < limits.SCAN_ROWS:
                 return found
 
+    akeys = twin(keys)
+
     def revision(self, *, consistency: Consistency = "local") -> int:
         """The revision of the newest change of any key; 0 when there was none."""
         return self._host.query(NAME, lambda tables, _: read_revision(tables), consistency=consistency)
+
+    arevision = twin(revision)
 
     def watch(self, prefix: str = "", since: int | None = None) -> Watch:
         """Every change of keys that begin with `prefix`, in order, once, after revision `since` (default: from now on).

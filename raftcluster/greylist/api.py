@@ -43,6 +43,7 @@ from raftcluster.greylist.settings import Settings, check_names
 from raftcluster.greylist.verdict import Verdict
 from raftcluster.host import Consistency, GlanceHost
 from raftcluster.machine import ReadTables
+from raftcluster.twins import twin
 
 API: Final = "api"  # who asks, in the log
 Decided = Callable[[Asked, Verdict, str], None]
@@ -193,6 +194,8 @@ class Greylist:
         explanation["alone_first_seen_ms"] = None if kept is None else kept.record.first
         return explanation
 
+    aexplain = twin(explain)
+
     def stats(self, *, consistency: Consistency = "local") -> dict[str, Value]:
         """Counts since the cluster was made: records, clients whose passes are counted and those of them that are allowed, and
         per node checks deferred, passed, passed for the first time, passed because their client is allowed.
@@ -225,13 +228,19 @@ class Greylist:
             "exempt": exempt,
         }
 
+    astats = twin(stats)
+
     def settings(self, *, consistency: Consistency = "local") -> Settings:
         """The settings of the cluster."""
         return self._decider.read(consistency).settings
 
+    asettings = twin(settings)
+
     def settings_revision(self, *, consistency: Consistency = "local") -> int:
         """How often they were changed."""
         return self._decider.read(consistency).revision
+
+    asettings_revision = twin(settings_revision)
 
     @property
     def known_settings(self) -> Settings:
@@ -257,12 +266,16 @@ class Greylist:
         revision: int = self._host.propose(NAME, command, deadline=deadline)
         return revision
 
+    aconfigure = twin(configure)
+
     def settings_history(self, limit: int = limits.SCAN_ROWS) -> list[dict[str, Value]]:
         """The newest changes of settings, newest first: revision, changes, author, reason, time_ms, node."""
         rows = self._host.query(NAME, lambda tables, _: read_settings_history(tables, limit))
         return [
             dict(zip(("revision", "changes", "author", "reason", "time_ms", "node"), row, strict=True)) for row in rows
         ]
+
+    asettings_history = twin(settings_history)
 
     def close(self) -> None:
         """End what decides alone. Idempotent."""

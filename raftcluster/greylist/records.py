@@ -28,6 +28,7 @@ from raftcluster.greylist.settings import Settings
 from raftcluster.greylist.transfer import exported, loaded
 from raftcluster.host import Consistency, Host
 from raftcluster.machine import ReadTables
+from raftcluster.twins import twin
 
 LOOK_ROWS: Final = 250  # read at once: checks wait so long, about a millisecond
 PAGE_BYTES: Final = 1 * limits.MIB  # of packed records in a page
@@ -42,6 +43,7 @@ class Records:
 
     def show(
         self,
+        /,
         *,
         after: str = "",
         limit: int = limits.SCAN_ROWS,
@@ -64,6 +66,8 @@ class Records:
             after = page["next"]
             if not after or len(found) == limit:
                 return {"records": found, "next": after}
+
+    ashow = twin(show)
 
     def page(
         self,
@@ -95,8 +99,10 @@ class Records:
 
         return self._host.query(NAME, read, consistency=consistency)
 
+    apage = twin(page)
+
     def forget(
-        self, *, author: str = "", reason: str = "", deadline: float = SWEEP_SECONDS, **named: str | None
+        self, /, *, author: str = "", reason: str = "", deadline: float = SWEEP_SECONDS, **named: str | None
     ) -> dict[str, Value]:
         """Forget the records that are named as for `show`; with an address as client, sender and recipient that one triplet.
 
@@ -118,6 +124,8 @@ class Records:
                 )
             self._host.propose(NAME, ["sweep"], deadline=limits.CALL_SECONDS)
 
+    aforget = twin(forget)
+
     def header(self) -> dict[str, Value]:
         """What an export begins with."""
 
@@ -127,6 +135,8 @@ class Records:
 
         return self._host.query(NAME, read)
 
+    aheader = twin(header)
+
     def export(self, form: Format = "jsonl") -> Iterator[str]:
         """The lines of a file with all living records: see `exchange`."""
         return exported(self.header(), self.page, form)
@@ -135,15 +145,21 @@ class Records:
         """Import a file that `export` wrote: see `loaded`."""
         return loaded(path, self.header(), self.put, author, reason)
 
+    aload = twin(load)
+
     def put(self, rows: list[list[Value]], why: list[Value] | None = None) -> list[int]:
         """Join records with those that there are, up to 500 of [key, 0, record]: how many were joined, had expired, were
         forgotten. `why`, with the first ones of a file: [what it is, author, reason]."""
         told = None if why is None else [why[0], why[1], self._host.name, why[2]]
         return self._host.propose(NAME, ["import", rows, told])  # type: ignore[no-any-return]
 
+    aput = twin(put)
+
     def acts(self, *, after: int = 0, limit: int = limits.SCAN_ROWS) -> list[Act]:
         """Up to `limit` of what was forgotten and imported, behind the number `after`: who, when, from where, why."""
         return self._host.query(NAME, lambda tables, _: read_acts(tables, after, limit))
+
+    aacts = twin(acts)
 
     def _meant(self, named: dict[str, str | None]) -> Selection:
         client, sender, recipient = (named.get(name) for name in ("client", "sender", "recipient"))

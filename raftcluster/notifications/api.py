@@ -42,6 +42,7 @@ from raftcluster.notifications.rules import (
     check_ttl,
 )
 from raftcluster.notifications.subscription import AsyncSubscription, Stream, Subscription
+from raftcluster.twins import twin
 
 
 class Notifications:
@@ -135,11 +136,15 @@ class Notifications:
         check_consumer(consumer)
         return self._host.query(NAME, lambda t, _: read_cursor(t, consumer), consistency=consistency)
 
+    acursor = twin(cursor)
+
     def advance(self, consumer: str, position: int) -> None:
         """`consumer` has handled everything up to `position`; it never goes back. For who reads without a subscription."""
         check_consumer(consumer)
         check_position(position)
         self._host.propose(NAME, ["advance", consumer, position])
+
+    aadvance = twin(advance)
 
     def seek(self, consumer: str, position: int) -> None:
         """Have the next subscription of `consumer` begin after `position`, wherever it was."""
@@ -147,14 +152,20 @@ class Notifications:
         check_position(position)
         self._host.propose(NAME, ["seek", consumer, position])
 
+    aseek = twin(seek)
+
     def forget(self, consumer: str) -> bool:
         """Remember nothing of `consumer` any more; whether it was known."""
         check_consumer(consumer)
         return bool(self._host.propose(NAME, ["forget", consumer]))
 
+    aforget = twin(forget)
+
     def last(self, *, consistency: Consistency = "local") -> int:
         """The newest position; 0 when there was none."""
         return self._host.query(NAME, lambda tables, _: read_last(tables), consistency=consistency)
+
+    alast = twin(last)
 
     def close(self) -> None:
         """End all subscriptions. Idempotent; `Node.close` does it."""

@@ -61,6 +61,7 @@ from raftcluster.quarantine.rules import (
     check_key,
     of_kind,
 )
+from raftcluster.twins import twin
 
 log = logging.getLogger("raftcluster.quarantine")
 
@@ -164,6 +165,8 @@ class Quarantine:
         """An id that nobody can guess, later ones greater: for whoever wants to know it before the capture, or may repeat that."""
         return self._id(self._host.query(NAME, _time))
 
+    anew_id = twin(new_id)
+
     def capture(
         self,
         envelope: Envelope,
@@ -219,11 +222,7 @@ class Quarantine:
         found, last = self._query(partial(page, most=most), consistency)
         return Listing([_summary(each) for each in found], last.hex())
 
-    async def alist(
-        self, *, after: str = "", limit: int = limits.QUARANTINE_PAGE, consistency: Consistency = "local"
-    ) -> Listing:
-        """`list` from asyncio."""
-        return await asyncio.to_thread(self.list, after=after, limit=limit, consistency=consistency)
+    alist = twin(list)  # noqa: A003
 
     def show(self, id: str, *, consistency: Consistency = "local") -> Details:
         """All that is known of one message. Raises `UnknownMessage`."""
@@ -252,15 +251,15 @@ class Quarantine:
             [_standing(*each) for each in zip(envelope.recipients, releases, strict=True)],
         )
 
-    async def ashow(self, id: str, *, consistency: Consistency = "local") -> Details:
-        """`show` from asyncio."""
-        return await asyncio.to_thread(self.show, id, consistency=consistency)
+    ashow = twin(show)
 
     def usage(self, *, consistency: Consistency = "local") -> dict[str, int]:
         """How many messages are kept, with how many bytes of envelopes, and how many may be."""
         messages, size = self._query(lambda tables, _: read_usage(tables), consistency)
         most, most_bytes = limits.QUARANTINE_MESSAGES, limits.QUARANTINE_BYTES
         return {"messages": messages, "bytes": size, "messages_limit": most, "bytes_limit": most_bytes}
+
+    ausage = twin(usage)
 
     def release(
         self,
@@ -310,21 +309,13 @@ class Quarantine:
         )
         return _standing(recipient, release)
 
-    async def arelease(
-        self,
-        id: str,
-        number: int,
-        *,
-        author: str = "",
-        claim: float = limits.QUARANTINE_CLAIM_SECONDS,
-        deadline: float = limits.CALL_SECONDS,
-    ) -> Standing:
-        """`release` from asyncio."""
-        return await asyncio.to_thread(self.release, id, number, author=author, claim=claim, deadline=deadline)
+    arelease = twin(release)
 
     def discard(self, id: str, *, author: str = "", deadline: float = limits.CALL_SECONDS) -> bool:
         """Forget a message, for ever and everywhere; whether it was there. The product removes what it keeps itself."""
         return bool(self._propose(["discard", _ident(id), author, self._host.name], deadline=deadline))
+
+    adiscard = twin(discard)
 
     def close(self) -> None:
         """Wait for nobody any more. Idempotent; `Node.close` does it."""

@@ -25,6 +25,7 @@ from raftcluster.greylist.lists.rules import Entry, Question, check_effect, list
 from raftcluster.greylist.rules import normal_recipient, normal_sender
 from raftcluster.host import Consistency, Host
 from raftcluster.machine import ReadTables
+from raftcluster.twins import twin
 
 CLOCK_SECONDS: Final = 60.0  # within it the node's clock and the cluster's differ by 3 s at most (limits.CLOCK_SLEW)
 READ_SECONDS: Final = 0.2  # a check waits no longer for the lists than this ...
@@ -73,6 +74,8 @@ class Lists:
         entry = {"effect": effect, "kind": kind, "pattern": pattern, "comment": comment, "lifetime": lifetime}
         return self.add_all([entry], author=author, reason=reason, replace=replace, deadline=deadline)
 
+    aadd = twin(add)
+
     def add_all(
         self,
         entries: Iterable[Mapping[str, Value]],
@@ -85,6 +88,8 @@ class Lists:
         """Add up to 500 entries, all or none: `effect`, `kind`, `pattern`, and if wanted `comment`, `lifetime`."""
         command = ["add", [_item(entry) for entry in entries], author, self._host.name, reason, replace]
         return self._change(command, deadline)
+
+    aadd_all = twin(add_all)
 
     def remove(
         self,
@@ -101,9 +106,13 @@ class Lists:
         items = [[list_of(effect), kind, normal_pattern(kind, pattern)]]
         return self._change(["remove", items, author, self._host.name, reason], deadline)
 
+    aremove = twin(remove)
+
     def changes(self, *, after: int = 0, limit: int = limits.SCAN_ROWS) -> list[Change]:
         """Up to `limit` changes of the lists behind the revision `after`, in order: who, when, from where, why."""
         return self._host.query(NAME, lambda tables, _: read_changes(tables, after, limit))
+
+    achanges = twin(changes)
 
     def show(
         self, *, after: str = "", limit: int = limits.SCAN_ROWS, consistency: Consistency = "local"
@@ -119,6 +128,8 @@ class Lists:
         entries, reached, now = self._host.query(NAME, read, consistency=consistency)
         more = reached.decode() if len(entries) == limit else ""
         return {"entries": [_shown(entry, now) for entry in entries], "next": more}
+
+    ashow = twin(show)
 
     def test(
         self,
@@ -136,6 +147,8 @@ class Lists:
         ruling = Book(entries, now).rule(question, opted_in_only)
         judged = sorted((judge(entry, question, ruling, now) for entry in entries), key=_interest)
         return {"rule": ruling.rule, "entries": [_told(each, now) for each in judged]}
+
+    atest = twin(test)
 
     def ruling(
         self,
