@@ -6,6 +6,7 @@ import queue
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -104,5 +105,6 @@ class Child:
             self._reader.join(STOP_SECONDS)
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
-                pipe.close()
+                with suppress(BrokenPipeError):  # nobody reads what was not written yet
+                    pipe.close()
         return int(self.process.returncode)

@@ -2,6 +2,8 @@
 
     ./run chaos [--seconds S] [--long] [--nodes 3|4|5] [--seed N] [--only FAULT ...]
     ./run chaos --failover N [--nodes 3|4|5] [--seed N]     kill -9 of the leader, N times: how long nobody is answered
+    ./run chaos --matrix [--nodes 3|4|5]        exact timing at all pairs of nodes, whatever happens to the leader meanwhile
+    ./run chaos --kills N [--nodes 3|4|5] [--seed N]        kill -9 of the leader, N times, while checks are counted
     ./run chaos --power [--long] [--seconds S] [--seed N]   loss of power at every moment, on disks that forget
 
 A short run (60 s at least) injects every kind of fault once; a member joins and leaves again, a node is away until only a
@@ -25,9 +27,11 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.campaign import Plan, campaign
+from tests.chaos.counting import counting
 from tests.chaos.failover import failover
 from tests.chaos.faults import KINDS
 from tests.chaos.power import power
+from tests.chaos.timing import matrix
 
 SECONDS = 60.0
 LONG_SECONDS = 600.0
@@ -55,6 +59,8 @@ def main() -> int:
         "--only", action="append", default=[], metavar="FAULT", choices=names, help=", ".join(names).replace("%", "%%")
     )
     parser.add_argument("--failover", type=int, metavar="N", help="only kill leaders, N times; see `failover`")
+    parser.add_argument("--matrix", action="store_true", help="only the exact timing of waits; see `timing`")
+    parser.add_argument("--kills", type=int, metavar="N", help="only count, and kill leaders, N times; see `counting`")
     parser.add_argument("--power", action="store_true", help="only loss of power; see `power`")
     wanted = parser.parse_args()
     if os.geteuid() != 0:
@@ -63,13 +69,18 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave every `with` on the way
     seconds = wanted.seconds or (LONG_SECONDS if wanted.long else SECONDS)
     plan = Plan(wanted.seed, wanted.nodes, seconds, wanted.long, wanted.only)
-    length = f"{wanted.failover} leaders killed" if wanted.failover else f"{seconds:g} s"
+    kills = wanted.failover or wanted.kills
+    length = f"{kills} leaders killed" if kills else "exact timing" if wanted.matrix else f"{seconds:g} s"
     print(f"chaos: seed {wanted.seed}, {wanted.nodes} nodes, {length}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="raftcluster-chaos-"))
     good = False
     try:
         if wanted.failover:
             good = failover(directory, wanted.seed, wanted.nodes, wanted.failover)
+        elif wanted.matrix:
+            good = matrix(directory, wanted.seed, wanted.nodes)
+        elif wanted.kills:
+            good = counting(directory, wanted.seed, wanted.nodes, wanted.kills)
         elif wanted.power:
             good = power(directory, wanted.seed, seconds)
         else:

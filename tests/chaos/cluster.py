@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -38,8 +38,19 @@ class Cluster:
     Not thread-safe.
     """
 
-    def __init__(self, size: int, directory: Path, seed: int, *, faulty_disks: bool = True) -> None:
+    def __init__(
+        self,
+        size: int,
+        directory: Path,
+        seed: int,
+        *,
+        faulty_disks: bool = True,
+        load: bool = True,
+        settings: Mapping[str, Any] = SETTINGS,
+    ) -> None:
+        """`load`: whether the recorded clients work on all nodes. `settings` are the greylist's."""
         self.seed = seed
+        self._load, self._settings = load, settings
         self.random = Random(f"faults {seed}")
         self.losses: list[Loss] = []
         """Leaders that a fault has taken away."""
@@ -82,12 +93,13 @@ class Cluster:
         first.launch()
         first.ask("init", first.address, PORT)
         first.open()
-        self.retried(lambda: first.ask("configure", SETTINGS), "the settings")
+        self.retried(lambda: first.ask("configure", self._settings), "the settings")
         for node in others:
             self.admit(node)
         eventually(self.settled, START_SECONDS, "the cluster is complete")
-        for node in self.nodes:
-            node.ask("load", self.seed)
+        if self._load:
+            for node in self.nodes:
+                node.ask("load", self.seed)
 
     def admit(self, node: NodeProcess) -> None:
         """Have it join and open; returns when it votes."""

@@ -12,11 +12,13 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import raftcluster
-from raftcluster import Node
+from raftcluster import Node, Verdict
 from raftcluster.builtin import all_machines
 from raftcluster.errors import RaftclusterError, Unavailable
 from raftcluster.machine import ReadTables
@@ -79,6 +81,29 @@ class Driver:
         self._clients = [kind(name, self.node, self._recorder, seed) for name, kind in CLIENTS.items()]
         for client in self._clients:
             client.start()
+
+    def checks(self, asked: list[dict[str, Any]]) -> list[Any]:
+        """Check all of them at once: [action, reason, whether it is degraded] of each, in order."""
+        told: SimpleQueue[tuple[int, Verdict | None]] = SimpleQueue()
+
+        def tell(number: int, verdict: Verdict | None, _: RaftclusterError | None) -> None:
+            told.put((number, verdict))
+
+        for number, each in enumerate(asked):
+            self.node.greylist.submit(partial(tell, number), **each)
+        found = dict(told.get() for _ in asked)
+        verdicts = [found[number] for number in range(len(asked))]
+        return [[each.action, each.reason, each.degraded] if each else ["", "", True] for each in verdicts]
+
+    def totals(self) -> dict[str, int]:
+        """What the counters of all nodes say together."""
+        nodes = self.node.greylist.stats(consistency="linearizable")["nodes"].values()
+        return {name: sum(counts[name] for counts in nodes) for name in ("deferred", "passed")}
+
+    def seen(self, asked: dict[str, Any]) -> dict[str, int]:
+        """What the record of a triplet has counted."""
+        seen = self.node.greylist.explain(**asked, consistency="linearizable")["seen_by"]
+        return {name: sum(counts[name] for counts in seen) for name in ("deferred", "passed")}
 
     def quiet(self) -> None:
         """Stop the clients; each may finish what it does."""

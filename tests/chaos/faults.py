@@ -16,6 +16,7 @@ from tests.chaos.volumes import FaultyVolume
 from tests.helpers import eventually
 
 FELT_SECONDS = 90.0
+DAY_SECONDS = 86400.0
 STEP_DOWN_SECONDS = 60.0
 SLOW_SECONDS = (0.05, 0.2, 0.5)
 
@@ -157,17 +158,18 @@ def clock(offset: str, seconds: float) -> Fault:
     def wrong(cluster: Cluster) -> Iterator[None]:
         node = cluster.random.choice(cluster.nodes)
         node.set_clock(offset)
-        eventually(lambda: _off_by(node, seconds), FELT_SECONDS, f"the clock of {node.name} is off by {offset}")
+        eventually(lambda: off_by(node, seconds), FELT_SECONDS, f"the clock of {node.name} is off by {offset}")
         if cluster.random.random() < 0.5:
             _try_to_lead(cluster, node)
         yield
         node.set_clock("+0")
-        eventually(lambda: _off_by(node, 0), FELT_SECONDS, f"the clock of {node.name} is right")
+        eventually(lambda: off_by(node, 0), FELT_SECONDS, f"the clock of {node.name} is right")
 
     return wrong
 
 
-def _off_by(node: NodeProcess, seconds: float) -> bool:
+def off_by(node: NodeProcess, seconds: float) -> bool:
+    """Whether its wall clock is wrong by so much."""
     return abs(float(node.ask("wall")) - time.time() - seconds) < 60
 
 
@@ -311,8 +313,8 @@ KINDS = (
     Kind("delay with jitter", delay, (2, 3), (5, 15)),
     Kind("clock +1 h", clock("+1h", 3600), (1, 2), (3, 10)),
     Kind("clock -1 h", clock("-1h", -3600), (1, 2), (3, 10)),
-    Kind("clock +1 d", clock("+1d", 86400), (1, 2), (3, 10)),
-    Kind("clock -1 d", clock("-1d", -86400), (1, 2), (3, 10)),
+    Kind("clock +1 d", clock("+1d", DAY_SECONDS), (1, 2), (3, 10)),
+    Kind("clock -1 d", clock("-1d", -DAY_SECONDS), (1, 2), (3, 10)),
     Kind("disk full", full, (0.5, 1.5), (2, 10)),
     Kind("fsync EIO", fsync_error, (0.2, 0.5), (1, 5)),
     Kind("slow disk", slow_disk, (1.5, 2.5), (3, 15)),

@@ -124,6 +124,12 @@ class NodeProcess:
         self._network.kill_all(self.number)
         self.running = self.paused = False
 
+    def strike(self) -> None:
+        """SIGKILL to the node alone, from any thread; whoever asks it next finds out, and must `kill` it."""
+        assert self._child is not None
+        with suppress(ProcessLookupError):
+            os.kill(self._child.process.pid, signal.SIGKILL)
+
     def pause(self) -> None:
         """SIGSTOP; returns when the kernel says that it stands still."""
         self._signal(signal.SIGSTOP, psutil.STATUS_STOPPED, True)
