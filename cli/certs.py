@@ -9,7 +9,7 @@ import click
 
 import raftcluster
 from raftcluster.cli import output
-from raftcluster.cli.cluster import advertise_option, firewall_option, listen_option, name_option
+from raftcluster.cli.cluster import advertise_option, firewall_option, listen_option, name_option, realm_option
 from raftcluster.cli.context import Commands, Context, author, json_option, reason_option
 
 file_argument = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
@@ -69,6 +69,7 @@ def verify(obj: Context, as_json: bool) -> None:
 @name_option
 @listen_option
 @advertise_option
+@realm_option
 @firewall_option
 @json_option
 @click.pass_obj
@@ -78,12 +79,13 @@ def request(
     node_name: str,
     listen: tuple[str, int],
     advertise: tuple[str, int] | None,
+    realm: str | None,
     no_firewall: bool,
     as_json: bool,
 ) -> None:
     """Join without a network path, step 1: make this node's key and write its request to FILE. Carry it to a member."""
     made = raftcluster.request_certificate(
-        obj.directory, file, node=node_name, listen=listen, advertise=advertise, firewall=not no_firewall
+        obj.directory, file, node=node_name, listen=listen, advertise=advertise, realm=realm, firewall=not no_firewall
     )
     found = {"node_id": made.node_id, "name": made.name, "file": str(file)}
     output.as_json(found) if as_json else click.echo(f"on a member: raftcluster certs export --request {file} DIR")

@@ -46,6 +46,12 @@ firewall_option = click.option(
     help="Go on without closing the port to strangers (nftables); without it nft and root are needed.",
 )
 
+realm_option = click.option(
+    "--realm",
+    help="The trust realm, where none is to be detected.",
+    show_default="where this host is enrolled, or standalone",
+)
+
 
 @click.command()
 @click.option("--name", required=True, help="The cluster's name, for people.")
@@ -53,6 +59,7 @@ firewall_option = click.option(
 @listen_option
 @advertise_option
 @click.option("--lab", is_flag=True, help="A cluster for trying out: waits below a minute are allowed.")
+@realm_option
 @firewall_option
 @reason_option
 @json_option
@@ -64,6 +71,7 @@ def init(
     listen: tuple[str, int],
     advertise: tuple[str, int] | None,
     lab: bool,
+    realm: str | None,
     no_firewall: bool,
     reason: str,
     as_json: bool,
@@ -76,6 +84,7 @@ def init(
         listen=listen,
         advertise=advertise,
         lab=lab,
+        realm=realm,
         firewall=not no_firewall,
         reason=reason,
         author=author(),
@@ -105,6 +114,7 @@ def invite(obj: Context, name: str, ttl: float, addresses: tuple[str, ...], reas
 @name_option
 @listen_option
 @advertise_option
+@realm_option
 @firewall_option
 @reason_option
 @json_option
@@ -115,6 +125,7 @@ def join(
     node_name: str,
     listen: tuple[str, int],
     advertise: tuple[str, int] | None,
+    realm: str | None,
     no_firewall: bool,
     reason: str,
     as_json: bool,
@@ -131,6 +142,7 @@ def join(
         node=node_name,
         listen=listen,
         advertise=advertise,
+        realm=realm,
         firewall=not no_firewall,
         reason=reason,
         progress=lambda step: click.echo(step, err=True),

@@ -16,6 +16,7 @@ from raftcluster.cli.cluster import init, invite, join, status, transfer
 from raftcluster.cli.config import config
 from raftcluster.cli.context import DIRECTORY, Commands, Context, json_option
 from raftcluster.cli.destroy import destroy
+from raftcluster.cli.discovery import add, discover, preflight
 from raftcluster.cli.events import events
 from raftcluster.cli.greylist import greylist
 from raftcluster.cli.lease import lease
@@ -80,6 +81,9 @@ for command in (
     init,
     serve,
     artefact,
+    discover,
+    add,
+    preflight,
     invite,
     join,
     members,

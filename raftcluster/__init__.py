@@ -17,10 +17,12 @@ from raftcluster.errors import (
     AddressInUse,
     BackupDamaged,
     BackupForeign,
+    ChecksFailed,
     Damaged,
     DataVersion,
     LinkRefused,
     MissingPrivilege,
+    MixedRealms,
     NotRunning,
     OtherCluster,
     OutcomeUnknown,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from raftcluster import backup
     from raftcluster.cluster.moving import readdress
     from raftcluster.config.api import Config
+    from raftcluster.discovery.candidate import Candidate, Survey
+    from raftcluster.discovery.checked import Checked
     from raftcluster.ending import bury
     from raftcluster.entry import (
         import_bundle,
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
         verify_certificates,
         write_bundle,
     )
+    from raftcluster.finding import Wanted, browse, discover, examine, known_hosts
     from raftcluster.greylist.api import Greylist
     from raftcluster.greylist.verdict import Verdict
     from raftcluster.history import read_events
@@ -61,10 +66,12 @@ if TYPE_CHECKING:
     from raftcluster.notifications.api import Notifications
     from raftcluster.notifications.machine import Notification
     from raftcluster.offline import scrub, verify_config
+    from raftcluster.preflight.report import Report
     from raftcluster.pushing import Artefact, artefact, installed_artefact
     from raftcluster.quarantine.api import Quarantine
     from raftcluster.quarantine.delivery import SmtpDelivery
     from raftcluster.quarantine.envelope import Envelope
+    from raftcluster.remote.ssh import Login
     from raftcluster.request_ids import once
     from raftcluster.service import Service
     from raftcluster.workers.client import Worker
@@ -75,6 +82,9 @@ __all__ = [
     "Artefact",
     "BackupDamaged",
     "BackupForeign",
+    "Candidate",
+    "Checked",
+    "ChecksFailed",
     "Config",
     "Consistency",
     "Damaged",
@@ -87,7 +97,9 @@ __all__ = [
     "LeaseLost",
     "Leases",
     "LinkRefused",
+    "Login",
     "MissingPrivilege",
+    "MixedRealms",
     "Node",
     "NotRunning",
     "Notification",
@@ -100,24 +112,31 @@ __all__ = [
     "Refusal",
     "Rejected",
     "Removed",
+    "Report",
     "Service",
     "SmtpDelivery",
     "StateMachine",
     "StorageFailed",
     "StorageFull",
     "StorageRefusal",
+    "Survey",
     "Tables",
     "Unavailable",
     "Verdict",
+    "Wanted",
     "Worker",
     "WorkerServer",
     "artefact",
     "backup",
+    "browse",
     "bury",
+    "discover",
+    "examine",
     "import_bundle",
     "init",
     "installed_artefact",
     "join",
+    "known_hosts",
     "once",
     "read_events",
     "read_logs",
@@ -141,6 +160,8 @@ def __getattr__(name: str) -> Any:
             return home
         case "bury":
             from raftcluster import ending as home
+        case "Candidate" | "Survey":
+            from raftcluster.discovery import candidate as home
         case "Config":
             from raftcluster.config import api as home
         case (
@@ -153,6 +174,14 @@ def __getattr__(name: str) -> Any:
             | "write_bundle"
         ):
             from raftcluster import entry as home
+        case "Wanted" | "browse" | "discover" | "examine" | "known_hosts":
+            from raftcluster import finding as home
+        case "Checked":
+            from raftcluster.discovery import checked as home
+        case "Report":
+            from raftcluster.preflight import report as home
+        case "Login":
+            from raftcluster.remote import ssh as home
         case "Greylist":
             from raftcluster.greylist import api as home
         case "Verdict":

@@ -23,6 +23,8 @@ from raftcluster.cluster.verification import Report
 from raftcluster.events.outlet import Outlet
 from raftcluster.firewall import preflight
 from raftcluster.machine import StateMachine
+from raftcluster.remote.probe import realm_of
+from raftcluster.remote.shell import Local
 from raftcluster.transport.certificates import Token
 
 Address = tuple[str, int]
@@ -38,6 +40,7 @@ def init(
     advertise: Address | None = None,
     lab: bool = False,
     product: str = PRODUCT,
+    realm: str | None = None,
     firewall: bool = True,
     reason: str = "",
     author: str = "",
@@ -46,7 +49,8 @@ def init(
     """Begin a cluster: make `path` the data directory of its first node. Returns the cluster's id.
 
     `cluster` and `node` are names for people; the node's must be its host name if nothing is advertised and `listen` is a
-    wildcard. `lab` allows waits below a minute. With `firewall` the running node keeps strangers from its port (an nftables
+    wildcard. `lab` allows waits below a minute. `realm` is the cluster's trust realm, which all its hosts must have: None is the
+    Kerberos realm that this host is enrolled in, as realmd or its keytab tells, and `standalone` where it is in none. With `firewall` the running node keeps strangers from its port (an nftables
     table of its own); where it listens on loopback it needs none. Without nft or the privilege that raises `Refusal` or
     `MissingPrivilege`, and nothing is changed; `firewall=False` goes on without. `progress` is told of foreign rules that
     keep the other nodes out. `author` and `reason` stand in the audit log. Raises `Rejected`, `StorageRefusal`, `Refusal`.
@@ -54,7 +58,17 @@ def init(
     reached = _advertised(node, listen, advertise)
     before = _checked(path, listen, firewall, progress)
     return create.init(
-        path, node, listen, reached, product, cluster=cluster, lab=lab, firewall=before, reason=reason, author=author
+        path,
+        node,
+        listen,
+        reached,
+        product,
+        cluster=cluster,
+        lab=lab,
+        realm=_realm(realm),
+        firewall=before,
+        reason=reason,
+        author=author,
     )
 
 
@@ -69,14 +83,15 @@ def join(
     product: str = PRODUCT,
     machines: Sequence[StateMachine] = (),
     features: Sequence[str] = (),
+    realm: str | None = None,
     firewall: bool = True,
     reason: str = "",
     progress: Callable[[str], None] = lambda text: None,
 ) -> Joined:
     """Enter the cluster of the member at `address` with a token of its `members.invite(node)`. Waits until it is done.
 
-    `machines` and `features` are the embedder's, as for `Node.open`; `firewall` is as for `init`; `reason` stands in the audit log, beside this
-    host's name and address. Asking again with the same directory and token is always safe.
+    `machines` and `features` are the embedder's, as for `Node.open`; `realm` and `firewall` are as for `init`; `reason` stands in
+    the audit log, beside this host's name and address. Asking again with the same directory and token is always safe.
     Raises `Rejected`, `Unavailable`, `LinkRefused`, `StorageRefusal`.
     """
     return joining.join(
@@ -89,6 +104,7 @@ def join(
         product=product,
         schema=schemas(all_machines(machines)),
         features=[*FEATURES, *features],
+        realm=_realm(realm),
         firewall=_checked(path, listen, firewall, progress),
         reason=reason,
         progress=progress,
@@ -105,6 +121,7 @@ def request_certificate(
     product: str = PRODUCT,
     machines: Sequence[StateMachine] = (),
     features: Sequence[str] = (),
+    realm: str | None = None,
     firewall: bool = True,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Request:
@@ -120,6 +137,7 @@ def request_certificate(
         product=product,
         machines=schemas(all_machines(machines)),
         features=[*FEATURES, *features],
+        realm=_realm(realm),
         firewall=_checked(path, listen, firewall, progress),
     )
 
@@ -174,6 +192,10 @@ def restore(
         reason=reason,
         author=author,
     )
+
+
+def _realm(declared: str | None) -> str:
+    return realm_of(Local()) if declared is None else declared
 
 
 def _checked(

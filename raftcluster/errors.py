@@ -147,6 +147,20 @@ class OtherCluster(LinkRefused):
     exit_code = 15
 
 
+class ChecksFailed(Refusal):
+    """Hosts are not fit to become nodes: the checks that failed are named, each with what mends it. Nothing was changed."""
+
+    code = "checks-failed"
+    exit_code = 16
+
+
+class MixedRealms(Refusal):
+    """Hosts of different trust realms were to form one cluster; the offenders are named. Nothing was changed."""
+
+    code = "mixed-realms"
+    exit_code = 16
+
+
 class FrameError(Refusal):
     """Bytes that are no frame: oversized, torn, malformed. The connection that carried them is closed."""
 

@@ -44,6 +44,7 @@ ROOMS = {
         "raftcluster.transport.subject",
         "raftcluster.twins",
     ),
+    "raftcluster.discovery": ("raftcluster.remote.", "raftcluster.transport.ports", "raftcluster.transport.sockets"),
     "raftcluster.events": (),
     "raftcluster.firewall": ("raftcluster.storage.directory",),
     "raftcluster.maillog": (
@@ -90,6 +91,14 @@ ROOMS = {
         "raftcluster.transport.sockets",
     ),
     "raftcluster.push": (),
+    "raftcluster.preflight": (
+        "raftcluster.discovery.candidate",
+        "raftcluster.discovery.checked",
+        "raftcluster.firewall.foreign",
+        "raftcluster.remote.",
+        "raftcluster.transport.sockets",
+    ),
+    "raftcluster.remote": (),
     "raftcluster.verify": ("raftcluster.storage.",),
     "raftcluster.cli": ("raftcluster", "raftcluster.control.client"),
 }
@@ -107,6 +116,7 @@ DETERMINISTIC_ROOMS = (
 
 OWNERS = {
     "click": "raftcluster.cli.",
+    "dns": "raftcluster.discovery.domain",
     "cryptography": "raftcluster.transport.certificates",
     "lmdb": "raftcluster.storage.environment",
     "msgpack": "raftcluster.codec",

@@ -170,6 +170,31 @@ def addresses(host: str) -> list[str]:
     return sorted({str(resolved[0]) for _, _, _, resolved in found})
 
 
+def name_of(address: str) -> str:
+    """The name of an address, where the name leads back to it; else empty. May wait for name servers."""
+    try:
+        name = socket.getnameinfo((address, 0), socket.NI_NAMEREQD)[0].lower().removesuffix(".")
+    except (OSError, ValueError):  # nobody knows it, or it is no address
+        return ""
+    return name if address in addresses(name) else ""
+
+
+def is_local(address: str) -> bool:
+    """Whether it is an address of this host: then it is also where packets to it would come from. Nothing is sent."""
+    return bool(address) and source(address) == address
+
+
+def source(address: str) -> str:
+    """This host's address on the way to `address`; empty when there is no way. Nothing is sent."""
+    try:
+        family, _, _, where = _resolve((address, 9))[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect(where)
+            return str(sock.getsockname()[0])
+    except OSError:  # no address, or no way there
+        return ""
+
+
 def _resolve(address: Address, flags: int = 0, type: int = socket.SOCK_STREAM) -> list[tuple[int, int, int, Any]]:
     if not 0 <= address[1] <= 0xFFFF:  # the system would take it modulo 65536
         raise OSError(errno.EINVAL, f"{text(address)} is no address")
