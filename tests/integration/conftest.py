@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
 from raftcluster.cluster import dismantling, lifecycle, reconcile
+from raftcluster.cluster.reconcile import Reconciler
 from raftcluster.seeking import Seeker
+
+
+@pytest.fixture(autouse=True, scope="session")
+def looks_often() -> Iterator[None]:
+    """Nodes of one process look every fifth of a second at what the cluster's record wants of them. What nothing wakes them for
+    waits for that look: the last step of each generation, of which every cluster that is made has some."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raftcluster.node.Reconciler", partial(Reconciler, interval_s=0.2))
+        yield
 
 
 @pytest.fixture

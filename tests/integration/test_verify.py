@@ -22,6 +22,7 @@ from raftcluster.control.server import ControlServer
 from raftcluster.errors import StorageRefusal
 from raftcluster.greylist.record import HEAD, NODE_BYTES
 from raftcluster.machine import Tables
+from raftcluster.verify import verifier
 from raftcluster.verify.report import DIFFERENT, EQUAL, SILENT, Report
 from tests.clusters import Cluster
 from tests.helpers import eventually
@@ -165,8 +166,9 @@ def flipped(value: bytes, at: int) -> bytes:
 
 
 def test_a_member_that_is_down_is_named_and_without_a_quorum_there_is_no_answer(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(verifier, "PROPOSE_SECONDS", 2.0)
     asked = next(number for number in cluster.nodes if number != cluster.leader())
     down, last = (number for number in cluster.nodes if number != asked)
     server = ControlServer(cluster.nodes[asked], tmp_path / "control.sock")
