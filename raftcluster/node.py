@@ -458,11 +458,8 @@ class Node(Logs, Verifying):
 
     def _fetch(self, peer: str) -> None:
         """Tick thread: bring the peer's snapshot on a thread of its own."""
-        threading.Thread(target=self._fetch_from, args=(peer,), name="raftcluster-fetch", daemon=True).start()
-
-    def _fetch_from(self, peer: str) -> None:
         spool, post, finish = self.directory.path / SPOOL, self._runtime.post, self._replica.snapshot_done
-        snapshots.fetch_from(self.mesh.open_stream, peer, spool, self._store, post, finish)
+        snapshots.begin_fetch(self.mesh.open_stream, peer, spool, self._store, post, finish)
 
     # ---- the end
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 
 from raftcluster.cluster.records import rejected
-from raftcluster.cluster.standing import Standing
+from raftcluster.cluster.standing import Seating, Standing
 from raftcluster.engine.membership import Change
 from raftcluster.engine.replica import Replica
 from raftcluster.errors import Unavailable
@@ -26,29 +27,31 @@ class Seats:
     def _standing(replica: Replica) -> Standing:
         return Standing(replica.journal.voters(), frozenset({replica.me, *replica.guard.linked}))
 
-    def leader(self) -> bool:
-        return self._runtime.call(lambda replica: replica.engine.is_leader)
+    def look(self, learners: Collection[str]) -> Seating:
+        """All of it in one call; `learners` are those of whom is asked whether they have caught up."""
+        return self._runtime.call(lambda replica: self._seating(replica, learners))
 
-    def led(self) -> bool:
-        return self._runtime.call(lambda replica: replica.led)
+    @staticmethod
+    def _seating(replica: Replica, learners: Collection[str]) -> Seating:
+        return Seating(
+            replica.engine.is_leader,
+            replica.led,
+            replica.journal.voters(),
+            replica.journal.change_after(replica.engine.commit_index),
+            frozenset(filter(replica.caught_up, learners)),
+        )
 
-    def voters(self) -> frozenset[str]:
+    def _voters(self) -> frozenset[str]:
         return self._runtime.call(lambda replica: replica.journal.voters())
-
-    def changing(self) -> bool:
-        return self._runtime.call(lambda replica: replica.journal.change_after(replica.engine.commit_index))
-
-    def caught_up(self, node_id: str) -> bool:
-        return self._runtime.call(lambda replica: replica.caught_up(node_id))
 
     def promote(self, node_id: str) -> None:
         """Make a learner a voter. Raises `Unavailable`."""
-        if node_id not in self.voters():
+        if node_id not in self._voters():
             self._change(Change("add", node_id))
 
     def expel(self, node_id: str) -> None:
         """Make a voter none. A leader that is to go hands over: its successor does it. Raises `Unavailable`."""
-        if node_id not in self.voters():
+        if node_id not in self._voters():
             return
         if self._runtime.call(lambda replica: replica.me == node_id and replica.leadership.transfer()):
             raise Unavailable("leadership is handed over first", subject=node_id, remedy="the next leader goes on")

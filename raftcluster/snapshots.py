@@ -18,12 +18,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from raftcluster import failpoints, heap, limits
 from raftcluster.codec import Value, pack, unpack, unpack_rows
@@ -65,6 +66,11 @@ def serve(store: TableStore, peer: str, stream: Stream) -> None:
     stream.send({"bytes": size, "sha256": total.digest()})
     heap.trim()
     log.info("sent %d rows as of entry %d to %s", rows, snapshot.index, peer)
+
+
+def begin_fetch(open_stream: Callable[[str, str], Stream], peer: str, *rest: Any) -> None:
+    """`fetch_from` on a thread of its own."""
+    threading.Thread(target=fetch_from, args=(open_stream, peer, *rest), name="raftcluster-fetch", daemon=True).start()
 
 
 def fetch_from(

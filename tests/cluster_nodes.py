@@ -9,7 +9,7 @@ import copy
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from raftcluster.cluster.create import init
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.cluster.reconcile import Reconciler
+from raftcluster.cluster.standing import Seating
 from raftcluster.cluster.teardown import Teardown
 from raftcluster.cluster.view import View
 from raftcluster.errors import Unavailable
@@ -57,6 +58,8 @@ class Access(LocalHost):
     def __init__(self, engine: Engine, node_id: str) -> None:
         self.engine = engine
         self.id = node_id
+        self.lagging = False
+        """No learner ever catches up."""
         self.name = f"{node_id[:8]}.example.org"
         self.propose = engine.propose  # type: ignore[method-assign]
         self.query = engine.query  # type: ignore[method-assign]
@@ -77,20 +80,14 @@ class Access(LocalHost):
         self.query = query  # type: ignore[method-assign]
         self.propose = propose  # type: ignore[method-assign]
 
-    def leader(self) -> bool:
-        return self.engine.leading == self.id
+    def look(self, learners: Collection[str]) -> Seating:
+        leading = self.engine.leading
+        return Seating(
+            leading == self.id, bool(leading), frozenset(self.engine.seats), False, self._caught_up(learners)
+        )
 
-    def led(self) -> bool:
-        return bool(self.engine.leading)
-
-    def voters(self) -> frozenset[str]:
-        return frozenset(self.engine.seats)
-
-    def changing(self) -> bool:
-        return False
-
-    def caught_up(self, node_id: str) -> bool:
-        return True
+    def _caught_up(self, learners: Collection[str]) -> frozenset[str]:
+        return frozenset() if self.lagging else frozenset(learners)
 
     def promote(self, node_id: str) -> None:
         self.engine.seats.add(node_id)

@@ -45,7 +45,8 @@ def main() -> int:
     return os.EX_OK
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """`main`, and what cannot be done on standard error."""
     try:
         sys.exit(main())
     except RaftclusterError as error:

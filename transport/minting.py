@@ -13,6 +13,8 @@ from raftcluster.transport.certificates import Minted
 
 MINT_SECONDS: Final = 30.0
 """Interpreter start, imports and a few signatures take less than a second; a starved machine gets this."""
+CHILD: Final = "import os; os.nice(10); from raftcluster.transport import mint; mint.run()"
+"""The child. Most of its time goes into imports, while mail is being answered: it steps back before them."""
 
 
 def mint(cluster_id: str, generation: int, requests: Mapping[str, bytes], manifest: bytes = b"") -> Minted:
@@ -25,11 +27,10 @@ def mint(cluster_id: str, generation: int, requests: Mapping[str, bytes], manife
     Thread: any but the tick thread; it waits for the child. Raises `Rejected` when a request or an id is not
     acceptable, `Refusal` when the child cannot be run.
     """
-    command = [sys.executable, "-I", "-m", "raftcluster.transport.mint"]
     job = codec.pack([cluster_id, generation, dict(requests), manifest])
     try:
         child = subprocess.run(
-            command,
+            [sys.executable, "-I", "-c", CHILD],
             input=job,
             capture_output=True,
             close_fds=True,
@@ -45,7 +46,7 @@ def mint(cluster_id: str, generation: int, requests: Mapping[str, bytes], manife
         raise Refusal(
             f"the minting process ended with status {child.returncode}: {lines[-1]}",
             subject=sys.executable,
-            remedy=f"install raftcluster where `{' '.join(command)}` finds it",
+            remedy=f"install raftcluster where `{sys.executable} -I` finds it",
         )
     answer = codec.unpack(child.stdout)
     if "rejected" in answer:

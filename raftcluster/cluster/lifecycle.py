@@ -125,7 +125,7 @@ def _follow(local: Local) -> list[Action]:
 
 def _version(view: View, me: Member, local: Local) -> list[Action]:
     """Say what runs here, when the record has something else."""
-    said = (me.product, view.reported.get(me.node_id))
+    said = (me.product, view.reported.get(me.node_id, []))
     if not me.generation or not local.product or said == (local.product, list(local.features)):
         return []
     return [Propose(["report", me.node_id, local.product, list(local.features)])]

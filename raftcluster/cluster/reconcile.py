@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -47,6 +47,7 @@ from raftcluster.cluster.lifecycle import decide, is_for_the_unheard, peers, why
 from raftcluster.cluster.manifests import majority
 from raftcluster.cluster.records import Member
 from raftcluster.cluster.returning import Return
+from raftcluster.cluster.standing import Seating
 from raftcluster.cluster.teardown import Teardown
 from raftcluster.cluster.view import View, links
 from raftcluster.codec import Value, unpack
@@ -74,20 +75,8 @@ GENESIS: Final = "genesis"
 class Seats(Protocol):
     """What the reconciler needs of the engine. Thread: any but the tick thread; the two changes wait for their commit."""
 
-    def leader(self) -> bool:
-        """Whether this node leads."""
-
-    def led(self) -> bool:
-        """Whether this node leads, or hears from who does."""
-
-    def voters(self) -> frozenset[str]:
-        """Of the engine's configuration."""
-
-    def changing(self) -> bool:
-        """Whether a change of them is not committed yet."""
-
-    def caught_up(self, node_id: str) -> bool:
-        """Whether the learner has all but the newest entries (as the leader knows)."""
+    def look(self, learners: Collection[str]) -> Seating:
+        """How they are; `learners` are those of whom is asked whether they have caught up."""
 
     def promote(self, node_id: str) -> None:
         """Make it a voter. Idempotent. Raises `Unavailable`, `OutcomeUnknown`, `Rejected`."""
@@ -223,12 +212,12 @@ class Reconciler:
             self._wake.wait(pause)
 
     def _local(self, view: View) -> Local:
-        leader = self._seats.leader()
-        learners = [each.node_id for each in view.live().values() if each.role == "learner"] if leader else []
+        seats = self._seats.look([each.node_id for each in view.live().values() if each.role == "learner"])
+        leader = seats.leader
         if view.destruction is not None:
             self._destroying_since = self._destroying_since or time.monotonic()
         linked = self._links.links()
-        if len(linked) + 1 >= majority(len(self._trust.peers) + 1) and self._seats.led():
+        if len(linked) + 1 >= majority(len(self._trust.peers) + 1) and seats.led:
             self._lonely_since = None
         elif self._lonely_since is None:
             self._lonely_since = time.monotonic()
@@ -248,9 +237,9 @@ class Reconciler:
             product=self._product,
             features=self._features,
             founder=(self._directory.path / GENESIS).exists(),
-            voters=self._seats.voters() if leader else (),
-            changing=leader and self._seats.changing(),
-            caught_up=[each for each in learners if self._seats.caught_up(each)],
+            voters=seats.voters if leader else (),
+            changing=leader and seats.changing,
+            caught_up=seats.caught_up if leader else (),
             destroying_s=time.monotonic() - self._destroying_since if self._destroying_since is not None else 0.0,
             **self._teardown.local(view),
         )

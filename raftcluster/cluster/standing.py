@@ -9,6 +9,21 @@ from raftcluster.cluster.records import rejected
 
 
 @dataclass(frozen=True, slots=True)
+class Seating:
+    """The engine's voters at one moment, as one node knows them."""
+
+    leader: bool
+    """Whether this node leads."""
+    led: bool
+    """Whether it leads, or hears from who does."""
+    voters: frozenset[str]
+    changing: bool
+    """Whether a change of them is not committed yet."""
+    caught_up: frozenset[str]
+    """Of those that were asked about: who has all but the newest entries, as the leader knows."""
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """The engine's voters, and who is up, as one node sees it: itself and whom it is linked with."""
 

@@ -227,7 +227,7 @@ def test_the_child_mints_and_gives_away_public_data_only() -> None:
 def test_what_the_child_writes_is_known_field_by_field(tmp_path: Path) -> None:
     job = codec.pack(["mail", 1, {"a": certificates.make_request(certificates.new_key(), "a")}, b""])
     child = subprocess.run(
-        [sys.executable, "-I", "-m", "raftcluster.transport.mint"],
+        [sys.executable, "-I", "-c", minting.CHILD],
         input=job,
         capture_output=True,
         cwd=tmp_path,
