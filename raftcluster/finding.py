@@ -89,7 +89,8 @@ def browse(
     Raises `BadHost` (a `Refusal`) for a name that is none or leads nowhere, `MixedRealms` naming the offenders, and what `discover`
     raises.
     """
-    return _looked(wanted, login or Login(), realm, str(directory), product, _here(str(directory)), strict=True)
+    checked, _ = _looked(wanted, login or Login(), realm, str(directory), product, strict=True)
+    return checked
 
 
 def examine(
@@ -107,8 +108,8 @@ def examine(
     the others can try to connect. Thread: any; waits for SSH, some seconds. Raises `BadHost` for what is no name at all, and what
     `discover` raises; all else is in the rows.
     """
-    login, here = login or Login(), _here(str(directory))
-    looked = _looked(wanted, login, realm, str(directory), product, here, strict=False)
+    login = login or Login()
+    looked, here = _looked(wanted, login, realm, str(directory), product, strict=False)
     port = wanted.port if isinstance(wanted, Wanted) else PORT
     return examination.examine(
         looked, lambda each: _shell(each, login), here, login=login, directory=str(directory), port=port
@@ -121,9 +122,9 @@ def _looked(
     realm: str | None,
     directory: str,
     product: str,
-    here: Facts | None,
     strict: bool,
-) -> Checked:
+) -> tuple[Checked, Facts | None]:
+    """The hosts, and what this host says of itself."""
     search = wanted if isinstance(wanted, Wanted) else Wanted(wanted)
     sightings = typed.hosts(search.hosts)
     for text, origin in search.files:
@@ -132,13 +133,14 @@ def _looked(
     only = (search.providers or None) if search.autodetect else ()
     found = survey(inquiry, only=only, typed=sightings, port=search.port, ssh_port=login.port or SSH)
     hosts = found.wanted if search.agree(found) else ()
+    here = _here(directory) if hosts else None
     checked = check(
         hosts, lambda each: _shell(each, login), here, directory=directory, product=product, realm=realm, strict=strict
     )
     others = [
         (each.name, "this host" if each.here else "a past member") for each in found.candidates if not each.wanted
     ]
-    return replace(checked, remarks=found.remarks, left_out=(*others, *checked.left_out))
+    return replace(checked, remarks=found.remarks, left_out=(*others, *checked.left_out)), here
 
 
 def _shell(candidate: Candidate, login: Login) -> Shell:

@@ -8,6 +8,7 @@ import errno
 import socket
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 from struct import Struct
 from typing import Any, Final
 
@@ -180,8 +181,11 @@ def name_of(address: str) -> str:
 
 
 def is_local(address: str) -> bool:
-    """Whether it is an address of this host: then it is also where packets to it would come from. Nothing is sent."""
-    return bool(address) and source(address) == address
+    """Whether it is an address of this host: of its loopback, or where packets to it would come from. Nothing is sent."""
+    try:
+        return ip_address(address).is_loopback or source(address) == address
+    except ValueError:
+        return False
 
 
 def source(address: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from raftcluster.discovery.candidate import PORT, Candidate
@@ -41,11 +41,12 @@ def examine(
     offenders = checked.mixed.subject.split(", ") if checked.mixed is not None else []
     word = checked.mixed.message if checked.mixed is not None else ""
     met = meet(_parties(checked.hosts, shell, here, port))
+    known = {each.name: each.candidate for each in checked.hosts}
     rows: list[Row] = []
     for host in checked.hosts:
         rows += way_rows(host, login, _shown(host, login))
         rows += host_rows(host, host.candidate.port, directory, word if host.name in offenders else "")
-        rows += _meeting_rows(host, met)
+        rows += _meeting_rows(host, met, known)
     return Report(tuple(rows))
 
 
@@ -87,16 +88,22 @@ def _python(facts: Facts) -> str:
     return best[0].path if best else ""
 
 
-def _meeting_rows(host: Host, meetings: Meetings) -> list[Row]:
+def _meeting_rows(host: Host, meetings: Meetings, known: Mapping[str, Candidate]) -> list[Row]:
     name, port = host.name, host.candidate.port
     if not any(name in pair for pair in meetings.found):
         why = "not tried: there is no way in" if host.facts is None else "not tried: it needs Python"
         return [Row(name, each, Outcome.UNKNOWN, why) for each in (Check.INWARD, Check.OUTWARD)]
     inward = {caller: met for (caller, other), met in meetings.found.items() if other == name}
     outward = {other: met for (caller, other), met in meetings.found.items() if caller == name}
-    others = f"nft list ruleset, at {', '.join(outward)} for TCP port {port} inward, at {name} outward"
+    lost = [known[other] for other, met in outward.items() if met is Met.UNRESOLVED and other in known]
+    entries = " && ".join(f"echo '{each.addresses[0]} {each.target}' >> /etc/hosts" for each in lost)
+    others = entries or f"nft list ruleset, at {', '.join(outward)} for TCP port {port} inward, at {name} outward"
     if trouble := meetings.troubles.get(name):
         first = Row(name, Check.INWARD, Outcome.FAILED, trouble, f"ss -ltnp 'sport = :{port}'")
+    elif name in meetings.taken and host.facts is not None and host.facts.node is None:
+        said = f"something that is no node listens at TCP port {port} already"
+        mend = f"ss -ltnp 'sport = :{port}' shows it; stop it, or use another port: {name}:PORT"
+        first = Row(name, Check.INWARD, Outcome.FAILED, said, mend)
     else:
         first = _row(name, Check.INWARD, inward, {}, _inward_remedy(host, inward))
     return [first, _row(name, Check.OUTWARD, outward, meetings.closed, others)]

@@ -123,6 +123,8 @@ class Meetings:
     """By party: why it could not listen or call."""
     closed: dict[str, str]
     """By party: why nobody tried to meet it."""
+    taken: frozenset[str] = frozenset()
+    """Those at whose port something listens already."""
 
 
 def meet(parties: Sequence[Party]) -> Meetings:
@@ -157,7 +159,7 @@ def meet(parties: Sequence[Party]) -> Meetings:
                         found[party.name, other.name] = met.get(other.name, Met.UNTRIED)
         finally:
             list(pool.map(lambda each: each.close(), listeners))
-    return Meetings(found, troubles, {each.name: each.closed for each in parties if each.closed})
+    return Meetings(found, troubles, {each.name: each.closed for each in parties if each.closed}, frozenset(taken))
 
 
 def _listen(party: Party, word: str, listeners: list[Running]) -> str:

@@ -46,6 +46,7 @@ class Facts:
     systemd: bool
     commands: frozenset[str]
     pythons: tuple[Python, ...]
+    """In the order in which they were looked at, up to the first that will do: 3.11 or later, and whole."""
     place: str
     """The folder there is, in which the node's directory would be made."""
     free_bytes: int | None

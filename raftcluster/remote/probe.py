@@ -42,13 +42,14 @@ done | tell commands
 for each in python3 python3.14 python3.13 python3.12 python3.11; do
     found=$(command -v $each) || continue
     "$found" -c 'import sys
-print(sys.executable, "%d.%d.%d" % sys.version_info[:3], end=" ")
+lacks = []
 for name in "venv", "ensurepip":
     try:
         __import__(name)
     except ImportError:
-        print("no-" + name, end=" ")
-print()' 2>/dev/null
+        lacks.append("no-" + name)
+print(sys.executable, "%d.%d.%d" % sys.version_info[:3], " ".join(lacks))
+sys.exit(bool(lacks) or sys.version_info < (3, 11))' 2>/dev/null && break
 done | tell pythons
 place=$DIR
 while [ ! -d "$place" ] && [ "$place" != / ]; do place=$(dirname "$place"); done

@@ -17,7 +17,7 @@ from raftcluster.preflight.checks import FREE_BYTES
 from raftcluster.preflight.examination import examine
 from raftcluster.preflight.meeting import Meetings, Met, Party, meet
 from raftcluster.preflight.report import Check, Outcome, Report, Row
-from raftcluster.remote.shell import Local, Running
+from raftcluster.remote.shell import Done, Local, Running
 from raftcluster.remote.ssh import Failure, Login, SshFailed, remedy
 from tests.helpers import free_ports
 from tests.shells import Scripted
@@ -198,7 +198,7 @@ def test_all_meet_all_and_nobody_listens_afterwards(foreign: int) -> None:
     assert ways["a->c"] is Met.OPEN, "something has the port: that it accepts has to do"
     assert ways["a->d"] is Met.UNTRIED and found.closed == {"d": "on purpose"}
     assert ways["a->e"] is Met.UNRESOLVED
-    assert found.troubles == {}
+    assert found.troubles == {} and found.taken == {"c"}
     for port in (one, two, nowhere):
         with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 1):
             pass
@@ -217,6 +217,25 @@ def test_who_answers_for_another_host_is_noticed(foreign: int) -> None:
     impostor = Party("b", Elsewhere("b"), sys.executable, foreign, {"a": "127.0.0.1"})
     ways = met(meet([party("a", port, "b"), impostor]))
     assert ways == {"a->b": Met.ANOTHER, "b->a": Met.MET}
+
+
+def test_a_port_that_something_else_has_is_a_failed_row(foreign: int) -> None:
+    shell = Playing("mx1", FIT | {"now": f"{time.time():.9f}", "pythons": PYTHONS})
+    checked = check([candidate("mx1", port=foreign)], lambda each: shell, None, directory="/d", product="p")
+    report = examine(checked, lambda each: shell, None, login=Login(), directory="/d")
+    found = row(report, Check.INWARD)
+    assert found.outcome is Outcome.FAILED and f"listens at TCP port {foreign} already" in found.said
+    assert f"ss -ltnp 'sport = :{foreign}'" in found.remedy
+
+
+class Playing(Scripted):
+    """A scripted host on which the commands that try ports are run for real, here."""
+
+    def run(self, words: Sequence[str], given: str = "", seconds: float = 30) -> Done:
+        return super().run(words, given) if words[0] == "sh" else Local().run(words, given, seconds)
+
+    def start(self, words: Sequence[str]) -> Running:
+        return Local().start(words)
 
 
 def test_a_host_that_cannot_listen_says_why() -> None:
