@@ -24,19 +24,19 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from queue import Empty, SimpleQueue
-from struct import Struct
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from raftcluster import limits
 from raftcluster.codec import Value
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, StorageRefusal, Unavailable
 from raftcluster.greylist import check
 from raftcluster.greylist.check import Told
-from raftcluster.greylist.clients import read_client
-from raftcluster.greylist.forgetting import Forgotten
-from raftcluster.greylist.machine import NAME, read_record, read_settings_row
+from raftcluster.greylist.clients import Client, client_key, counted
+from raftcluster.greylist.earned import Earned, Rows
+from raftcluster.greylist.kept import Kept, Overtaken, Seen, see
+from raftcluster.greylist.machine import NAME, read_settings_row
 from raftcluster.greylist.merging import ROWS_MAX
-from raftcluster.greylist.record import COUNT_MAX, NODE_BYTES, Record, join
+from raftcluster.greylist.record import COUNT_MAX, NODE_BYTES, Record
 from raftcluster.greylist.request import Request
 from raftcluster.greylist.rules import DEFER, decide
 from raftcluster.greylist.settings import Settings
@@ -50,58 +50,10 @@ GROUP: Final = 256  # decisions in one write
 WAITING_MAX: Final = 10_000  # decisions that wait for it; beyond it mail is deferred at once
 RETRY_SECONDS: Final = 1.0  # between two attempts to merge
 BATCH_BYTES: Final = 96 * limits.KIB  # of records in a merge
-WALK_ROWS: Final = (
-    64  # looked at in a second in which nothing is decided; else twice as many as were, more than can be added
-)
+WALK_ROWS: Final = 64  # looked at in a second in which nothing is decided; else twice as many as were decided
 TOLD_KEPT: Final = 10_000  # answers within SMTP transactions that are remembered; they live for seconds
 
 _PREFIX: Final = b"greylist/"
-_BEGAN: Final = Struct(">Q")
-
-
-class Rows(Protocol):
-    """The node's own store: `storage.local.LocalStore`."""
-
-    @property
-    def begun(self) -> bool: ...
-
-    def get(self, key: bytes) -> bytes | None: ...
-
-    def keys(self, prefix: bytes) -> list[bytes]: ...
-
-    def write(self, rows: Mapping[bytes, bytes | None]) -> None: ...
-
-
-class Kept(NamedTuple):
-    """One record that this node keeps alone; `began` in milliseconds of cluster time."""
-
-    began: int
-    record: Record
-
-    def pack(self) -> bytes:
-        """The bytes of the row."""
-        return _BEGAN.pack(self.began) + self.record.pack()
-
-    @classmethod
-    def unpack(cls, row: bytes) -> Kept:
-        """What `pack` packed."""
-        return cls(_BEGAN.unpack_from(row)[0], Record.unpack(row[_BEGAN.size :]))
-
-    def joined(self, key: bytes, applied: Record | None, forgotten: Forgotten, now: int) -> tuple[int, Record | None]:
-        """Since when it is kept, and what is known with what the node has applied of the cluster's; nothing but that, from now on,
-        if this has expired or was forgotten."""
-        living = applied if applied is not None and now < applied.expires else None
-        if now >= self.record.expires or forgotten.covers(key, self.record.first, self.record.triplet):
-            return now, living
-        return self.began, self.record if living is None else join(living, self.record)
-
-
-class Overtaken(NamedTuple):
-    """Instead of an answer: the check was made under older settings than those in force, which are these."""
-
-    revision: int
-    values: dict[str, Value]
-    """What differs from the defaults."""
 
 
 Answer = Callable[[Told | Overtaken | None], None]
@@ -130,6 +82,8 @@ class _Merged(NamedTuple):
     """A job: the cluster has answered a merge."""
 
     batch: dict[bytes, bytes]
+    clients: bool
+    """It was of clients, not of records."""
     error: RaftclusterError | None
 
 
@@ -142,6 +96,7 @@ class Alone:
         self._jobs: SimpleQueue[_Ask | _Bring | _Merged | None] = SimpleQueue()
         self._keys: dict[bytes, None] | None = None if rows.begun else {}
         """Of what is kept; None: not looked yet. Thread: the worker's, others ask it for its length and for one key."""
+        self._earned = Earned(rows)
         self._merging = False
         self._wanted: dict[bytes, list[_Bring]] = {}
         """Triplets to be merged first, and who waits for it. Thread: the worker's, as those below."""
@@ -189,6 +144,10 @@ class Alone:
         row = self._rows.get(_PREFIX + key)
         return None if row is None else Kept.unpack(row)
 
+    def earned(self, network: bytes) -> Client | None:
+        """What this node has counted alone of this client."""
+        return self._earned.of([client_key(network)]).get(client_key(network)) if self._earned.kept else None
+
     def close(self) -> None:
         """Answer what waits, and end. What is kept stays. Idempotent."""
         with self._lock:
@@ -227,7 +186,7 @@ class Alone:
                     elif isinstance(job, _Bring):
                         self._want(job)
                     else:
-                        failed = self._merged(job.batch, job.error)
+                        failed = self._merged(job)
                     if ending or len(asked) >= GROUP:
                         break
                     job = self._jobs.get_nowait()
@@ -245,7 +204,7 @@ class Alone:
 
     def _patience(self) -> float | None:
         """How long to wait for a job."""
-        idle = self._keys is None or (self._keys and not self._merging)
+        idle = self._keys is None or ((self._keys or self._earned.kept) and not self._merging)
         if not self._wanted:
             return RETRY_SECONDS if idle else None
         return max(0.0, min(each.end for waiting in self._wanted.values() for each in waiting) - time.monotonic())
@@ -277,10 +236,10 @@ class Alone:
             log.warning("what the node decided alone cannot be read: %s", error)
             job.brought(None)
             return
-        if job.key in known:
-            self._wanted.setdefault(job.key, []).append(job)
-        else:
+        if job.key not in known:
             job.brought(None)
+            return
+        self._wanted.setdefault(job.key, []).append(job)
 
     def _decide(self, jobs: list[_Ask]) -> None:
         told: list[Told | Overtaken | None] = [None] * len(jobs)
@@ -293,15 +252,20 @@ class Alone:
                         new[request.key] = Kept.unpack(row)
             kept = dict(new)
             new.clear()
-            seen = self._host.query(NAME, partial(_see, [request for request, _ in jobs], kept))
+            requests = [request for request, _ in jobs]
+            earned = self._earned.of({client_key(each.network) for each in requests if each.current.counts})
+            seen = self._host.query(NAME, partial(see, requests, kept, earned))
             self._now, fresh, decided = seen.now, dict[bytes | None, Told](), list[Told | Overtaken | None]()
-            for request, _ in jobs:
-                each = self._one(request, seen, new, fresh)
+            changed = dict[bytes, Client]()
+            for request in requests:
+                each = self._one(request, seen, new, changed, fresh)
                 if request.id is not None and isinstance(each, Told):
                     fresh[request.id] = each
                 decided.append(each)
-            self._rows.write({_PREFIX + key: made.pack() for key, made in new.items()})
+            rows = {_PREFIX + key: made.pack() for key, made in new.items()}
+            self._rows.write({**rows, **self._earned.packed(changed)})
             known.update(dict.fromkeys(new))
+            self._earned.written(changed)
             told = decided
             for name, answer_again in fresh.items():
                 self._told[name] = answer_again
@@ -309,20 +273,25 @@ class Alone:
                     self._told.popitem(last=False)
         except (StorageRefusal, Unavailable, OutcomeUnknown) as error:
             log.warning("the node cannot decide alone: %s", error)
-        for (_, answer), each in zip(jobs, told, strict=True):
-            answer(each)
+        for job, each in zip(jobs, told, strict=True):
+            job.answer(each)
 
     def _one(
-        self, request: Request, seen: _Seen, new: dict[bytes, Kept], fresh: Mapping[bytes | None, Told]
+        self,
+        request: Request,
+        seen: Seen,
+        new: dict[bytes, Kept],
+        changed: dict[bytes, Client],
+        fresh: Mapping[bytes | None, Told],
     ) -> Told | Overtaken | None:
-        """Decide; what is to be kept goes to `new`. `fresh` are answers that are not on the disk yet, by request id."""
+        """Decide; what is to be kept goes to `new` and `changed`. `fresh` are answers that are not on the disk yet, by id."""
         if request.current.revision < seen.settings.revision:
             return seen.settings
         told = fresh.get(request.id) or self._told.get(request.id)
         if told is not None:
             return told
         key, now = request.key, seen.now
-        if request.hinted and key in seen.allowed:
+        if self._serves(request, seen, changed):
             return Told(check.SERVED, True, 0, 0, 0)
         record: Record | None
         if key in new:
@@ -345,7 +314,32 @@ class Alone:
         if made.passed and not request.current.replicated:
             began = now  # it waits for nothing any more, and was held against all that is forgotten until now
         new[key] = Kept(began, made)
+        if not deferred and not before and request.current.counts:
+            self._count(request, seen, changed)
         return Told(check.DEFERRED if deferred else check.PASSED, before, first, left, delayed)
+
+    def _serves(self, request: Request, seen: Seen, changed: dict[bytes, Client]) -> bool:
+        """Whether its client is allowed. What it earns by that is counted only while triplets are not shared."""
+        if not request.may_be_allowed or not request.current.clients:
+            return False
+        key, settings = client_key(request.network), request.current.settings
+        client = changed.get(key) or seen.clients.get(key)
+        if client is None or not client.allowed(seen.now, settings.auto_allow):
+            return False
+        if request.current.counts and self._earned.room(key):
+            changed[key] = client.served_at(seen.now, settings.waits().life)
+        return True
+
+    def _count(self, request: Request, seen: Seen, changed: dict[bytes, Client]) -> None:
+        """A triplet of this client has waited and passes."""
+        key, settings = client_key(request.network), request.current.settings
+        if not self._earned.room(key):
+            return
+        network = b"" if settings.privacy else request.network
+        known = changed.get(key) or seen.clients.get(key)
+        client = counted(known, network, seen.now, settings.waits().life)
+        if client is not None:
+            changed[key] = client._replace(sequence=int(client.passes >= settings.auto_allow))
 
     def _merge(self) -> None:
         """Ask the cluster to take some of what is kept, if triplets are shared; the answer comes as a job."""
@@ -365,34 +359,42 @@ class Alone:
                     size += len(row)
                 if len(batch) == ROWS_MAX or size >= BATCH_BYTES:
                     break
+            clients = {} if batch else self._earned.batch(ROWS_MAX)
         except (StorageRefusal, Unavailable, OutcomeUnknown) as error:
             log.warning("what the node decided alone cannot be read: %s", error)
             self._brought(list(self._wanted), error)
             return
-        if not batch:
+        if not batch and not clients:
             return
-        rows: list[Value] = []
-        for key, row in batch.items():
-            kept = Kept.unpack(row)
-            rows.append([key, kept.began, kept.record.pack()])
+        kept = {key: Kept.unpack(row) for key, row in batch.items()}
+        records: Value = ["merge", [[key, each.began, each.record.pack()] for key, each in kept.items()]]
+        command = records if batch else ["clients", [[key, row] for key, row in clients.items()]]
+
+        def done(_: Value | None, error: RaftclusterError | None) -> None:
+            self._jobs.put(_Merged(batch or clients, not batch, error))
 
         self._merging = True
-        self._host.submit(NAME, ["merge", rows], lambda _, error: self._jobs.put(_Merged(batch, error)))
+        self._host.submit(NAME, command, done)
 
-    def _merged(self, batch: dict[bytes, bytes], error: RaftclusterError | None) -> bool:
+    def _merged(self, job: _Merged) -> bool:
         """Whether it has failed."""
+        batch, clients, error = job
         self._merging = False
         if isinstance(error, Rejected):  # it will be at every time: better to lose some waits than to stop here
             log.error("the cluster does not take what the node decided alone, it is dropped: %s", error)
             error = None
         if error is None:
-            self._remove(batch)
-        self._brought(list(batch), error)
+            self._remove(batch, clients)
+        if not clients:
+            self._brought(list(batch), error)
         return error is not None
 
-    def _remove(self, batch: Mapping[bytes, bytes]) -> None:
+    def _remove(self, batch: Mapping[bytes, bytes], clients: bool = False) -> None:
         """These rows need not be kept, but for those that were written again."""
         try:  # the worker alone writes these rows
+            if clients:
+                self._earned.remove(batch)
+                return
             same = {key: None for key, row in batch.items() if self._rows.get(_PREFIX + key) == row}
             self._rows.write({_PREFIX + key: None for key in same})
         except (StorageRefusal, Unavailable) as error:  # merging it once more changes nothing
@@ -410,13 +412,14 @@ class Alone:
 
     def _clean(self, rows: int) -> None:
         """Look at so many rows, and remove those that have expired."""
-        if not rows or not self._keys or self._merging:
+        if not rows or self._merging:
             return
         if not self._walk:
-            self._walk = list(self._keys)
+            self._walk = list(self._keys or ())
         keys = self._walk[-rows:]
         del self._walk[-rows:]
         try:
+            self._earned.clean(self._now, rows)
             found = {key: row for key in keys if (row := self._rows.get(_PREFIX + key)) is not None}
         except (StorageRefusal, Unavailable) as error:
             log.warning("what the node decided alone cannot be read: %s", error)
@@ -424,34 +427,6 @@ class Alone:
         expired = {key: row for key, row in found.items() if Kept.unpack(row).record.expires <= self._now}
         if expired:
             self._remove(expired)
-
-
-class _Seen(NamedTuple):
-    """What some checks need of what the node has applied, all of one moment."""
-
-    settings: Overtaken
-    records: dict[bytes, tuple[int, Record | None]]
-    """Per triplet: see `Kept.joined`."""
-    allowed: set[bytes]
-    """Triplets whose client is allowed, of those that were asked about with a hint."""
-    now: int
-
-
-def _see(requests: list[Request], kept: Mapping[bytes, Kept], tables: ReadTables, now: int) -> _Seen:
-    records, allowed, forgotten = dict[bytes, tuple[int, Record | None]](), set[bytes](), Forgotten(tables, now)
-    for request in requests:
-        key = request.key
-        if request.hinted:
-            client = read_client(tables, request.network)
-            if client is not None and client.allowed(now, request.current.settings.auto_allow):
-                allowed.add(key)
-        if key not in records:
-            applied, alone = read_record(tables, key), kept.get(key)
-            if alone is not None:
-                records[key] = alone.joined(key, applied, forgotten, now)
-            else:
-                records[key] = now, applied if applied is not None and now < applied.expires else None
-    return _Seen(Overtaken(*read_settings_row(tables)), records, allowed, now)
 
 
 def _shared(tables: ReadTables, now: int) -> tuple[bool, int]:

@@ -22,11 +22,13 @@ from typing import Final
 from raftcluster import limits
 from raftcluster.codec import Value
 from raftcluster.errors import RaftclusterError
-from raftcluster.greylist.alone import Alone, Kept, Rows
-from raftcluster.greylist.clients import read_client_counts
+from raftcluster.greylist.alone import Alone
+from raftcluster.greylist.clients import Client, read_client_counts
 from raftcluster.greylist.decider import Decider
+from raftcluster.greylist.earned import Rows
 from raftcluster.greylist.explanation import explain
 from raftcluster.greylist.hints import Hints
+from raftcluster.greylist.kept import Kept
 from raftcluster.greylist.lists.api import Lists
 from raftcluster.greylist.lists.book import LISTED, SILENT, Ruling
 from raftcluster.greylist.machine import (
@@ -185,11 +187,12 @@ class Greylist:
             client, client_name, sender, recipient, self.settings().recipients == "opted-in", consistency
         )
 
-        explanation = self._explained(client, sender, recipient, ruling, consistency, None)
+        explanation = self._explained(client, sender, recipient, ruling, consistency)
         key = bytes.fromhex(explanation["key"])
         kept = None if self._alone is None else self._alone.find(key)
-        if kept is not None and not self.settings().replicate:
-            explanation = self._explained(client, sender, recipient, ruling, consistency, kept)
+        if self._alone is not None and not self.settings().replicate:
+            earned = self._alone.earned(explanation["network"].encode())
+            explanation = self._explained(client, sender, recipient, ruling, consistency, kept, earned)
         explanation["degraded_here"] = self._decider.degraded_here(key)
         explanation["alone_first_seen_ms"] = None if kept is None else kept.record.first
         return explanation
@@ -294,10 +297,11 @@ class Greylist:
         recipient: str | bytes,
         ruling: Ruling,
         consistency: Consistency,
-        kept: Kept | None,
+        kept: Kept | None = None,
+        earned: Client | None = None,
     ) -> dict[str, Value]:
         def read(tables: ReadTables, now: int) -> dict[str, Value]:
-            return explain(tables, now, client, sender, recipient, ruling, kept)
+            return explain(tables, now, client, sender, recipient, ruling, kept, earned)
 
         return self._host.query(NAME, read, consistency=consistency)
 

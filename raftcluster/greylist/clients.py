@@ -29,6 +29,7 @@ COUNTS: Final = b"clients"
 HOUR_MS: Final = 3_600_000  # within which one pass of a client counts
 PASSES_MAX: Final = 2**16 - 1
 ALLOWED_MAX: Final = 100_000  # every node holds their keys in memory, some 10 MB
+CLIENTS_MAX: Final = 100_000  # that a node counts by itself, while triplets are not shared
 
 _CLIENT: Final = Struct(">QQQQHQ")
 _SEQUENCE: Final = Struct(">Q")
@@ -67,6 +68,33 @@ class Client(NamedTuple):
         """Whether its mail passes at once, where `needed` passes allow it (0: nothing does)."""
         return 0 < needed <= self.passes and self.sequence > 0 and time < self.expires
 
+    def served_at(self, time: int, life: int) -> Client:
+        """A mail of it passes at once."""
+        return self._replace(last=time, expires=max(self.expires, time + life), served=self.served + 1)
+
+
+def counted(old: Client | None, network: bytes, time: int, life: int) -> Client | None:
+    """A triplet of this client passes for the first time: what is known of it then; None when this pass does not count."""
+    if old is None or time >= old.expires:
+        return Client(time, time + life, time, 0, 1, 0, network)
+    if time - old.counted < HOUR_MS:
+        return None
+    passes = min(old.passes + 1, PASSES_MAX)
+    return old._replace(last=time, expires=max(old.expires, time + life), counted=time, passes=passes, network=network)
+
+
+def join(one: Client, other: Client) -> Client:
+    """Two copies as one: the greatest of each. Commutative, associative, idempotent."""
+    return Client(
+        max(one.last, other.last),
+        max(one.expires, other.expires),
+        max(one.counted, other.counted),
+        max(one.sequence, other.sequence),
+        max(one.passes, other.passes),
+        max(one.served, other.served),
+        max(one.network, other.network),
+    )
+
 
 @lru_cache(maxsize=_KEYS_KEPT)
 def client_key(network: bytes) -> bytes:
@@ -78,29 +106,46 @@ def count(tables: Tables, key: bytes, network: bytes, time: int, life: int, need
     """A triplet of this client passes for the first time. The row's end, when it is new and belongs into the index."""
     row = tables.get(CLIENTS, key)
     old = None if row is None else Client.unpack(row)
-    if old is None or time >= old.expires:
-        client = Client(time, time + life, time, 0, 1, 0, network)
-        if old is not None:
-            _withdraw(tables, old)
-    elif time - old.counted < HOUR_MS:
+    client = counted(old, network, time, life)
+    if client is None:
         return None
-    else:
-        passes = min(old.passes + 1, PASSES_MAX)
-        client = old._replace(
-            last=time, expires=max(old.expires, time + life), counted=time, passes=passes, network=network
-        )
+    if old is not None and time >= old.expires:
+        _withdraw(tables, old)
     if client.passes == needed and client.sequence:  # more are needed than before, and nodes have been told otherwise
         _withdraw(tables, client)
         client = client._replace(sequence=0)
+    _keep(tables, key, client, needed, row is None)
+    return client.expires if row is None else None
+
+
+def _keep(tables: Tables, key: bytes, client: Client, needed: int, new: bool) -> None:
+    """Write its row, and give it a place among those who are allowed when it is."""
     sequence, held, allowed = before = _counts(tables)
-    if client.passes >= needed and client.sequence == 0 and allowed < ALLOWED_MAX:
+    if 0 < needed <= client.passes and client.sequence == 0 and allowed < ALLOWED_MAX:
         sequence, allowed = sequence + 1, allowed + 1
         client = client._replace(sequence=sequence)
         tables.put(ALLOWED, _SEQUENCE.pack(sequence), key)
-    after = (sequence, held + (row is None), allowed)
+    after = (sequence, held + new, allowed)
     if after != before:
         tables.put(STATE, COUNTS, _COUNTS.pack(*after))
     tables.put(CLIENTS, key, client.pack())
+
+
+def bring(tables: Tables, key: bytes, client: Client, time: int, life: int, needed: int) -> int | None:
+    """Join what a node has counted by itself with what there is. The row's end, when it is new and belongs into the index."""
+    row = tables.get(CLIENTS, key)
+    old = None if row is None else Client.unpack(row)
+    client = client._replace(
+        last=min(client.last, time),
+        counted=min(client.counted, time),
+        expires=min(client.expires, time + life),
+        sequence=0,
+    )
+    if old is not None and time < old.expires:
+        client = join(old, client)
+    elif old is not None:
+        _withdraw(tables, old)
+    _keep(tables, key, client, needed, row is None)
     return client.expires if row is None else None
 
 
@@ -112,8 +157,7 @@ def serve(tables: Tables, key: bytes, time: int, life: int, needed: int) -> bool
     client = Client.unpack(row)
     if not client.allowed(time, needed):
         return False
-    expires = max(client.expires, time + life)
-    tables.put(CLIENTS, key, client._replace(last=time, expires=expires, served=client.served + 1).pack())
+    tables.put(CLIENTS, key, client.served_at(time, life).pack())
     return True
 
 

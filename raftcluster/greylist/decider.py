@@ -28,11 +28,12 @@ from raftcluster import limits
 from raftcluster.codec import Value
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, StorageRefusal, Unavailable
 from raftcluster.greylist import check
-from raftcluster.greylist.alone import Alone, Overtaken
+from raftcluster.greylist.alone import Alone
 from raftcluster.greylist.check import Told
 from raftcluster.greylist.foresight import foresee
 from raftcluster.greylist.headers import Headers
 from raftcluster.greylist.hints import Hints
+from raftcluster.greylist.kept import Overtaken
 from raftcluster.greylist.machine import NAME, read_settings_row
 from raftcluster.greylist.request import Current, Request
 from raftcluster.greylist.rules import DEFER, PASS, Action

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from raftcluster.codec import Value
-from raftcluster.greylist.alone import Kept
-from raftcluster.greylist.clients import Client, read_client
+from raftcluster.greylist.clients import Client
 from raftcluster.greylist.forgetting import Forgotten
+from raftcluster.greylist.kept import Kept, living_client
 from raftcluster.greylist.lists.book import ALLOWED, LISTED, NOT_OPTED_IN, OPTED_OUT, SILENT, Ruling
 from raftcluster.greylist.machine import read_record, read_settings_row
 from raftcluster.greylist.record import node_text
@@ -30,10 +30,12 @@ def explain(
     recipient: str | bytes,
     ruling: Ruling,
     kept: Kept | None = None,
+    earned: Client | None = None,
 ) -> dict[str, Value]:
     """What a check of this triplet would be told at `now`, by which rule, from which record.
 
-    `ruling` is what the lists say about it, `kept` what the node decides by besides the tables. Times that end in `_ms` are cluster time, those in `_seconds` are durations.
+    `ruling` is what the lists say about it, `kept` and `earned` what the node decides by besides the
+    tables, of the triplet and of its client. Times that end in `_ms` are cluster time, those in `_seconds` are durations.
     Raises `Rejected` like a check.
     """
     revision, values = read_settings_row(tables)
@@ -48,9 +50,7 @@ def explain(
     waits = settings.waits()
     action, _, _, before, left, delayed = decide(first, expires, passed, now, waits, not triplet.sender)
     alive = record is not None and now < record.expires
-    known = read_client(tables, network)
-    if known is not None and now >= known.expires:
-        known = None
+    known = living_client(tables, network, earned, Forgotten(tables, now), now)
     if not alive:
         rule, text = "new", f"not seen, or forgotten since: a wait of {settings.delay} s would begin"
     elif action == DEFER:

@@ -146,6 +146,11 @@ class Forgotten:
             first < other.before and (not triplet or other.selection.matches(key, triplet)) for other in self._others
         )
 
+    def covers_client(self, last: int, network: bytes) -> bool:
+        """Whether a client whose row was last written then is forgotten. Without its network, under `privacy`, nobody can tell."""
+        named = [stone for stone in self._others if stone.selection.clients_only and last < stone.before]
+        return any(not network or stone.selection.matches_network(network) for stone in named)
+
 
 def time_holds(stone: Tombstone, time: int) -> bool:
     """Whether the tombstone is still one."""

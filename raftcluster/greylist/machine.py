@@ -17,6 +17,7 @@ Commands
     ["forget", selection, author, node, reason]                             -> [tombstone's key, whether it is done]
     ["sweep"]: forget on, for some milliseconds                             -> None
     ["merge", [[key, began, record], ...]]: see `merging`                   -> [joined, expired, forgotten]
+    ["clients", [[key, client], ...]]: the same of clients                  -> [joined, expired, forgotten]
     ["import", [[key, 0, record], ...], None or [detail, author, node, reason]]: the same; the first part says why
 
 Between `apply` and `tick` the machine keeps what the entry's checks have in common: settings, new keys, counts. Nothing
@@ -38,7 +39,7 @@ from raftcluster.greylist.clients import ALLOWED, CLIENTS, inspect_allowed, insp
 from raftcluster.greylist.expiry import EXPIRY, RECORDS, STATE, Due, begun, due_minute, enter, look, read_held
 from raftcluster.greylist.forgetting import FORGOTTEN, inspect_forgotten
 from raftcluster.greylist.inspection import inspect_expiry, inspect_record, inspect_setting, inspect_state
-from raftcluster.greylist.merging import check_rows, merge
+from raftcluster.greylist.merging import check_clients, check_rows, merge, merge_clients
 from raftcluster.greylist.record import COUNT_MAX, FRESH, HEAD, NODE, NODE_BYTES, NODES_MAX, Record
 from raftcluster.greylist.rules import DEFER, KEY_BYTES, decide, network_in
 from raftcluster.greylist.selection import Selection
@@ -121,6 +122,8 @@ class GreylistMachine:
                     return forgetting.sweep(tables, time, forgetting.SWEEP_ROWS)
                 case "merge":
                     return self._merge(tables, time, *_parts(command, 1))
+                case "clients":
+                    return self._merge_clients(tables, time, *_parts(command, 1))
                 case "import":
                     return self._import(tables, time, *_parts(command, 2))
         except (TypeError, ValueError, LookupError) as error:
@@ -254,6 +257,10 @@ class GreylistMachine:
     def _merge(self, tables: Tables, time: int, rows: Value) -> Value:
         current = _in_force(tables.get(SETTINGS, _CURRENT))
         return merge(tables, check_rows(rows), time, current.waits.life, current.privacy, self._due)
+
+    def _merge_clients(self, tables: Tables, time: int, rows: Value) -> Value:
+        current, found = _in_force(tables.get(SETTINGS, _CURRENT)), check_clients(rows)
+        return merge_clients(tables, found, time, current.waits, current.passes, current.privacy, self._due)
 
     def _import(self, tables: Tables, time: int, rows: Value, why: Value) -> Value:
         records = check_rows(rows)

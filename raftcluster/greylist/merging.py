@@ -15,10 +15,12 @@ from typing import Final
 
 from raftcluster.codec import Value
 from raftcluster.errors import Rejected
+from raftcluster.greylist.clients import Client, bring, inspect_client
 from raftcluster.greylist.expiry import RECORDS, Due, due_minute
 from raftcluster.greylist.forgetting import Forgotten
 from raftcluster.greylist.inspection import inspect_record
 from raftcluster.greylist.record import NODES_MAX, Record, join
+from raftcluster.greylist.settings import Waits
 from raftcluster.machine import Tables
 
 ROWS_MAX: Final = 500  # that come in one command
@@ -40,6 +42,44 @@ def check_rows(rows: Value) -> list[tuple[bytes, int, Record]]:
             case _:
                 raise Rejected("malformed record", subject="records")
     return found
+
+
+def check_clients(rows: Value) -> list[tuple[bytes, Client]]:
+    """What clients came, unpacked. Raises `Rejected` when one is none."""
+    if type(rows) is not list or not 0 < len(rows) <= ROWS_MAX:
+        raise Rejected(f"1 to {ROWS_MAX} clients come at once", subject="clients")
+    found = []
+    for each in rows:
+        match each:
+            case [bytes(key), bytes(row)]:
+                try:
+                    inspect_client(key, row)
+                    found.append((key, Client.unpack(row)))
+                except (ValueError, error):
+                    raise Rejected(f"the client {key.hex():.40} is none", subject="clients") from None
+            case _:
+                raise Rejected("malformed client", subject="clients")
+    return found
+
+
+def merge_clients(
+    tables: Tables, rows: Iterable[tuple[bytes, Client]], time: int, waits: Waits, needed: int, privacy: bool, due: Due
+) -> list[int]:
+    """How many were joined, had expired, were forgotten. New ones' keys are entered into `due`."""
+    forgotten = Forgotten(tables, time)
+    joined = expired = dropped = 0
+    for key, client in rows:
+        if client.expires <= time:
+            expired += 1
+        elif forgotten.covers_client(client.last, client.network):
+            dropped += 1
+        else:
+            client = client._replace(network=b"") if privacy else client
+            expires = bring(tables, key, client, time, waits.life, needed)
+            if expires is not None:
+                due.setdefault(due_minute(expires, time), []).append(key)
+            joined += 1
+    return [joined, expired, dropped]
 
 
 def merge(

@@ -47,7 +47,7 @@ class Mail(NamedTuple):
 class Current:
     """The settings of one revision, and what each check needs of them."""
 
-    __slots__ = ("clients", "delay", "direct", "early", "opted_in_only", "replicated", "revision", "settings")
+    __slots__ = ("clients", "counts", "delay", "direct", "early", "opted_in_only", "replicated", "revision", "settings")
 
     def __init__(self, revision: int, settings: Settings) -> None:
         self.revision, self.settings = revision, settings
@@ -57,6 +57,8 @@ class Current:
         self.clients = settings.auto_allow > 0
         self.early = settings.ack == "early"
         self.replicated = settings.replicate
+        self.counts = self.clients and not self.replicated
+        """This node counts by itself what clients earn."""
         self.direct = self.replicated and not self.early
         """The cluster decides, and nobody else is asked before it."""
 
@@ -105,6 +107,11 @@ class Request:
             name = mail.instance.encode("utf-8", "surrogatepass")
             self.id = _derived(node_id.encode(), name, self.recipient)
         self._settle(current)
+
+    @property
+    def may_be_allowed(self) -> bool:
+        """Whether its client may be, and it need not wait then."""
+        return self._allow is not None
 
     def insist(self) -> None:
         """Whatever is believed of its client: it waits."""

@@ -28,6 +28,8 @@ TOGETHER: Final = 12
 PAUSE_SECONDS: Final = (0.3, 2.0)
 """Between a kill, once its node is back and all have a leader, and the next one."""
 DOWN_SECONDS: Final = (0.1, 1.0)
+PACE_SECONDS: Final = (0.05, 0.25)
+"""Between two times that a node is asked: what is looked for is in the kills, not in the load."""
 PATIENCE_SECONDS: Final = 120.0
 
 
@@ -78,6 +80,7 @@ class Counted(threading.Thread):
         self._ending.set()
 
     def _step(self) -> None:
+        self._ending.wait(self._random.uniform(*PACE_SECONDS))
         while len(self._open) < TOGETHER and not self._ending.is_set():
             self._made += 1
             number = self._made * 10 + self.node.number

@@ -195,7 +195,7 @@ def test_option(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     play(host, Greylist(host), option)
 
 
-@pytest.mark.parametrize("option", [option for option in ROWS if "auto-allow" not in option])
+@pytest.mark.parametrize("option", ROWS)
 def test_option_on_a_table_of_the_nodes_own(option: str) -> None:
     host = LocalHost([GreylistMachine(), ListsMachine()])
     greylist = Greylist(host, MemoryRows())

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftcluster.errors import RaftclusterError, StorageFull, Unavailable
+from raftcluster.errors import RaftclusterError, Rejected, StorageFull, Unavailable
 from raftcluster.greylist import alone
 from raftcluster.greylist.api import Greylist
+from raftcluster.greylist.clients import ALLOWED, Client, client_key
+from raftcluster.greylist.clients import CLIENTS as CLIENT_ROWS
+from raftcluster.greylist.expiry import EXPIRY
 from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine, read_record
 from raftcluster.greylist.record import Record
@@ -289,6 +292,126 @@ def test_a_cluster_that_does_not_take_what_was_kept_is_not_asked(pair: Pair) -> 
     assert pair.check().degraded
     pair.host.failure = None
     assert pair.check().reason == "waited"
+
+
+def earn(pair: Pair, node: int, passes: int, apart: int = 3_600_000) -> None:
+    for number in range(passes):
+        sender = f"earner{pair.host.now}at{number}x@example.net"
+        assert pair.check(node, sender=sender).reason == "new"
+        pair.host.now += DELAY
+        assert pair.check(node, sender=sender).reason == "waited"
+        pair.host.now += apart
+
+
+def clients(pair: Pair) -> dict[str, Any]:
+    return {name: pair.nodes[0].stats()[name] for name in ("clients", "allowed_clients")}
+
+
+def test_what_a_client_has_earned_at_a_node_holds_there_and_everywhere_when_shared_again(pair: Pair) -> None:
+    earn(pair, 0, 3)
+    pair.switch(False)
+    earn(pair, 0, 2)
+    stranger = {**MAIL, "sender": "stranger@example.net"}
+    assert [node.explain(**stranger)["rule"] for node in pair.nodes] == ["client", "new"]
+    assert pair.check(0, sender="stranger@example.net").reason == "client", "three passes were the cluster's"
+    assert pair.check(1, sender="stranger@example.net").reason == "new"
+    assert clients(pair) == {"clients": 1, "allowed_clients": 0}
+    pair.switch(True)
+    pair.merged()
+    eventually(lambda: clients(pair) == {"clients": 1, "allowed_clients": 1}, what="clients are brought, too")
+    eventually(lambda: not pair.stores[0].keys(b"greylist-clients/"), what="and not kept here any more")
+    for node in pair.nodes:
+        node._hints.refresh()
+    assert pair.check(1, sender="another@example.net").reason == "client"
+
+
+def test_a_client_that_is_forgotten_is_a_stranger_at_every_node(pair: Pair) -> None:
+    pair.switch(False)
+    earn(pair, 0, 5)
+    assert pair.check(0, sender="stranger@example.net").reason == "client"
+    pair.host.now += 1
+    pair.nodes[1].records.forget(client="192.0.2.7")
+    pair.host.now += 1
+    assert pair.check(0, sender="one@example.net").reason == "new"
+    pair.switch(True)
+    pair.merged()
+    eventually(lambda: not pair.stores[0].keys(b"greylist-clients/"))
+    assert clients(pair) == {"clients": 0, "allowed_clients": 0}
+
+
+def test_clients_that_have_expired_are_removed(pair: Pair) -> None:
+    pair.switch(False)
+    earn(pair, 0, 1)
+    assert len(pair.stores[0].keys(b"greylist-clients/")) == 1
+    pair.host.now += LIFE
+    pair.check(0)
+    eventually(lambda: not pair.stores[0].keys(b"greylist-clients/"))
+
+
+CLIENTS: Any = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, 2 * LIFE), st.integers(0, LIFE), st.integers(1, 9), st.integers(0, 9)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(deadline=None)
+@given(CLIENTS, CLIENTS, st.booleans(), st.randoms(use_true_random=False))
+def test_merging_clients_is_commutative_associative_and_idempotent(
+    there: list[Any], brought: list[Any], forget: bool, random: Any
+) -> None:
+    """On the machine itself, with expired and forgotten ones among them."""
+    now = 1_750_000_000_000
+
+    def rows(clients: list[Any]) -> list[Any]:
+        found = []
+        for number, age, counted, passes, served in clients:
+            network = b"192.0.%d.0/24" % number
+            last = now - age
+            client = Client(last, last + LIFE, last - counted, 0, passes, served, network)
+            found.append([client_key(network), client.pack()])
+        return found
+
+    def merged(*batches: list[Any]) -> dict[bytes, Client]:
+        host = LocalHost([GreylistMachine()], now=now - 2)
+        host.propose("greylist", ["clients", rows(there)])
+        if forget:
+            host.propose("greylist", ["forget", {"client": "192.0.1.0/24"}, "", "", ""])
+            host.propose("greylist", ["sweep"])
+            host.propose("greylist", ["sweep"])
+        host.now = now
+        for batch in batches:
+            if batch:
+                host.propose("greylist", ["clients", batch])
+        tables = host.tables["greylist"].rows
+        found = {key: Client.unpack(row) for key, row in tables[CLIENT_ROWS].items()}
+        living = {key: client for key, client in found.items() if now < client.expires}
+        allowed = {key for key, client in living.items() if client.sequence}
+        assert allowed == {key for key, client in living.items() if client.passes >= 5}
+        assert allowed <= set(tables[ALLOWED].values())
+        index = [row[at : at + 16] for row in tables[EXPIRY].values() for at in range(0, len(row), 16)]
+        assert sorted(index) == sorted(found), "each is in the index once"
+        return {key: client._replace(sequence=0) for key, client in living.items()}
+
+    all_of_them = rows(brought)
+    once = merged(all_of_them)
+    shuffled = all_of_them[:]
+    random.shuffle(shuffled)
+    cut = random.randint(0, len(all_of_them))
+    assert merged(shuffled) == once, "commutative"
+    assert merged(all_of_them[:cut], all_of_them[cut:]) == once, "associative"
+    assert merged(all_of_them, shuffled) == once, "idempotent"
+    if forget:
+        for client in once.values():
+            assert client.network != b"192.0.1.0/24" or client.last >= now - 2, "a forgotten one came back"
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [[b"x" * 16, b""]], [[1, b""]], [[client_key(b"a"), Client(1, 2, 3, 0, 1, 0, b"a").pack()]]]
+)
+def test_what_are_no_clients_are_refused(pair: Pair, rows: Any) -> None:
+    with pytest.raises(Rejected):
+        pair.host.propose("greylist", ["clients", rows])
 
 
 STEPS: Any = st.lists(
