@@ -14,7 +14,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from benchmarks import report, table
+from benchmarks import maillog, report, table
 from benchmarks.load import Cell, Peer, Sample, interleave
 from benchmarks.peers.etcd import Etcd
 from benchmarks.peers.ours import Ours
@@ -52,6 +52,14 @@ def _arguments() -> argparse.Namespace:
         metavar="TRIPLETS",
         help="instead: what clean-up and statistics cost a check with so many (default %(const)s); a turn has 5 x --seconds",
     )
+    parser.add_argument(
+        "--maillog",
+        type=int,
+        nargs="?",
+        const=10,
+        metavar="PAIRS",
+        help="instead: what the mail log costs a check, in so many pairs (default %(const)s) of --seconds each",
+    )
     options = parser.parse_args()
     if options.full:
         options.peers = ",".join(PEERS)
@@ -68,6 +76,8 @@ def main() -> None:
     options = _arguments()
     if options.table:
         raise SystemExit(table.run(options.directory, options.table, 5 * options.seconds))
+    if options.maillog:
+        raise SystemExit(maillog.run(options.directory / "maillog", options.maillog, options.seconds))
     for number in (signal.SIGALRM, signal.SIGTERM):
         signal.signal(number, _give_up)
     signal.alarm(options.limit)

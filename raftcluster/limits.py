@@ -100,7 +100,7 @@ EVENT_LOGS: Final = 4  # of those, kept beside it
 MAILLOG_QUEUE: Final = (
     32_768  # decisions that wait for the writer: seconds of the greatest load; more are dropped and counted
 )
-MAILLOG_GROUP: Final = 32  # lines in one write, 0.2 ms: for so long the writer holds up the interpreter's other threads
+MAILLOG_GROUP: Final = 64  # lines in one write, 0.2 ms: for so long the writer holds up the interpreter's other threads
 MAILLOG_TEXT: Final = 1_000  # characters kept of a value
 MAILLOG_LINE_BYTES: Final = 128 * KIB  # of eight such values, each character escaped
 MAILLOG_PAGE_BYTES: Final = 256 * KIB  # that a reader gets at once

@@ -42,7 +42,7 @@ decide and `on_unavailable` says so, or the setting `training` |
 
 Other categories and their actions are the product's: `node.maillog.write`.
 
-Whoever decides waits for nothing: an entry is put into a queue and written within a tenth of a second, and is on the disk a
+Whoever decides waits for nothing: an entry is put into a queue and written within a fifth of a second, and is on the disk a
 second later; a power failure may cost that second. A crash of the process costs what was in the queue. When less than 64 MiB
 are free on the disk nothing is logged, for the cluster's own data need it.
 

@@ -92,7 +92,7 @@ class MailLog:
             )
         if (writer := self._writer) is not None:
             named = (client, helo, sender, recipient)
-            rest = (reason, category, source, client_name, instance, message_id, subject)
+            rest = (reason, category, source or "product", client_name, instance, message_id, subject)
             client, helo, sender, recipient = map(cut, named)
             reason, category, source, client_name, instance, message_id, subject = map(cut, rest)
             writer.put(

@@ -7,7 +7,7 @@ from typing import Final
 from raftcluster.greylist.request import Asked
 from raftcluster.greylist.rules import DEFER
 from raftcluster.greylist.verdict import Verdict
-from raftcluster.maillog.entry import NOT_VERIFIED, PASSED, REJECTED, VERIFIED, Entry, cut
+from raftcluster.maillog.entry import GREYLISTING, NOT_VERIFIED, PASSED, REJECTED, VERIFIED, Entry, cut
 
 _VERIFIED_BY: Final = frozenset(("known", "waited", "client"))
 
@@ -30,8 +30,11 @@ def entry_of(moment: float, source: str, asked: Asked, verdict: Verdict) -> Entr
         cut(asked.recipient),
         verdict.seconds_left,
         verdict.reason,
-        source=source,
-        client_name=cut(asked.client_name),
-        instance=cut(asked.instance),
-        degraded=verdict.degraded,
+        GREYLISTING,
+        source,
+        cut(asked.client_name),
+        cut(asked.instance),
+        "",
+        "",
+        verdict.degraded,
     )

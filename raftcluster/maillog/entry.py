@@ -72,21 +72,26 @@ class Entry(NamedTuple):
 
     def line(self, sequence: int) -> bytes:
         """The line in the file, under this number."""
-        record: dict[str, Any] = {"sequence": sequence}
-        for name, value in zip(_REST, self, strict=False):
-            if value:
-                record[name] = value
-        return _ENCODE(record).encode() + b"\n"
+        pairs = [
+            name + (_QUOTE(value) if type(value) is str else "true" if value is True else repr(value))
+            for name, value in zip(_NAMES, self, strict=False)
+            if value
+        ]
+        return f'{{"sequence":{sequence}{"".join(pairs)}}}\n'.encode("ascii")
 
 
 _REST: Final = Entry._fields[:-1]
-_ENCODE: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_NAMES: Final = tuple(f',"{name}":' for name in _REST)
+_QUOTE: Final = json.encoder.encode_basestring_ascii
+_END: Final = 253_402_300_800  # no date is behind the year 9999
 _START: Final = b'{"sequence":'
 _TYPES: Final = {name: type(value) for name, value in Entry._field_defaults.items()} | {"time": float, "action": str}
 
 
 def cut(text: object) -> str:
     """A value as it is kept: text, and no longer than it may be."""
+    if type(text) is str and len(text) <= limits.MAILLOG_TEXT:
+        return text
     if not text:
         return ""
     shown = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else str(text)
@@ -113,4 +118,6 @@ def parse(line: bytes) -> Entry | None:
     for name, value in known.items():
         if type(value) is not _TYPES[name] and not (name == "time" and type(value) is int):
             return None
+    if not 0 <= known["time"] < _END or known["sequence"] < 0:
+        return None
     return Entry(**known)

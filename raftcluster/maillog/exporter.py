@@ -9,7 +9,7 @@ settings) is one of the receiver's saying, by closing its side, that it has read
 What is kept is bounded. When the files went on without the receiver, the numbers show it the gap, and an entry `Dropped` with the
 number of the last one that is missing says how many there are.
 
-Only what is on the disk is sent. Behind a backlog half of the time is left to others, in pieces of half a millisecond.
+Only what is on the disk is sent. Behind a backlog half of the time is left to others, in pieces of a millisecond.
 """
 
 from __future__ import annotations

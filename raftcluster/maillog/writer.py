@@ -26,7 +26,7 @@ from raftcluster.maillog.settings import Settings
 
 log = logging.getLogger("raftcluster.maillog")
 
-GATHER_SECONDS: Final = 0.05
+GATHER_SECONDS: Final = 0.1
 SYNC_SECONDS: Final = 1.0
 RETAIN_SECONDS: Final = 3_600.0
 COMPLAIN_SECONDS: Final = 30.0

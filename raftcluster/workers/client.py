@@ -73,6 +73,7 @@ class Worker:
         twins: Any = self  # they need `call` and `stream` of a client, and this is one
         self.config = control.Config(twins)
         self.notifications = control.Notifications(twins)
+        self.maillog = MailLog(self)
         self.quarantine = Quarantine(self)
         self.lease = Leases(LeaseHost(self))
 
@@ -288,6 +289,21 @@ class Greylist:
             return Verdict(PASS, value.code, 0, 0, None, True, "")
         seconds = math.ceil(delay)
         return Verdict(DEFER, value.code, seconds, 0, None, True, text % seconds)
+
+
+class MailLog:
+    """`Node.maillog` in a worker: what its protections have decided goes into the node's mail log."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def write(self, category: str, action: str, **about: str | bytes) -> None:
+        """See `MailLog.write`, of which `about` are the other arguments."""
+        self._worker.call("maillog.write", category=category, action=action, **about)
+
+    async def awrite(self, category: str, action: str, **about: str | bytes) -> None:
+        """`write` from asyncio."""
+        await self._worker.acall("maillog.write", category=category, action=action, **about)
 
 
 class Quarantine(control.Quarantine):

@@ -58,7 +58,7 @@ CALLS: Final = frozenset(
     greylist.lists.add greylist.lists.add_all greylist.lists.remove greylist.lists.show greylist.lists.test
     config.get config.effective config.entry config.set config.delete config.keys config.revision
     config.transact config.revision_at config.rollback config.verify config.schemas config.reports
-    config.local.set config.local.get config.local.delete
+    config.local.set config.local.get config.local.delete maillog.write
     notifications.list notifications.publish notifications.acknowledge notifications.last
     notifications.cursor notifications.advance notifications.seek notifications.forget
     quarantine.list quarantine.show quarantine.release quarantine.discard quarantine.usage quarantine.new_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 import raftcluster
 from raftcluster.control.client import Client
+from raftcluster.errors import Rejected
 from raftcluster.workers.client import Worker
 from tests.helpers import eventually, free_ports
 from tests.policy_client import PolicyClient
@@ -45,6 +47,10 @@ def test_each_decision_is_logged_whoever_asks(service: raftcluster.Service, tmp_
     node.greylist.check(**mail, authenticated=True)
     with Worker(tmp_path / "workers.sock") as worker:
         worker.greylist.check(**mail, helo=MARK)
+        worker.maillog.write("antivirus", "Cleaned", recipient="d@example.org", source="worker")
+        asyncio.run(worker.maillog.awrite("antivirus", "Deleted", recipient="d@example.org", source="worker"))
+        with pytest.raises(Rejected, match="category of its own"):
+            worker.maillog.write("log", "Dropped")
     node.maillog.write("antispam", "Deleted", recipient="c@example.org", subject="win", message_id="<1@x>")
     assert node.maillog.flush()
     found = list(node.maillog.read())
@@ -54,12 +60,14 @@ def test_each_decision_is_logged_whoever_asks(service: raftcluster.Service, tmp_
         ("api", "Rejected (not verified)", "early", MARK),
         ("api", "Passed", "authenticated", ""),
         ("worker", "Rejected (not verified)", "early", MARK),
+        ("worker", "Cleaned", "", ""),
+        ("worker", "Deleted", "", ""),
         ("product", "Deleted", "", ""),
     ]
     assert found[0].client_name == "mail.example.net" and found[0].instance == "1"
     assert 0 < found[1].seconds_left <= found[0].seconds_left
-    assert [each.sequence for each in found] == [1, 2, 3, 4, 5, 6]
-    assert node.status()["maillog"]["last"] == 6
+    assert [each.sequence for each in found] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert node.status()["maillog"]["last"] == 8
 
 
 def test_no_byte_of_the_log_is_in_what_is_replicated(service: raftcluster.Service) -> None:

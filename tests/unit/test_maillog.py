@@ -85,7 +85,18 @@ def test_hostile_values_stay_one_line(text: Any) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"{", b"[]\n", b'{"sequence":1}\n', b'{"sequence":"1","time":1.0,"action":"x"}\n', b"\xff\n", b'"time"\n'],
+    [
+        b"",
+        b"{",
+        b"[]\n",
+        b'{"sequence":1}\n',
+        b'{"sequence":"1","time":1.0,"action":"x"}\n',
+        b"\xff\n",
+        b'"time"\n',
+        b'{"sequence":1,"time":1e300,"action":"x"}\n',
+        b'{"sequence":1,"time":NaN,"action":"x"}\n',
+        b'{"sequence":-1,"time":1,"action":"x"}\n',
+    ],
 )
 def test_what_is_no_line_is_none(line: bytes) -> None:
     assert parse(line) is None
