@@ -14,7 +14,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from benchmarks import maillog, report, table
+from benchmarks import maillog, report, scale, table
 from benchmarks.load import Cell, Peer, Sample, interleave
 from benchmarks.peers.etcd import Etcd
 from benchmarks.peers.ours import Ours
@@ -60,6 +60,14 @@ def _arguments() -> argparse.Namespace:
         metavar="PAIRS",
         help="instead: what the mail log costs a check, in so many pairs (default %(const)s) of --seconds each",
     )
+    parser.add_argument(
+        "--scale",
+        type=int,
+        nargs="?",
+        const=1_000_000,
+        metavar="TRIPLETS",
+        help="instead: a table of so many (default %(const)s), more nodes, nodes that are lost; a cell has 5 x --seconds",
+    )
     options = parser.parse_args()
     if options.full:
         options.peers = ",".join(PEERS)
@@ -74,6 +82,11 @@ def _give_up(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     options = _arguments()
+    if options.scale:
+        found = scale.run(options.directory / "scale", options.scale, 5 * options.seconds)
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=1))
+        return
     if options.table:
         raise SystemExit(table.run(options.directory, options.table, 5 * options.seconds))
     if options.maillog:

@@ -5,7 +5,10 @@ with a policy server at the address POLICY and a worker socket in its directory.
 
     ["status"]                                          -> the node's status
     ["invite", name]                                    -> a token
-    ["run", in flight, seconds, warm-up, name]          -> "begin", "end", then the result
+    ["run", in flight, seconds, warm-up, name, mix]     -> "begin", "end", then the result
+    ["fill", number]                                    -> so many triplets, when they are there
+
+The mix says what is asked about: "new" triplets, "returning" ones four times of five, or a few "hot" ones.
 
 A run is a closed loop: whenever a check is answered, on the node's own tick thread, the next one is submitted.
 """
@@ -18,10 +21,13 @@ import queue
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
+from random import Random
 from typing import Any
 
+from benchmarks.filling import DAY_MS, bring, cluster_now
 from raftcluster import Node, Service, Worker
 from raftcluster.errors import RaftclusterError, Unavailable
 from raftcluster.greylist.verdict import Verdict
@@ -31,6 +37,8 @@ RECIPIENT = "recipient@example.test"
 CLIENT = "192.0.2.7"
 WORKERS = "workers.sock"
 RETRY_SECONDS = 0.05
+RETURNING = 0.8
+HOT = 100
 DRAIN_SECONDS = 20.0
 DEADLINE_SECONDS = 10.0  # as the client of the rivals
 
@@ -51,28 +59,41 @@ class _Slot:
 class Loop:
     """One run. `answered` is called on the tick thread, everything else on the main thread."""
 
-    def __init__(self, node: Node | Worker, in_flight: int, name: str) -> None:
+    def __init__(self, node: Node | Worker, in_flight: int, name: str, mix: str = "new") -> None:
         self._node = node
         self._in_flight = in_flight
         # Letters and digits only: a number that stands alone in a sender is taken for a variable part, and not kept.
         self._sender = f"s{blake2b(name.encode(), digest_size=6).hexdigest()}n%d@sender.example"
         self._next = 0
+        self._chosen: Callable[[], int] = {"new": self._new, "returning": self._returning, "hot": self._hot}[mix]
+        self._reasons = ("new",) if mix == "new" else ("new", "early", "waited", "known")
+        self._random = Random(name)
         self._measuring = False
         self._stopping = False
         self._ended: queue.SimpleQueue[_Slot] = queue.SimpleQueue()  # while it runs: those that failed
         self._latencies: list[float] = []
         self._errors: Counter[str] = Counter()
 
+    def _new(self) -> int:
+        self._next += 1
+        return self._next
+
+    def _returning(self) -> int:
+        """As much mail comes from known senders; of those, any that was seen."""
+        return self._random.randint(1, self._next) if self._next and self._random.random() < RETURNING else self._new()
+
+    def _hot(self) -> int:
+        return self._random.randint(1, HOT)
+
     def submit(self, slot: _Slot) -> None:
         """The next check of one slot."""
-        self._next += 1
-        sender = self._sender % self._next
+        sender = self._sender % self._chosen()
         slot.begun = time.perf_counter()
         self._node.greylist.submit(slot, client=CLIENT, sender=sender, recipient=RECIPIENT, deadline=DEADLINE_SECONDS)
 
     def answered(self, slot: _Slot, verdict: Verdict | None, error: RaftclusterError | None) -> None:
         """Tick thread."""
-        if verdict is None or verdict.degraded or verdict.reason != "new":
+        if verdict is None or verdict.degraded or verdict.reason not in self._reasons:
             self._errors[verdict.reason if verdict else str(error)] += 1
             self._ended.put(slot)
             return
@@ -150,8 +171,11 @@ def serve(node: Node | Worker) -> None:
                 say(node.status())
             case ["invite", name] if isinstance(node, Node):
                 say(eventually(partial(invite, node, name), what="the first node is a member"))
-            case ["run", in_flight, seconds, warm_up, name]:
-                say(Loop(node, in_flight, name).run(seconds, warm_up))
+            case ["fill", number] if isinstance(node, Node):
+                bring(node, 0, number, cluster_now(node) + DAY_MS)
+                say(number)
+            case ["run", in_flight, seconds, warm_up, name, mix]:
+                say(Loop(node, in_flight, name, mix).run(seconds, warm_up))
             case other:
                 raise SystemExit(f"what is {other!r}?")
 

@@ -29,6 +29,7 @@ class Window:
     seconds: float
     warm_up: float
     name: str  # unique in the run: makes the keys new
+    mix: str = "new"  # of ours: see `caller`
 
 
 @dataclass(frozen=True)

@@ -17,22 +17,18 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 import raftcluster
+from benchmarks.filling import DAY_MS, bring, cluster_now
 from raftcluster import Node, Verdict
 from raftcluster.errors import RaftclusterError
-from raftcluster.greylist.record import Record
-from raftcluster.greylist.rules import Triplet, key_of
 from tests.helpers import eventually, free_ports
 
 IN_FLIGHT: Final = 64
 ROUNDS: Final = 3
-BATCH: Final = 500
-FILLING: Final = 8  # batches under way
 SETTLE_SECONDS: Final = 1.0
 ALLOWED: Final = 1.5
 AHEAD_SECONDS: Final = 60.0  # for bringing in what is to expire
 ASK_SECONDS: Final = 0.1
 MINUTE_MS: Final = 60_000
-DAY_MS: Final = 86_400_000
 
 
 class Load:
@@ -103,20 +99,20 @@ def _phases(node: Node, triplets: int, seconds: float) -> dict[str, list[float]]
     took: dict[str, list[float]] = {"nothing else": [], "statistics, explanations": [], "triplets expire": []}
     burst = triplets // 4 // ROUNDS
     began = time.monotonic()
-    _bring(node, 0, triplets - burst * ROUNDS, _now(node) + DAY_MS)
+    bring(node, 0, triplets - burst * ROUNDS, cluster_now(node) + DAY_MS)
     held = node.greylist.stats()["records"]
     print(f"{held} triplets were brought in within {time.monotonic() - began:.0f} s, {burst} more come in each turn")
     load = Load(node)
     for turn in range(ROUNDS):
-        due = (_now(node) + round(AHEAD_SECONDS + 2 * (seconds + SETTLE_SECONDS)) * 1000) // MINUTE_MS + 1
-        _bring(node, triplets * (turn + 1), burst, due * MINUTE_MS - 1)
+        due = (cluster_now(node) + round(AHEAD_SECONDS + 2 * (seconds + SETTLE_SECONDS)) * 1000) // MINUTE_MS + 1
+        bring(node, triplets * (turn + 1), burst, due * MINUTE_MS - 1)
         before = _cleaned(node)
         took["nothing else"] += load.measure(seconds)
         with _asking(node):
             took["statistics, explanations"] += load.measure(seconds)
-        if (early := due * MINUTE_MS - _now(node)) < 0:
+        if (early := due * MINUTE_MS - cluster_now(node)) < 0:
             raise RuntimeError(f"this machine is too slow: the triplets expired {-early / 1000:.0f} s too early")
-        eventually(lambda: _now(node) >= due * MINUTE_MS, 120, "triplets expire")  # noqa: B023
+        eventually(lambda: cluster_now(node) >= due * MINUTE_MS, 120, "triplets expire")  # noqa: B023
         began_at = _cleaned(node)
         took["triplets expire"] += load.measure(seconds)
         meanwhile = _cleaned(node) - began_at
@@ -126,31 +122,6 @@ def _phases(node: Node, triplets: int, seconds: float) -> dict[str, list[float]]
     if load.errors:
         raise RuntimeError(f"{load.errors} checks were not told that they are new")
     return took
-
-
-def _bring(node: Node, first: int, number: int, expires: int) -> None:
-    """Bring in so many triplets that expire then."""
-    free: SimpleQueue[RaftclusterError | None] = SimpleQueue()
-    for _ in range(FILLING):
-        free.put(None)
-    now = _now(node)
-    for start in range(first, first + number, BATCH):
-        rows = [_row(each, now, expires) for each in range(start, min(start + BATCH, first + number))]
-        if (error := free.get(timeout=60)) is not None:
-            raise error
-        node.submit("greylist", ["merge", rows], lambda _, error: free.put(error), deadline=60)
-    for _ in range(FILLING):
-        if (error := free.get(timeout=60)) is not None:
-            raise error
-
-
-def _row(number: int, now: int, expires: int) -> list[object]:
-    packed = Triplet(b"192.0.%d.0/24" % (number & 255), b"s%d@example.net" % number, b"r@example.org").pack()
-    return [key_of(packed), 0, Record(now, now, expires, True, ((b"table\0\0\0", 1, 1),), packed).pack()]
-
-
-def _now(node: Node) -> int:
-    return node.query("greylist", lambda _, now: now)
 
 
 def _cleaned(node: Node) -> int:

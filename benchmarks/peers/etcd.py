@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.load import IN_FLIGHT, Row, Sample, Window
 from benchmarks.peers import client
 from tests.children import Child
@@ -22,6 +24,7 @@ from tests.helpers import free_ports
 NODES = 3
 BATCH = 64  # checks in one transaction; etcd's default limit is 128 operations
 START_SECONDS = 30.0
+FILL_SECONDS = 5.0
 LAYOUTS = ((1, False), (4, False), (4, True), (16, True))  # connections; to all members, or only to the leader
 
 
@@ -33,6 +36,7 @@ class Etcd:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._children: list[Child] = []
+        self._commands: list[tuple[str, list[str], Path]] = []
         self._endpoints: list[str] = []
         self._leader = ""
 
@@ -51,7 +55,8 @@ class Etcd:
         cluster = ",".join(f"{name}={url}" for name, url in zip(names, peer_urls, strict=True))
         for name, client_url, peer_url in zip(names, client_urls, peer_urls, strict=True):
             arguments = [str(self._binaries / "etcd"), *self._settings(name, client_url, peer_url, cluster)]
-            self._children.append(Child(name, arguments, self._directory / f"{name}.log"))
+            self._commands.append((name, arguments, self._directory / f"{name}.log"))
+        self._children = [Child(*command) for command in self._commands]
         self._leader = self._wait_for_leader()
 
     def _settings(self, name: str, client_url: str, peer_url: str, cluster: str) -> list[str]:
@@ -72,11 +77,14 @@ class Etcd:
             "--log-level=warn",
         ]
 
+    def _control(self, endpoints: Sequence[str]) -> list[str]:
+        control = [str(self._binaries / "etcdctl"), f"--endpoints={','.join(endpoints)}", "--command-timeout=2s"]
+        control += [f"--cacert={self._certificates.ca}", f"--cert={self._certificates.certificate}"]
+        return [*control, f"--key={self._certificates.key}"]
+
     def _wait_for_leader(self) -> str:
         """The leader's endpoint, once all members answer and agree about it."""
-        control = [str(self._binaries / "etcdctl"), f"--endpoints={','.join(self._endpoints)}", "--command-timeout=2s"]
-        control += [f"--cacert={self._certificates.ca}", f"--cert={self._certificates.certificate}"]
-        control += [f"--key={self._certificates.key}", "endpoint", "status", "--write-out=json"]
+        control = [*self._control(self._endpoints), "endpoint", "status", "--write-out=json"]
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
             for child in self._children:
@@ -94,6 +102,51 @@ class Etcd:
         for child in self._children:
             child.stop()
         self._children = []
+
+    # ---- what `scale` asks for
+
+    def servers(self) -> dict[str, psutil.Process]:
+        return {child.name: child.counters for child in self._children}
+
+    def fill(self, triplets: int) -> None:
+        """In transactions of many puts: its fastest way."""
+        done = 0
+        while done < triplets:
+            window = Window(1024, FILL_SECONDS, 0.1, f"fill{done}")
+            done += self._measure(window, "batch", 4, [self._leader]).checks
+
+    def restart(self) -> float:
+        """Kill a follower; the seconds from its new process's start to its first linearizable answer."""
+        return self._revive(next(number for number, at in enumerate(self._endpoints) if at != self._leader))
+
+    def gap(self) -> float:
+        """Kill the leader; the seconds to the first write that another member takes. All is well again then."""
+        number = self._endpoints.index(self._leader)
+        others = [at for at in self._endpoints if at != self._leader]
+        begun = time.monotonic()
+        self._children[number].kill()
+        self._until(others, "put", "gap", "1")
+        taken = time.monotonic() - begun
+        self._revive(number)
+        self._leader = self._wait_for_leader()
+        return taken
+
+    def _revive(self, number: int) -> float:
+        if self._children[number].process.poll() is None:
+            self._children[number].kill()
+        begun = time.monotonic()
+        self._children[number] = Child(*self._commands[number])
+        self._until([self._endpoints[number]], "get", "gap")
+        return time.monotonic() - begun
+
+    def _until(self, endpoints: Sequence[str], *command: str) -> None:
+        """Try until it is done."""
+        control = [*self._control(endpoints), *command]
+        end = time.monotonic() + START_SECONDS
+        while subprocess.run(control, capture_output=True, timeout=START_SECONDS).returncode != 0:
+            assert time.monotonic() < end, f"etcd does not {command[0]}"
+
+    # ---- the suite
 
     def rows(self) -> Sequence[Row]:
         rmw = [self._row("etcd rmw", "rmw", connections, everywhere, IN_FLIGHT) for connections, everywhere in LAYOUTS]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import psutil
 
 import raftcluster
 from benchmarks.caller import WORKERS as SOCKET
@@ -16,6 +20,7 @@ from benchmarks.peers import client
 from raftcluster import limits
 from tests.children import Child
 from tests.helpers import eventually, free_ports
+from tests.policy_client import PolicyClient
 
 NODES = 3
 POLICY_LEVELS = (1, 8, 64)
@@ -24,6 +29,15 @@ WORKERS = {1: 4, NODES: 6}
 """Worker processes, by how many nodes they ask."""
 START_SECONDS = 30.0
 SLACK_SECONDS = 30.0
+FILL_SECONDS = 300.0
+_asked = count()
+
+
+class Place(NamedTuple):
+    """A node's policy server."""
+
+    name: str
+    policy: str
 
 
 class Ours:
@@ -31,32 +45,35 @@ class Ours:
 
     name = "ours"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, nodes: int = NODES) -> None:
         self._directory = directory
+        self._nodes = nodes
         self._children: list[Child] = []
 
     def start(self) -> None:
         self._directory.mkdir(parents=True)
         client.build()
-        self._policy = [f"127.0.0.1:{port}" for port in free_ports(NODES)]
-        names = [f"node{number}" for number in range(NODES)]
-        addresses = [("127.0.0.1", port) for port in free_ports(NODES)]
+        self._policy = [f"127.0.0.1:{port}" for port in free_ports(self._nodes)]
+        names = [f"node{number}" for number in range(self._nodes)]
+        addresses = [("127.0.0.1", port) for port in free_ports(self._nodes)]
+        self._first = addresses[0]
         for name, address in zip(names, addresses, strict=True):
             if name == names[0]:
                 raftcluster.init(self._directory / name, cluster="benchmark", node=name, listen=address)
             else:
                 token = self._ask(self._children[0], "invite", name)
-                there = addresses[0]
-                raftcluster.join(self._directory / name, address=there, token=token, node=name, listen=address)
+                raftcluster.join(self._directory / name, address=self._first, token=token, node=name, listen=address)
             self._open(name)
         eventually(self._complete, START_SECONDS, "all nodes vote and know the leader")
 
     def _open(self, name: str) -> None:
-        policy = f"inet:{self._policy[len(self._children)]}"
-        command = [sys.executable, "-m", "benchmarks.caller", str(self._directory / name), policy]
+        self._children.append(self._launch(name, self._policy[len(self._children)]))
+
+    def _launch(self, name: str, policy: str) -> Child:
+        command = [sys.executable, "-m", "benchmarks.caller", str(self._directory / name), f"inet:{policy}"]
         child = Child(name, command, self._directory / f"{name}.log", pipes=True)
-        self._children.append(child)
         assert json.loads(child.line(START_SECONDS)) == "open"
+        return child
 
     def _ask(self, child: Child, *request: object) -> Any:
         child.alive()
@@ -65,12 +82,75 @@ class Ours:
 
     def _complete(self) -> bool:
         states = [self._ask(child, "status") for child in self._children]
-        return all(len(state["voters"]) == NODES and state["leader"] for state in states)
+        return all(len(state["voters"]) == self._nodes and state["leader"] for state in states)
 
     def stop(self) -> None:
         for child in self._children:
             child.stop()
         self._children = []
+
+    # ---- what `scale` asks for
+
+    def measure(self, window: Window) -> Sample:
+        """Embedded callers on all nodes."""
+        return self._measure(window)
+
+    def servers(self) -> dict[str, psutil.Process]:
+        return {child.name: child.counters for child in self._children}
+
+    def fill(self, triplets: int) -> None:
+        self._children[0].tell(json.dumps(["fill", triplets]))
+        assert json.loads(self._children[0].line(FILL_SECONDS)) == triplets
+
+    def restart(self) -> float:
+        """Kill a follower; the seconds from its new process's start to its first answer that is the cluster's."""
+        leader = self._leader()
+        return self._revive(next(number for number in range(self._nodes) if number != leader))
+
+    def gap(self) -> float:
+        """Kill the leader; the seconds to the first answer at another node that was asked afterwards. All is well again then."""
+        leader = self._leader()
+        other = self._policy[(leader + 1) % self._nodes]
+        with PolicyClient(f"inet:{other}") as client:
+            begun = time.monotonic()
+            self._children[leader].kill()
+            _decided(client)
+            taken = time.monotonic() - begun
+        self._revive(leader, killed=True)
+        eventually(self._complete, START_SECONDS, "all nodes vote and know the leader")
+        return taken
+
+    def grow(self) -> float:
+        """One more node; the seconds from its process's start until it votes, and so has all."""
+        number = self._nodes
+        name, address = f"node{number}", ("127.0.0.1", free_ports(1)[0])
+        token = self._ask(self._children[0], "invite", name)
+        raftcluster.join(self._directory / name, address=self._first, token=token, node=name, listen=address)
+        self._policy.append(f"127.0.0.1:{free_ports(1)[0]}")
+        begun = time.monotonic()
+        self._open(name)
+        self._nodes += 1
+        eventually(self._complete, START_SECONDS, f"{name} votes")
+        return time.monotonic() - begun
+
+    def places(self) -> list[Place]:
+        """The policy servers."""
+        return [Place(child.name, f"inet:{policy}") for child, policy in zip(self._children, self._policy, strict=True)]
+
+    def _leader(self) -> int:
+        states = [self._ask(child, "status") for child in self._children]
+        return next(number for number, state in enumerate(states) if state["leader"] == state["id"])
+
+    def _revive(self, number: int, killed: bool = False) -> float:
+        if not killed:
+            self._children[number].kill()
+        begun = time.monotonic()
+        self._children[number] = self._launch(self._children[number].name, self._policy[number])
+        with PolicyClient(f"inet:{self._policy[number]}") as client:
+            _decided(client)
+        return time.monotonic() - begun
+
+    # ---- the suite
 
     def rows(self) -> Sequence[Row]:
         def policy(nodes: int) -> Callable[[Window], Sample]:
@@ -109,10 +189,11 @@ class Ours:
 
     def _measure(self, window: Window) -> Sample:
         """One in flight is tried at each node for a third of the time: it is another distance from each."""
-        if window.in_flight >= NODES:
-            whole, rest = divmod(window.in_flight, NODES)
-            return self._run(window, [[whole + (number < rest) for number in range(NODES)]])
-        return self._run(window, [[int(number == turn) for number in range(NODES)] for turn in range(NODES)])
+        nodes = self._nodes
+        if window.in_flight >= nodes:
+            whole, rest = divmod(window.in_flight, nodes)
+            return self._run(window, [[whole + (number < rest) for number in range(nodes)]])
+        return self._run(window, [[int(number == turn) for number in range(nodes)] for turn in range(nodes)])
 
     def _run(self, window: Window, turns: Sequence[Sequence[int]], workers: Sequence[Child] = ()) -> Sample:
         """What the nodes' own callers come to, or these workers; `turns` say how many checks each has in flight."""
@@ -124,7 +205,14 @@ class Ours:
             callers = [(child, share) for child, share in zip(workers or self._children, turn, strict=True) if share]
             for child, share in callers:
                 child.alive()
-                plan = ["run", share, window.seconds / len(turns), window.warm_up, f"{window.name}-{child.name}"]
+                plan = [
+                    "run",
+                    share,
+                    window.seconds / len(turns),
+                    window.warm_up,
+                    f"{window.name}-{child.name}",
+                    window.mix,
+                ]
                 child.tell(json.dumps(plan))
             self._expect(callers, "begin", window.warm_up)
             meter = Meter({child.name: child.counters for child in [*self._children, *workers]})
@@ -157,7 +245,7 @@ class Ours:
 
     def describe(self) -> dict[str, Any]:
         return {
-            "nodes": NODES,
+            "nodes": self._nodes,
             "tls": "mutual, TLS 1.3 between nodes; callers are embedded and need none",
             "durability": "default: fsync on a majority before any answer",
             "callers": "embedded, closed loop, node.greylist.submit, in all three node processes in equal shares "
@@ -173,3 +261,14 @@ class Ours:
                 )
             },
         }
+
+
+def _decided(client: PolicyClient) -> None:
+    """Ask until the cluster decides: what is answered without it does not count."""
+
+    def is_decided() -> bool:
+        number = next(_asked)
+        asked = {"sender": f"asked{number}x@sender.example", "instance": f"asked{number}"}
+        return "Greylisted" in client.ask(client_address="192.0.2.7", recipient="r@example.org", **asked)
+
+    eventually(is_decided, START_SECONDS, "a check is decided")

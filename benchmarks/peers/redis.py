@@ -9,9 +9,12 @@ all that no replica has with the primary. It is no rival for durable checks; it 
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks.load import IN_FLIGHT, Row, Sample, Window
 from benchmarks.peers import client
@@ -21,6 +24,7 @@ from tests.helpers import eventually, free_ports
 NODES = 3
 BATCH = 64
 START_SECONDS = 30.0
+FILL_SECONDS = 5.0
 
 
 class Redis:
@@ -31,6 +35,7 @@ class Redis:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._children: list[Child] = []
+        self._commands: list[tuple[str, list[str], Path]] = []
         self._ports: list[int] = []
 
     def start(self) -> None:
@@ -44,7 +49,8 @@ class Redis:
             arguments = ["redis-server", *self._settings(port, home)]
             if number > 0:
                 arguments += ["--replicaof", "127.0.0.1", str(self._ports[0])]
-            self._children.append(Child(f"redis{number}", arguments, self._directory / f"redis{number}.log"))
+            self._commands.append((f"redis{number}", arguments, self._directory / f"redis{number}.log"))
+            self._children.append(Child(*self._commands[number]))
         eventually(self._complete, START_SECONDS, "both replicas follow the primary")
 
     def _settings(self, port: int, home: Path) -> list[str]:
@@ -71,6 +77,29 @@ class Redis:
         for child in self._children:
             child.stop()
         self._children = []
+
+    # ---- what `scale` asks for
+
+    def servers(self) -> dict[str, psutil.Process]:
+        return {child.name: child.counters for child in self._children}
+
+    def fill(self, triplets: int) -> None:
+        """In pipelines: its fastest way."""
+        done = 0
+        while done < triplets:
+            done += self._measure(Window(1024, FILL_SECONDS, 0.1, f"fill{done}"), "rmw", BATCH, "always").checks
+
+    def restart(self) -> float:
+        """Kill the primary; the seconds from its new process's start to its first answer, when it has read its file."""
+        self._children[0].kill()
+        begun = time.monotonic()
+        self._children[0] = Child(*self._commands[0])
+        eventually(lambda: self._command(self._ports[0], "GET", "nothing") == "\n", FILL_SECONDS * 20, "it answers")
+        taken = time.monotonic() - begun
+        eventually(self._complete, START_SECONDS, "both replicas follow the primary")
+        return taken
+
+    # ---- the suite
 
     def rows(self) -> Sequence[Row]:
         def measured(mode: str, batch: int, fsync: str) -> Any:

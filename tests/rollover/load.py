@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tests.children import Child
 from tests.policy_client import PATIENCE_SECONDS, PolicyClient
@@ -40,6 +41,15 @@ class Answer:
     seconds: float
     triplet: int
     action: str
+
+
+class Place(Protocol):
+    """A node that is asked."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def policy(self) -> str: ...
 
 
 class Asker(threading.Thread):
@@ -92,7 +102,7 @@ class Load:
     """
 
     def __init__(
-        self, nodes: Sequence[Served], per_second: float, folder: Path, *, connections: int = 4, returns: bool = False
+        self, nodes: Sequence[Place], per_second: float, folder: Path, *, connections: int = 4, returns: bool = False
     ) -> None:
         self.answers: list[Answer] = []
         self.errors: list[str] = []
