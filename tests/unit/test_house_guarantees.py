@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 
@@ -25,6 +26,12 @@ def commands(text: str) -> list[str]:
     return [each for each in re.findall(r"`([^`]+)`", text) if re.match(r"tests/|\./run |raftcluster ", each)]
 
 
+@cache
+def tracked() -> set[str]:
+    return {str(each) for each in checkout.files()}
+
+
+@cache
 def names_in(source: str) -> set[str]:
     return {
         each.name for each in ast.walk(ast.parse(source)) if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -36,7 +43,7 @@ def made_up(command: str) -> Iterator[str]:
     script = (checkout.ROOT / "run").read_text()
     if command.startswith("tests/"):
         path, _, name = command.partition("::")
-        if path not in {str(each) for each in checkout.files()}:
+        if path not in tracked():
             yield path
         elif name and name not in names_in((checkout.ROOT / path).read_text()):
             yield command
