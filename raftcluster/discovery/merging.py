@@ -77,8 +77,9 @@ def _host(seen: Sighting, names: Names) -> _Host:
     called = [each.lower().removesuffix(".") for each in (seen.name, *seen.addresses) if each and not is_address(each)]
     if is_address(seen.name):
         own.insert(0, plain(seen.name))
-    if not called and own:
-        called = [each for each in [names.name(own[0])] if each]
+    known = any(any(names.addresses(each)) for each in called)
+    if own and not known and not ip_address(own[0]).is_loopback:  # the source's name leads nowhere, or it has none
+        called += [each for each in [names.name(own[0])] if each]
     led = [plain(each) for name in called for each in names.addresses(name) if is_address(each)]
     return _Host([seen], _unique(called), _unique([*own, *sorted(led, key=lambda each: ":" in each)]))
 

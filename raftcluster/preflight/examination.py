@@ -42,12 +42,23 @@ def examine(
     word = checked.mixed.message if checked.mixed is not None else ""
     met = meet(_parties(checked.hosts, shell, here, port))
     known = {each.name: each.candidate for each in checked.hosts}
-    rows: list[Row] = []
+    inner = {
+        each.name: host_rows(each, each.candidate.port, directory, word if each.name in offenders else "")
+        for each in checked.hosts
+    }
+    opening = {name: _opening(rows) for name, rows in inner.items()}
+    found: list[Row] = []
     for host in checked.hosts:
-        rows += way_rows(host, login, _shown(host, login))
-        rows += host_rows(host, host.candidate.port, directory, word if host.name in offenders else "")
-        rows += _meeting_rows(host, met, known)
-    return Report(tuple(rows))
+        found += way_rows(host, login, _shown(host, login))
+        found += inner[host.name]
+        found += _meeting_rows(host, met, known, opening)
+    return Report(tuple(found))
+
+
+def _opening(rows: Sequence[Row]) -> str:
+    """The commands that open a host's port where its own rules are known to close it; empty when they are not."""
+    closed = [each for each in rows if each.check is Check.FIREWALL and each.outcome is Outcome.FAILED]
+    return " && ".join(each.remedy for each in closed)
 
 
 def _shown(host: Host, login: Login) -> str:
@@ -88,16 +99,15 @@ def _python(facts: Facts) -> str:
     return best[0].path if best else ""
 
 
-def _meeting_rows(host: Host, meetings: Meetings, known: Mapping[str, Candidate]) -> list[Row]:
+def _meeting_rows(
+    host: Host, meetings: Meetings, known: Mapping[str, Candidate], opening: Mapping[str, str]
+) -> list[Row]:
     name, port = host.name, host.candidate.port
     if not any(name in pair for pair in meetings.found):
         why = "not tried: there is no way in" if host.facts is None else "not tried: it needs Python"
         return [Row(name, each, Outcome.UNKNOWN, why) for each in (Check.INWARD, Check.OUTWARD)]
     inward = {caller: met for (caller, other), met in meetings.found.items() if other == name}
     outward = {other: met for (caller, other), met in meetings.found.items() if caller == name}
-    lost = [known[other] for other, met in outward.items() if met is Met.UNRESOLVED and other in known]
-    entries = " && ".join(f"echo '{each.addresses[0]} {each.target}' >> /etc/hosts" for each in lost)
-    others = entries or f"nft list ruleset, at {', '.join(outward)} for TCP port {port} inward, at {name} outward"
     if trouble := meetings.troubles.get(name):
         first = Row(name, Check.INWARD, Outcome.FAILED, trouble, f"ss -ltnp 'sport = :{port}'")
     elif name in meetings.taken and host.facts is not None and host.facts.node is None:
@@ -105,11 +115,12 @@ def _meeting_rows(host: Host, meetings: Meetings, known: Mapping[str, Candidate]
         mend = f"ss -ltnp 'sport = :{port}' shows it; stop it, or use another port: {name}:PORT"
         first = Row(name, Check.INWARD, Outcome.FAILED, said, mend)
     else:
-        first = _row(name, Check.INWARD, inward, {}, _inward_remedy(host, inward))
-    return [first, _row(name, Check.OUTWARD, outward, meetings.closed, others)]
+        first = _row(name, Check.INWARD, inward, {}, _inward_remedy(host, inward, opening[name]))
+    second = _row(name, Check.OUTWARD, outward, meetings.closed, _outward_remedy(port, outward, known, opening))
+    return [first, second]
 
 
-def _inward_remedy(host: Host, met: dict[str, Met]) -> str:
+def _inward_remedy(host: Host, met: Mapping[str, Met], opening: str) -> str:
     port = host.candidate.port
     lost = [caller for caller, each in met.items() if each is Met.UNRESOLVED]
     if lost:
@@ -118,7 +129,18 @@ def _inward_remedy(host: Host, met: dict[str, Met]) -> str:
         return (
             f"ss -ltnp 'sport = :{port}' shows who has the port; ip -br address, whether another host has the address"
         )
-    return f"nft insert rule FAMILY TABLE CHAIN tcp dport {port} accept, where nft list ruleset shows a drop"
+    return opening or f"let TCP port {port} in where a router or iptables-legacy -S drops it: nft shows no such rule"
+
+
+def _outward_remedy(
+    port: int, met: Mapping[str, Met], known: Mapping[str, Candidate], opening: Mapping[str, str]
+) -> str:
+    lost = [known[other] for other, each in met.items() if each is Met.UNRESOLVED and other in known]
+    if lost:
+        return " && ".join(f"echo '{each.addresses[0]} {each.target}' >> /etc/hosts" for each in lost)
+    wrong = [other for other, each in met.items() if each in _WORDS]
+    closed = [f"at {other}: {opening[other]}" for other in wrong if opening.get(other)]
+    return "; ".join(closed) or f"nft list ruleset, here outward and at {', '.join(wrong)} inward, for TCP port {port}"
 
 
 def _row(name: str, check: Check, met: dict[str, Met], closed: dict[str, str], remedy: str) -> Row:

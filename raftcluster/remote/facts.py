@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Final
 
 STANDALONE: Final = "standalone"
 UNREADABLE: Final = "unreadable"
-_PYTHON: Final = re.compile(r"^(\S+) (\d+)\.(\d+)\.(\d+)((?: no-\w+)*)\s*$")
+_PYTHON: Final = re.compile(r"^(\S+) (\d{1,4})\.(\d{1,4})\.(\d{1,4})((?: no-\w+)*)\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ def _off(now: str, began: float, ended: float) -> tuple[float, float] | None:
         theirs = float(now.removesuffix(".%N").removesuffix(".N"))  # a date without %N
     except ValueError:
         return None
-    return theirs - ended, theirs - began
+    return (theirs - ended, theirs - began) if isfinite(theirs) else None
 
 
 def _python(line: str) -> Python | None:
@@ -157,7 +158,7 @@ def _python(line: str) -> Python | None:
 
 def _free(line: str) -> int | None:
     """Of `df -Pk`: file system, blocks, used, available, capacity, mounted on."""
-    match = re.match(r"^.*\s(\d+)\s+(\d+)\s+(\d+)\s+\d+%\s", line)
+    match = re.match(r"^.*\s(\d+)\s+(\d+)\s+(\d{1,18})\s+\d+%\s", line)
     return int(match[3]) * 1024 if match else None
 
 
@@ -169,7 +170,7 @@ def _assignments(text: str) -> dict[str, str]:
 def _object(text: str) -> dict[str, Any] | None:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -177,4 +178,6 @@ def _object(text: str) -> dict[str, Any] | None:
 def _listing(text: str) -> list[Any] | None:
     found = _object(text)
     listing = found.get("nftables") if found is not None else None
-    return [each for each in listing if "metainfo" not in each] if isinstance(listing, list) else None
+    if not isinstance(listing, list):
+        return None
+    return [each for each in listing if isinstance(each, dict) and "metainfo" not in each]

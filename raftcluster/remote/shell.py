@@ -15,6 +15,8 @@ from raftcluster.errors import Refusal, Unavailable
 SECONDS: Final = 30.0
 """For a command, unless the caller says otherwise."""
 CLOSE_SECONDS: Final = 5.0
+OUTPUT_BYTES: Final = 16 * 1024 * 1024
+"""Of a command, on either way out: another host does not fill this one's memory."""
 LINE_BYTES: Final = 64 * 1024
 """Of a command that is read while it runs."""
 
@@ -113,21 +115,53 @@ class Local:
 def ended(words: Sequence[str], given: str, seconds: float, env: Mapping[str, str] | None = None) -> Done:
     """The command once it has ended. Raises `Refusal` when it cannot be started, `Unavailable` when it takes too long."""
     try:
-        done = subprocess.run(
-            words,
-            input=given,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            check=False,
-            env=env,
+        process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
         )
-    except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"{words[0]} did not end in {seconds:.0f} s", subject=words[0]) from error
     except OSError as error:
         raise _not_started(words[0], error) from error
-    return Done(done.returncode, done.stdout, done.stderr)
+    with process:
+        try:
+            out, err = _exchanged(process, words[0], given.encode(), time.monotonic() + seconds)
+            return Done(process.wait(seconds), out.decode(errors="replace"), err.decode(errors="replace"))
+        except subprocess.TimeoutExpired as error:
+            raise Unavailable(f"{words[0]} did not end in {seconds:.0f} s", subject=words[0]) from error
+        finally:
+            process.kill()
+
+
+def _exchanged(process: subprocess.Popen[bytes], name: str, given: bytes, end: float) -> tuple[bytes, bytes]:
+    """What a process says on its two ways out while it is given its input. Raises `Unavailable`: too late, or too much."""
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    said = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
+    out, err = said
+    os.set_blocking(process.stdin.fileno(), False)
+    with selectors.DefaultSelector() as selector:
+        for each in said:
+            selector.register(each, selectors.EVENT_READ)
+        selector.register(process.stdin, selectors.EVENT_WRITE)
+        left = memoryview(given)
+        while selector.get_map():
+            ready = selector.select(max(0.0, end - time.monotonic()))
+            if not ready:
+                raise subprocess.TimeoutExpired(name, 0)
+            for key, _ in ready:
+                if key.fd in said:
+                    read = os.read(key.fd, 64 * 1024)
+                    said[key.fd] += read
+                    if len(said[key.fd]) > OUTPUT_BYTES:
+                        raise Unavailable(f"{name} says more than {OUTPUT_BYTES} bytes", subject=name)
+                    if not read:
+                        selector.unregister(key.fd)
+                    continue
+                try:
+                    left = left[os.write(key.fd, left[: 64 * 1024]) :] if left else left
+                except BrokenPipeError:  # it does not want all of it
+                    left = left[:0]
+                if not left:
+                    selector.unregister(process.stdin)
+                    process.stdin.close()
+    return bytes(said[out]), bytes(said[err])
 
 
 def _not_started(command: str, error: OSError) -> Refusal:

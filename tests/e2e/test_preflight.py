@@ -106,6 +106,7 @@ def test_hosts_are_checked_and_mended_by_what_is_printed(site: Site) -> None:
 
     # The printed commands mend it; an account that is not root is told so, and what else is left.
     mend = found["mx2.test", "firewall"]["remedy"]
+    assert found["mx3.test", "it reaches others' ports"]["remedy"] == f"at mx2.test: {mend}"
     assert mend == "nft insert rule inet filter input tcp dport 9777 accept"
     two.said("sh", "-c", mend)
     assert (
@@ -144,7 +145,7 @@ def test_typed_and_detected_hosts_become_one_list(site: Site) -> None:
 
     # Nothing is taken unasked.
     code, listed, said = site.command("add", "--autodetect")
-    assert (code, listed["hosts"]) == (0, []) and "to take mx2, mx3, say --yes" in said
+    assert (code, listed["hosts"]) == (0, []) and "to take mx2.test, mx3.test, say --yes" in said
 
     # A machine under a second name is found to be the same. A host whose key is not known is not spoken to; it is shown.
     one.write(

@@ -59,6 +59,14 @@ def test_an_address_is_called_by_its_name_where_it_has_one() -> None:
     assert [(each.name, each.port) for each in found] == [("mx2.example.org", PORT), ("198.51.100.7", PORT)]
 
 
+def test_a_name_that_leads_nowhere_gives_way_to_the_name_of_its_address() -> None:
+    found = merged(Sighting("pacemaker", "", "node-b", ("192.0.2.2",)), Sighting("b", "", "node-c", ("198.51.100.3",)))
+    assert [(each.name, each.aliases, each.target) for each in found] == [
+        ("mx2.example.org", ("node-b",), "mx2.example.org"),
+        ("node-c", (), "198.51.100.3"),
+    ]
+
+
 def test_different_hosts_stay_apart_also_with_loopback_addresses_in_common() -> None:
     known = names({"mx1": ["127.0.1.1"], "mx2": ["127.0.1.1"]})
     assert len(merged(Sighting("a", "", "mx1"), Sighting("a", "", "mx2"), known=known)) == 2

@@ -78,7 +78,7 @@ def test_a_provider_of_another_package_is_asked(inventory: int) -> None:
 
 def test_one_that_fails_keeps_the_others_from_nothing_unless_it_was_named(inventory: int) -> None:
     said = raftcluster.discover(tried=False)
-    assert "localhost" in [each.name for each in said.candidates]
+    assert "inventory: rack 7" in [origin for each in said.candidates for origin in each.provenance]
     assert said.remarks["test-failing"] == ("failed: the inventory is closed (come back tomorrow)",)
     assert "cannot be used" in said.remarks["test-missing"][0]
     with pytest.raises(Unavailable, match="closed"):

@@ -10,8 +10,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from raftcluster.discovery.candidate import Candidate
+from raftcluster.discovery.checked import Host, check
 from raftcluster.errors import MissingPrivilege, Refusal, Unavailable
+from raftcluster.preflight.checks import host_rows
+from raftcluster.preflight.report import Outcome
 from raftcluster.remote import hostkeys, probe
 from raftcluster.remote.facts import Python, read, realm_of
 from raftcluster.remote.hostkeys import HostKey
@@ -110,6 +116,17 @@ def test_a_command_that_does_not_end_is_given_up() -> None:
         Local().run(["/nowhere/at/all"])
 
 
+def test_what_goes_in_and_out_of_a_command_is_whole_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "one line of many\n" * 40_000
+    done = Local().run(["sh", "-c", "tee /dev/stderr"], text)
+    assert done.out == text and done.err == text and done.status == 0
+    assert Local().run(["true"], text).status == 0, "nobody reads it"
+    assert Local().run(["sh", "-c", "exit 7"]).status == 7
+    monkeypatch.setattr("raftcluster.remote.shell.OUTPUT_BYTES", 1000)
+    with pytest.raises(Unavailable, match="more than 1000 bytes"):
+        Local().run(["yes"])
+
+
 def test_lines_of_a_command_that_runs() -> None:
     running = Running(["sh", "-c", "echo one; echo two; cat >/dev/null; echo three"])
     assert (running.line(5), running.line(5)) == ("one", "two")
@@ -198,3 +215,25 @@ def test_interpreters_and_what_they_lack() -> None:
         Python("/usr/bin/python3", (3, 9, 2), ()),
         Python("/usr/bin/python3.12", (3, 12, 1), ("ensurepip",)),
     )
+
+
+NAMES = [line.rpartition("tell ")[2] for line in SCRIPT.splitlines() if "| tell " in line and "tell()" not in line]
+ODD = (
+    *("1" * 5000, "nan", "1e999", "[" * 5000, "yes", "free", "  configured: x", "/x 3.99999999.1 "),
+    *('{"nftables": [1, {}, {"chain": {}}]}', '{"nftables": [{"rule": 1}]}', '{"cluster_id": []}'),
+    f"/dev/vda 1 1 {'9' * 5000} 1% /",
+)
+VALUES = st.text(max_size=30) | st.sampled_from(ODD)
+
+
+def test_the_names_that_the_probe_tells_are_found() -> None:
+    assert {"now", "nft", "pythons", "node", "keytab"} <= {name.split(";")[0].strip() for name in NAMES}
+
+
+@given(st.dictionaries(st.sampled_from([name.split(";")[0].strip() for name in NAMES]), VALUES))
+def test_whatever_a_host_says_is_judged(values: dict[str, str]) -> None:
+    facts = ask(Scripted("mx1", values), "/d")
+    host = Host(Candidate("mx1", ("192.0.2.1",)), facts, realm=facts.realm)
+    rows = host_rows(host, 9777, "/d", "")
+    assert all(each.said and (each.remedy or each.outcome is not Outcome.FAILED) for each in rows)
+    check([host.candidate], lambda each: Scripted("mx1", values), facts, directory="/d", product="p", strict=False)
