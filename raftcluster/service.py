@@ -59,6 +59,7 @@ class Service:
     def __enter__(self) -> Self:
         heap.few_arenas()
         with ExitStack() as starting:
+            starting.enter_context(heap.rare_collections())
             self.node = node = Node.open(self._path, **{"ready_seconds": 0, **self._settings})
             starting.callback(node.close)
             control = ControlServer(node, self._path / CONTROL, self._status)

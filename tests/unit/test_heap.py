@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 from raftcluster import heap
@@ -36,6 +38,25 @@ def test_free_memory_of_every_arena_goes_back(tmp_path: Path) -> None:
     heap.trim()
     assert before - held(tmp_path) > 0.5 * BLOCKS * BLOCK_BYTES, f"{before / MIB:.0f} MiB"
     assert all(len(block) == BLOCK_BYTES for blocks in kept for block in blocks)
+
+
+def test_cycles_are_looked_for_less_often_and_still_found() -> None:
+    class Node:
+        def __init__(self) -> None:
+            self.itself = self
+
+    before = gc.get_threshold()
+    gone: list[bool] = []
+    with heap.rare_collections():
+        assert gc.get_threshold()[0] == heap.COLLECT and gc.get_freeze_count() > 0
+        weakref.finalize(Node(), gone.append, True)
+        for _ in range(700):
+            Node()
+        assert not gone
+        for _ in range(heap.COLLECT):
+            Node()
+        assert gone
+    assert gc.get_threshold() == before and gc.get_freeze_count() == 0
 
 
 ARENAS = """
