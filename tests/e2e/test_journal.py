@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from raftcluster.events.catalogue import SEVERITIES
+from raftcluster.maillog.catalogue import KINDS
 from tests.checkout import ROOT
 from tests.children import Child
 from tests.e2e.journal import Journal
 from tests.e2e.node import COMMAND
 from tests.helpers import eventually, free_ports
+from tests.policy_client import PolicyClient
 
 HOSTILE = """
 from pathlib import Path
@@ -53,15 +55,44 @@ class Served:
         return done.stdout
 
     def serve(self) -> None:
-        self.child = Child("mx1", self.words("serve", "--policy", f"inet:127.0.0.1:{free_ports(1)[0]}"), self.log)
+        self.policy = f"inet:127.0.0.1:{free_ports(1)[0]}"
+        self.child = Child("mx1", self.words("serve", "--policy", self.policy), self.log)
         eventually(lambda: self.child is not None and self.child.alive() and self._leads(), 30, "it leads")
 
     def _leads(self) -> bool:
         done = subprocess.run(self.words("status", "--json"), capture_output=True, text=True, timeout=60, check=False)
         return done.returncode == 0 and bool(json.loads(done.stdout)["leader"])
 
+    def export(self) -> dict[str, Any]:
+        """How far the mail log's export is."""
+        found: dict[str, Any] = json.loads(self.said("status", "--json"))["maillog"]["export"]
+        return found
+
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.said("events", "--json").splitlines()]
+
+
+def test_the_mail_log_is_in_the_journal_when_it_is_exported_there(journal: Journal, tmp_path: Path) -> None:
+    node = Served(journal, tmp_path)
+    node.said("init", "--name", "mail", "--node", "mx1", "--listen", f"127.0.0.1:{free_ports(1)[0]}")
+    node.serve()
+    assert node.child is not None
+    try:
+        node.said("config", "set", "--local", "local/maillog/export", "system")
+        with PolicyClient(node.policy) as client:
+            for number in range(50):
+                client.ask(recipient=f"b{number}@example.org", instance=str(number), helo_name="mx.example.net")
+        export = eventually(lambda: (found := node.export())["position"] == 50 and found, 20)
+        assert export["state"] == "connected" and export["lost"] == 0
+    finally:
+        node.child.stop()
+    journal.sync()
+    found = journal.records("RAFTCLUSTER_EVENT=mail-rejected")
+    assert [each["RAFTCLUSTER_FIELD_RECIPIENT"] for each in found] == [f"b{n}@example.org" for n in range(50)]
+    assert [int(each["RAFTCLUSTER_SEQUENCE"]) for each in found] == list(range(1, 51))
+    kind = KINDS["greylisting", "Rejected"]
+    assert {each["MESSAGE_ID"] for each in found} == {kind.id.replace("-", "")}
+    assert {each["_TRANSPORT"] for each in found} == {"journal"} and {each["PRIORITY"] for each in found} == {"5"}
 
 
 def text(value: Any) -> str:
