@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from raftcluster.discovery.candidate import PORT, Candidate
 from raftcluster.discovery.checked import Checked, Host
 from raftcluster.preflight.checks import PYTHON, host_rows, way_rows
-from raftcluster.preflight.meeting import WELL, Meetings, Met, Party, meet
+from raftcluster.preflight.meeting import WELL, WORKERS, Meetings, Met, Party, meet
 from raftcluster.preflight.report import Check, Outcome, Report, Row
 from raftcluster.remote import hostkeys
 from raftcluster.remote.facts import Facts
@@ -47,9 +48,11 @@ def examine(
         for each in checked.hosts
     }
     opening = {name: _opening(rows) for name, rows in inner.items()}
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="raftcluster-preflight") as pool:
+        shown = list(pool.map(lambda each: _shown(each, login), checked.hosts))
     found: list[Row] = []
-    for host in checked.hosts:
-        found += way_rows(host, login, _shown(host, login))
+    for host, keys in zip(checked.hosts, shown, strict=True):
+        found += way_rows(host, login, keys)
         found += inner[host.name]
         found += _meeting_rows(host, met, known, opening)
     return Report(tuple(found))

@@ -20,7 +20,7 @@ from raftcluster.errors import Unavailable
 from raftcluster.remote.shell import SECONDS, Done, Running, ended
 
 PORT: Final = 22
-CONNECT_SECONDS: Final = 5
+CONNECT_SECONDS: Final = 10
 """For the TCP connection and the first words of the server."""
 _OWN_FAILURE: Final = 255
 """ssh's exit status for failures of its own; a remote command may have it too."""

@@ -23,7 +23,7 @@ totem {{
     transport: knet
     crypto_cipher: none
     crypto_hash: none
-    token: 1000
+    token: 3000
 }}
 nodelist {{
 {nodes}
