@@ -202,7 +202,14 @@ def _for_people(status: Mapping[str, Any]) -> dict[str, Any]:
     columns = ("name", "role", "linked", "trails_by", "generation", "round_trip", "address", "product")
     rows = [{**row, "round_trip": _milliseconds(row["round_trip"])} for row in status["members"]]
     shown = {**facts, "members": [{column: row[column] for column in columns} for row in rows]}
-    return {**shown, **{name: status[name] for name in ("alarms", "firewall", "policy") if status.get(name)}}
+    kept = dict(status.get("maillog", {}))
+    export = kept.pop("export", None)
+    blocks = {
+        **{name: status.get(name) for name in ("alarms", "firewall", "policy")},
+        "mail log": kept,
+        "export": export,
+    }
+    return {**shown, **{name: block for name, block in blocks.items() if block}}
 
 
 def _milliseconds(seconds: float | None) -> str | None:

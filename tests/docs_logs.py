@@ -84,7 +84,7 @@ host's journal, or to its syslog daemon where there is no journal. A first expor
 * Entries leave once they are on this node's disk, within about a second. Behind a backlog half of the exporter's time is left to
   others: some ten thousand entries a second.
 
-`raftcluster status` shows under `maillog` what the export does: `connecting`, `connected`, `blocked` (the receiver takes nothing) or
+`raftcluster status` shows under `export` (with `--json` in `maillog`) what it does: `connecting`, `connected`, `blocked` (the receiver takes nothing) or
 `waiting` (to try again, after at most a minute; `error` says why); up to which number all has arrived (`position`), how many
 entries are `behind`, and since the start how many were `exported` and `lost`. One that has failed for a minute is an alarm.
 

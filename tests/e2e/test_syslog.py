@@ -137,3 +137,5 @@ def test_a_node_without_a_certificate_is_refused_and_says_so(mail: Mail, tmp_pat
         assert receiver.records() == []
         mail.set(export_certificate=str(receiver.node_pem))
         eventually(lambda: receiver.sequences()[-1:] == [50], SECONDS)
+        shown = [line.split() for line in mail.run("status").splitlines()]
+        assert ["export", "to", receiver.target("tls")] in shown and ["export", "state", "connected"] in shown
