@@ -8,6 +8,7 @@ snapshot or backup. `read` reads this node's; `Node.logs` all nodes'.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -49,6 +50,7 @@ class MailLog:
         something to export."""
         self.folder = folder
         self._local = local
+        self._pid = os.getpid()
         who = [str(facts[name]) for name in ("name", "node_id", "cluster", "cluster_id")]
         self._device = Device(who[0], who[1], who[2], who[3], installed("raftcluster"))
         self._lock = threading.Lock()  # of changes of the settings, and the end
@@ -86,6 +88,12 @@ class MailLog:
         `sender` and `recipient` are the envelope's: never what a message's header says. Long values are cut. Raises `Rejected` when
         `category` or `action` is empty, or the category the log's own.
         """
+        if os.getpid() != self._pid:
+            raise Rejected(
+                f"this node was opened in process {self._pid} and this is a fork of it",
+                subject="fork",
+                remedy="write over its worker socket",
+            )
         if not category or not action or category == LOG:
             raise Rejected(
                 "an entry needs a category of its own, and an action", subject="maillog", remedy=f"not {LOG!r}"
@@ -153,7 +161,7 @@ class MailLog:
         writer, exporter = self._writer, self._exporter
         found = {
             "maillog": self._trouble if writer is None else writer.trouble,
-            "maillog_export": "" if exporter is None else exporter.trouble(),
+            "maillog-export": "" if exporter is None else exporter.trouble(),
         }
         return {name: text for name, text in found.items() if text}
 

@@ -250,7 +250,7 @@ def test_an_export_that_has_failed_for_a_minute_is_an_alarm(sender: Sender, monk
     assert sender.log.troubles() == {}
     monkeypatch.setattr(exporter, "ALARM_SECONDS", 0.0)
     assert sender.log.troubles() == {
-        "maillog_export": f"nothing is exported to tcp://127.0.0.1:{port}: Connection refused"
+        "maillog-export": f"nothing is exported to tcp://127.0.0.1:{port}: Connection refused"
     }
 
 

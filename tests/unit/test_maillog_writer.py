@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -173,6 +174,15 @@ def test_decisions_and_what_the_product_writes_are_in_one_log(world: World) -> N
 def test_an_entry_without_a_category_of_its_own_is_refused(world: World, category: str, action: str) -> None:
     with pytest.raises(Rejected):
         world.log.write(category, action)
+
+
+def test_a_fork_is_told_since_nobody_writes_there(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: mine + 1)
+    with pytest.raises(Rejected, match="fork"):
+        world.log.write("antispam", "Marked")
+    monkeypatch.undo()
+    assert world.log.status()["last"] == 0
 
 
 def test_it_is_switched_off_and_on_while_it_runs_and_the_numbers_go_on(world: World) -> None:
