@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.chaos.clients import HANDED_AGAIN
+from raftcluster.quarantine.rules import AlreadyDelivered
+from tests.chaos.clients import CLAIM_SECONDS, HANDED_AGAIN
 from tests.chaos.recorder import load
 from tests.checkers import (
     entries,
@@ -21,6 +22,7 @@ from tests.checkers import (
     once,
     order,
     register,
+    releases,
     sessions,
     tables,
 )
@@ -33,6 +35,7 @@ from tests.checkers.notices import Handed, Publication, Seen
 from tests.checkers.once import Attempt
 from tests.checkers.order import Numbered
 from tests.checkers.register import Step
+from tests.checkers.releases import Delivery, Refusal, Standing
 from tests.checkers.sessions import Sight
 from tests.checkers.tables import Digest
 
@@ -68,6 +71,8 @@ class Final:
     """Position -> text."""
     listed: dict[str, list[str]] = field(default_factory=dict)
     """Node -> the patterns on its lists."""
+    held: dict[str, list[Any]] = field(default_factory=dict)
+    """Id of a held message -> how its release stands, and how often it was delivered."""
 
 
 @dataclass
@@ -133,6 +138,7 @@ def judge(history: History, final: Final, rules: Rules, losses: Sequence[Loss]) 
         _leases,
         _notices,
         _lists,
+        _releases,
     )
     for check in checks:
         check(verdict, history, final, rules)
@@ -299,6 +305,23 @@ def _lists(verdict: Verdict, history: History, final: Final, _rules: Rules) -> N
     changes = [Change(o.asked["name"], actions[o.asked["op"]], NAMES[o.outcome]) for o in history.of("list", "unlist")]
     found = [text for node, held in final.listed.items() for text in entries.violations(changes, held, node)]
     verdict.note("entries of lists", len(changes), found)
+
+
+def _releases(verdict: Verdict, history: History, final: Final, _rules: Rules) -> None:
+    asked = history.of("release")
+    by_session: dict[str, list[Operation]] = defaultdict(list)
+    for operation in asked:
+        by_session[operation.session].append(operation)
+    delivered = []
+    for event in history.events:
+        if event["e"] == "delivered":  # a releaser does one thing at a time
+            mine = [each for each in by_session[event["session"]] if each.call < event["t"]][-1]
+            told = mine.ret if mine.outcome == "ok" else math.inf
+            delivered.append(Delivery(event["message"], event["t"], mine.call, told, event["session"]))
+    refused = [Refusal(o.asked["message"], o.answered) for o in asked if o.asked["code"] == AlreadyDelivered.code]
+    standings = {message: Standing(*row) for message, row in final.held.items()}
+    found = releases.violations(delivered, refused, standings, CLAIM_SECONDS)
+    verdict.note("releases of held messages", len(delivered), found)
 
 
 def _check(operation: Operation) -> Check:

@@ -100,6 +100,7 @@ def finish(cluster: Cluster) -> Final:
     ledgers = {node.name: node.ask("ledger") for node in cluster.nodes}
     counted = cluster.nodes[0].ask("counted")
     notices = dict(cluster.nodes[0].ask("notices"))
+    held = cluster.nodes[0].ask("held")
     listed = {node.name: node.ask("listed") for node in cluster.nodes}
     found: list[Digest] = []
 
@@ -114,7 +115,7 @@ def finish(cluster: Cluster) -> Final:
     ledger = ledgers[cluster.nodes[0].name]
     differing = [name for name, rows in ledgers.items() if rows != ledger]
     assert not differing, f"the ledgers of {differing} differ from that of {cluster.nodes[0].name}"
-    return Final([(name, count, place) for name, count, place in ledger], counted, found, notices, listed)
+    return Final([(name, count, place) for name, count, place in ledger], counted, found, notices, listed, held)
 
 
 def shortcomings(verdict: Verdict, faults: Mapping[str, int]) -> list[str]:

@@ -8,15 +8,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from hashlib import blake2b
+from hashlib import blake2b, sha256
+from io import BytesIO
 from random import Random
 from typing import Any, TypeVar
 
-from raftcluster import Node, limits
+from raftcluster import Envelope, Node, limits
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, StorageRefusal, Unavailable
 from raftcluster.lease.holding import Lease
 from raftcluster.lease.rules import LeaseLost
 from raftcluster.notifications.subscription import Subscription
+from raftcluster.quarantine.rules import DeliveryFailed
 from tests.chaos import ledger
 from tests.chaos.recorder import Recorder
 
@@ -31,6 +33,11 @@ SHARED_PER_SECOND = 5.0
 """Ledger operations that all nodes ask for at the same time, under the same request id."""
 STATUS_SECONDS = 0.1
 LEASES = ("nightly", "report")
+HELD = b"Subject: held\r\n\r\n"
+HELD_KEY = b"a key that all nodes have, 32 B."
+HELD_SECONDS = 2.0
+"""A new message is held so often."""
+CLAIM_SECONDS = 2.0
 HANDED_AGAIN = 3
 """How many notifications may be handed to a consumer once more after a crash."""
 
@@ -325,6 +332,50 @@ class Lister(Client):
             self._added.append(name)
 
 
+class Releaser(Client):
+    """Holds a message every some seconds, the same at all nodes, and has the newest ones released as everybody else does."""
+
+    pause = 0.3
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._number = 0
+        self.node.quarantine.attach(HELD_KEY, lambda _: BytesIO(HELD), self._deliver)
+
+    def step(self) -> None:
+        quarantine = self.node.quarantine
+        newest = int(time.monotonic() / HELD_SECONDS)
+        ident = held_id(newest)
+        if self._number != newest:
+            envelope = Envelope("a@sender.example")
+            envelope.rcpt("box@recipient.example")
+            about: dict[str, Any] = {"digest": sha256(HELD).digest(), "size": len(HELD), "reference": str(newest)}
+            asked = lambda: quarantine.capture(envelope, **about, id=ident)  # noqa: E731
+            self.attempt("capture", asked, _same, message=ident)
+            self._number = newest
+        message = held_id(newest - self.random.randrange(4))
+        self._message = message
+        self.attempt(
+            "release",
+            lambda: quarantine.release(message, 1, author=self.session, claim=CLAIM_SECONDS),
+            lambda done: done.deliveries,
+            message=message,
+        )
+
+    def _deliver(self, envelope: Envelope, recipient: Any, body: bytes, left: Callable[[], float]) -> str:
+        """As a server would that takes its time, or says no."""
+        self._ending.wait(self.random.choice((0.0, 0.05, 0.5)))
+        if self.random.random() < 0.15 or left() <= 0:
+            raise DeliveryFailed("450 later", subject=self._message)
+        self.recorder.event("delivered", session=self.session, message=self._message)
+        return "250 taken"
+
+
+def held_id(number: int) -> str:
+    """The id of a message that all nodes hold."""
+    return blake2b(f"held {number}".encode(), digest_size=16).hexdigest()
+
+
 CLIENTS: dict[str, type[Client]] = {
     "config0": Configurer,
     "config1": Configurer,
@@ -336,6 +387,7 @@ CLIENTS: dict[str, type[Client]] = {
     "publisher": Publisher,
     "consumer": Consumer,
     "lister": Lister,
+    "releaser": Releaser,
 }
 
 

@@ -177,6 +177,19 @@ class Driver:
             if not after:
                 return found
 
+    def held(self) -> dict[str, list[Any]]:
+        """id -> how the release stands, and how often it was delivered, of all held messages."""
+        found: dict[str, list[Any]] = {}
+        after = ""
+        while True:
+            page = self.node.quarantine.list(after=after, consistency="linearizable")
+            for each in page.messages:
+                (one,) = self.node.quarantine.show(each.id).recipients
+                found[each.id] = [one.state, one.deliveries]
+            after = page.next
+            if not after:
+                return found
+
     def counted(self) -> int:
         """How many greylist checks the cluster has counted."""
         nodes = self.node.greylist.stats(consistency="linearizable")["nodes"]

@@ -145,6 +145,8 @@ def test_greylist_settings_are_shown_changed_and_checked_together(run: Run) -> N
     refused = run("greylist", "settings", "window=100")
     assert refused.exit_code == 4 and "240" in refused.stderr and "100" in refused.stderr
     assert run("greylist", "settings", "delay").exit_code == 2
+    for word, shared in (("off", False), ("on", True)):
+        assert value(run("greylist", "settings", f"replicate={word}", "--json"))["replicate"] is shared
 
 
 def test_greylist_explains_and_counts(run: Run, node: LocalNode) -> None:

@@ -87,11 +87,20 @@ def good() -> Recording:
     r.did("list", name="e1", result=1)
     r.did("list", name="e2", result=2)
     r.did("unlist", name="e1", result=3)
+    r.event("call", id="held", session="mx1.1.releaser", op="release", message="m")
+    r.event("delivered", session="mx1.1.releaser", message="m")
+    r.event("ok", id="held", result=1)
+    r.did("release", "never", message="m", code="quarantine-delivered")
     return r
 
 
 FINAL = Final(
-    [("one", 1, 1), ("two", 1, 2)], 2, [Digest("mx1", 60, "y"), Digest("mx2", 60, "y")], {1: "a"}, {"mx1": ["e2"]}
+    [("one", 1, 1), ("two", 1, 2)],
+    2,
+    [Digest("mx1", 60, "y"), Digest("mx2", 60, "y")],
+    {1: "a"},
+    {"mx1": ["e2"]},
+    {"m": ["delivered", 1]},
 )
 """Of the checks in `good` the cluster has counted two: one was asked twice, one degraded."""
 
@@ -129,6 +138,7 @@ PLANTED: dict[str, Callable[[Recording], None]] = {
         "handed", consumer="mx1", subscription="1", position=2, text="phantom"
     ),
     "entries of lists": lambda r: r.did("list", name="lost", result=4),
+    "releases of held messages": lambda r: r.event("delivered", session="mx1.1.releaser", message="m"),
     "clients": lambda r: r.event("broken", session="mx1.1.client", error="KeyError()"),
 }
 
@@ -150,6 +160,7 @@ def test_what_is_planted_is_found(checker: str, tmp_path: Path) -> None:
         (replace(FINAL, digests=[*FINAL.digests, Digest("mx3", 60, "n")]), "hold different tables"),
         (replace(FINAL, notices={1: "a", 2: "c"}), "c is there and nobody has published it"),
         (replace(FINAL, listed={**FINAL.listed, "mx2": []}), "mx2 lacks e2"),
+        (replace(FINAL, held={"m": ["claimed", 0]}), "counts 0 deliveries of 1, 1 acknowledged"),
     ],
 )
 def test_what_is_wrong_in_the_end_is_found(final: Final, words: str, tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from tests.checkers import entries, leases, notices
+from tests.checkers import entries, leases, notices, releases
 from tests.checkers.entries import Change
 from tests.checkers.leases import Belief, Grant
 from tests.checkers.notices import Handed, Publication, Seen
+from tests.checkers.releases import Delivery, Refusal, Standing
 
 GRANTS = [Grant("job", 1, 0.0, 0.1, "a"), Grant("other", 2, 0.5, 0.6, "c"), Grant("job", 3, 4.0, 5.0, "b")]
 BELIEFS = [
@@ -40,6 +43,39 @@ def test_two_holders_and_tokens_that_do_not_rise_are_found(
     grants: list[Grant], beliefs: list[Belief], words: str
 ) -> None:
     assert words in leases.violations([*GRANTS, *grants], [*BELIEFS, *beliefs])[0]
+
+
+FIRST = Delivery("m", 1.0, 0.5, 1.2, "a")
+LOST = FIRST._replace(told=math.inf)
+HELD = {"m": Standing("delivered", 1)}
+
+
+def test_releases_as_they_should_be() -> None:
+    assert releases.violations([FIRST], [Refusal("m", 1.1), Refusal("m", 9.0)], HELD, 2.0) == []
+    late = Delivery("m", 2.6, 2.4, 2.7, "b")
+    assert releases.violations([LOST, late], [], HELD, 2.0) == [], "the first one crashed; its claim had ended"
+    assert releases.violations([LOST, late], [], {"m": Standing("delivered", 2)}, 2.0) == []
+    assert releases.violations([LOST], [], {"m": Standing("failed", 0)}, 2.0) == []
+    assert releases.violations([], [], {"m": Standing("claimed", 0)}, 2.0) == []
+
+
+@pytest.mark.parametrize(
+    ("delivered", "refused", "held", "words"),
+    [
+        ([LOST, Delivery("m", 2.2, 1.4, 2.3, "b")], [], HELD, "delivered by b 1.700 s after a had asked to"),
+        ([FIRST, Delivery("m", 9.0, 8.9, 9.1, "b")], [], {"m": Standing("delivered", 2)}, "which a had done"),
+        ([FIRST], [Refusal("m", 0.9)], HELD, "which nobody had done"),
+        ([], [Refusal("m", 0.9)], {}, "which nobody had done"),
+        ([FIRST], [], {"m": Standing("delivered", 2)}, "counts 2 deliveries of 1, 1 acknowledged"),
+        ([FIRST], [], {"m": Standing("failed", 0)}, "counts 0 deliveries of 1, 1 acknowledged"),
+        ([FIRST], [], {"m": Standing("failed", 1)}, "is failed after 1 deliveries"),
+        ([FIRST], [], {}, "was delivered and is lost"),
+    ],
+)
+def test_a_message_that_is_handed_out_twice_or_lost_is_found(
+    delivered: list[Delivery], refused: list[Refusal], held: dict[str, Standing], words: str
+) -> None:
+    one(releases.violations(delivered, refused, held, 2.0), words)
 
 
 PUBLISHED = [
