@@ -21,6 +21,7 @@ from benchmarks.peers.ours import Ours
 from benchmarks.peers.postgres import Postgres
 from benchmarks.peers.postgrey import Postgrey
 from benchmarks.peers.redis import Redis
+from tests import counted_work
 
 DIRECTORY = Path(__file__).parent.parent / "build" / "bench"
 PEERS: dict[str, Callable[[Path], Peer]] = {
@@ -68,6 +69,9 @@ def _arguments() -> argparse.Namespace:
         metavar="TRIPLETS",
         help="instead: a table of so many (default %(const)s), more nodes, nodes that are lost; a cell has 5 x --seconds",
     )
+    parser.add_argument(
+        "--counted", action="store_true", help="instead: entries, fsyncs, messages and bytes of 1,000 checks"
+    )
     options = parser.parse_args()
     if options.full:
         options.peers = ",".join(PEERS)
@@ -82,6 +86,10 @@ def _give_up(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     options = _arguments()
+    if options.counted:
+        options.directory.mkdir(parents=True, exist_ok=True)
+        counted_work.show(options.directory)
+        return
     if options.scale:
         found = scale.run(options.directory / "scale", options.scale, 5 * options.seconds)
         if options.json:
