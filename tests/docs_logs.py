@@ -53,7 +53,8 @@ short, where that must not be.
 
 `raftcluster logs` prints this node's, also when it does not run; with `--all-nodes` those of all members, over the same mutually
 authenticated port as everything else, in the order of `time`, which is each node's own clock's. A member that does not answer is
-named, and the exit code is 5. `--follow` goes on with what comes, and goes on where it was when a member comes back. In Python
+named, and the exit code is 5. `--follow` goes on with what comes, and goes on where it was when a member comes back; members that
+join meanwhile are not among them. In Python
 `node.maillog.read`, `node.logs`, `raftcluster.read_logs`.
 
 ## Settings
@@ -82,7 +83,7 @@ host's journal, or to its syslog daemon where there is no journal. A first expor
   again; what is lost on the way without a word is lost, and a gap at the receiver.
 * journald limits how much it takes of one service (`RateLimitBurst=` in journald.conf) and drops the rest without a word.
 * Entries leave once they are on this node's disk, within about a second. Behind a backlog half of the exporter's time is left to
-  others: some ten thousand entries a second.
+  others: some thousand entries a second.
 
 `raftcluster status` shows under `export` (with `--json` in `maillog`) what it does: `connecting`, `connected`, `blocked` (the receiver takes nothing) or
 `waiting` (to try again, after at most a minute; `error` says why); up to which number all has arrived (`position`), how many

@@ -18,7 +18,7 @@ from raftcluster.config.local import Local
 from raftcluster.errors import Rejected
 from raftcluster.greylist.request import Mail
 from raftcluster.greylist.verdict import Verdict
-from raftcluster.maillog import exporter, target
+from raftcluster.maillog import exporter, target, writer
 from raftcluster.maillog.api import MailLog
 from tests.helpers import eventually, free_ports
 from tests.local_host import MemoryRows
@@ -64,6 +64,8 @@ class Sender:
 def sender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
     monkeypatch.setattr(exporter, "RETRY_SECONDS", (0.02, 0.1))
     monkeypatch.setattr(exporter, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(writer, "GATHER_SECONDS", 0.005)
+    monkeypatch.setattr(target, "PROBE_SECONDS", 0.05)
     made = Sender(tmp_path)
     yield made
     made.log.close()
