@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from raftcluster import limits
 from raftcluster.cluster import dismantling, lifecycle, reconcile
 from raftcluster.cluster.reconcile import Reconciler
 from raftcluster.seeking import Seeker
@@ -23,10 +24,12 @@ def looks_often() -> Iterator[None]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nodes of one process have no network between them that could be slow: they wait shorter for each other, and are cut off,
-    ask strangers what they have slept through, and look for a tombstone sooner. `./run e2e` waits as long as the product does."""
-    monkeypatch.setattr(lifecycle, "LONELY_SECONDS", 0.5)
-    monkeypatch.setattr(reconcile, "ASK_SECONDS", 0.5)
+    """For those that are about nodes that were away, in one process: there is no network between them that could be slow. They wait
+    shorter for each other, and cut off they ask strangers what they have slept through, or for a tombstone, sooner -- all from one
+    address. `./run e2e` waits as long as the product does."""
+    monkeypatch.setattr(lifecycle, "LONELY_SECONDS", 1.0)
+    monkeypatch.setattr(reconcile, "ASK_SECONDS", 1.0)
     monkeypatch.setattr(reconcile, "PROPOSE_SECONDS", 1.0)
     monkeypatch.setattr(dismantling, "FAREWELL_SECONDS", 1.0)
+    monkeypatch.setattr(limits, "JOIN_PER_SECOND", 50.0)
     monkeypatch.setattr("raftcluster.node.Seeker", partial(Seeker, interval_s=0.5))

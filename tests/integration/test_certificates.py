@@ -29,8 +29,6 @@ from tests.hierarchy import Forge
 
 SECONDS = 60.0
 
-pytestmark = pytest.mark.usefixtures("impatient")
-
 
 def ask(cluster: Cluster, token: Token, number: int, **other: Any) -> Joined:
     where = ("127.0.0.1", port())
@@ -93,6 +91,7 @@ def rotated(cluster: Cluster, *, exclude: list[str] | None = None) -> int:
     return number
 
 
+@pytest.mark.usefixtures("impatient")
 def test_asleep_during_three_generations_and_back_without_a_token(cluster: Cluster) -> None:
     frozen = cluster.view()
     path = sleep(cluster)
@@ -120,6 +119,7 @@ def test_asleep_for_longer_than_allowed_it_must_join_again_and_is_told_so(cluste
     assert "invite it again" in node.reconciler.troubles()["slept-too-long"] and node.mesh.links() == {}
 
 
+@pytest.mark.usefixtures("impatient")
 def test_removed_while_it_slept_it_is_told_that_it_was(cluster: Cluster) -> None:
     path = sleep(cluster)
     node = Running(path, cluster.engine)
@@ -131,6 +131,7 @@ def test_removed_while_it_slept_it_is_told_that_it_was(cluster: Cluster) -> None
     assert node.removed.wait(SECONDS), "it knows, and stops"
 
 
+@pytest.mark.usefixtures("impatient")
 def test_asleep_in_the_middle_of_a_generation_it_asks_though_nobody_takes_its_request(cluster: Cluster) -> None:
     """The simulation, members/1: by its own tables a request is wanted of it, which needs a quorum; and without one it never
     came to ask what it had slept through."""
@@ -157,6 +158,7 @@ def test_asleep_in_the_middle_of_a_generation_it_asks_though_nobody_takes_its_re
     assert "csr" in refused
 
 
+@pytest.mark.usefixtures("impatient")
 def test_removed_together_two_sleepers_that_link_with_each_other_are_told_all_the_same(cluster: Cluster) -> None:
     for number in (4, 5):
         ask(cluster, cluster.members.invite(f"mx{number}.example.org"), number)
@@ -177,6 +179,7 @@ def test_removed_together_two_sleepers_that_link_with_each_other_are_told_all_th
         assert node.removed.wait(SECONDS), "it knows, and stops"
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_member_that_says_removed_is_believed_once_the_chain_bears_it_out(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -194,6 +197,7 @@ def test_a_member_that_says_removed_is_believed_once_the_chain_bears_it_out(
     assert node.removed.wait(SECONDS), "and believes it now"
 
 
+@pytest.mark.usefixtures("impatient")
 def test_whoever_says_removed_without_a_certificate_of_the_chain_is_not_believed(cluster: Cluster) -> None:
     node = Running(sleep(cluster), cluster.engine)
     for _ in range(2):  # all are down, and somebody has the address of one of them
@@ -225,6 +229,7 @@ def test_whoever_says_removed_without_a_certificate_of_the_chain_is_not_believed
         claimer.close()
 
 
+@pytest.mark.usefixtures("impatient")
 def test_down_between_trust_and_retire_it_comes_back_without_anything_being_decided(cluster: Cluster) -> None:
     third = cluster.nodes[2]
     third.reconciler.close()
