@@ -14,7 +14,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from benchmarks import maillog, report, scale, table
+from benchmarks import maillog, plot, report, scale, table, timeline
 from benchmarks.load import Cell, Peer, Sample, interleave
 from benchmarks.peers.etcd import Etcd
 from benchmarks.peers.ours import Ours
@@ -72,6 +72,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--counted", action="store_true", help="instead: entries, fsyncs, messages and bytes of 1,000 checks"
     )
+    parser.add_argument(
+        "--timeline", action="store_true", help="instead: each check's time while a cluster's life goes on"
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="instead: a plot of what a run has written, see --from"
+    )
+    parser.add_argument("--from", dest="source", type=Path, metavar="FILE.json", help="what --plot shows")
     options = parser.parse_args()
     if options.full:
         options.peers = ",".join(PEERS)
@@ -86,6 +93,12 @@ def _give_up(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     options = _arguments()
+    if options.plot:
+        plot.draw(json.loads(options.source.read_text()), options.plot)
+        return
+    if options.timeline:
+        timeline.run(options.directory / "timeline", options.json)
+        return
     if options.counted:
         options.directory.mkdir(parents=True, exist_ok=True)
         counted_work.show(options.directory)

@@ -24,6 +24,7 @@ from tests.helpers import eventually, free_ports
 T = TypeVar("T")
 
 SECONDS = 60.0
+NEAR_ENTRIES = 50
 PRODUCT = "raftcluster/0.1"
 
 
@@ -164,6 +165,16 @@ class Cluster:
             return False
         agreed = {(state["leader"], state["last_index"], state["applied_index"]) for state in states}
         return len(agreed) == 1 and states[0]["leader"] is not None and pending == [None] * len(pending)
+
+    def settled_but_for_load(self) -> bool:
+        """One leader everywhere, and nobody is far behind."""
+        try:
+            states = [node.client.status() for node in self.nodes]
+        except RaftclusterError:
+            return False
+        applied = [state["applied_index"] for state in states]
+        leaders = {state["leader"] for state in states}
+        return len(leaders) == 1 and states[0]["leader"] is not None and max(applied) - min(applied) <= NEAR_ENTRIES
 
     def __enter__(self) -> Self:
         return self
