@@ -32,6 +32,8 @@ class Outlet:
 
     journal: str | None = JOURNAL
     syslog: str | None = SYSLOG
+    patient: bool = False
+    """Whoever sends tries again: that nobody took it is not worth a line."""
 
     def system(self) -> str:
         """Who would take an event now: "the journal", "syslog", or ""."""
@@ -41,9 +43,11 @@ class Outlet:
 
     def send(self, event: Event) -> str:
         """Hand the event over: "journal", "syslog", or "" when nobody took it."""
-        if self.journal is not None and _sent(self.journal, journald.datagram(event)):
+        if self.journal is not None and _sent(self.journal, journald.datagram(event), self.patient):
             return "journal"
-        if self.syslog is not None and _sent(self.syslog, syslog.datagram(event, os.getpid()), large=False):
+        if self.syslog is not None and _sent(
+            self.syslog, syslog.datagram(event, os.getpid()), self.patient, large=False
+        ):
             return "syslog"
         return ""
 
@@ -60,7 +64,7 @@ class Outlet:
         return done.returncode == 0
 
 
-def _sent(path: str, data: bytes, *, large: bool = True) -> bool:
+def _sent(path: str, data: bytes, patient: bool, *, large: bool = True) -> bool:
     """One datagram to the unix socket at `path`; False when nobody listens or its queue is full."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
         try:
@@ -69,7 +73,7 @@ def _sent(path: str, data: bytes, *, large: bool = True) -> bool:
         except OSError as error:
             if error.errno in (errno.EMSGSIZE, errno.ENOBUFS) and large:
                 return _sent_as_file(sender, data)
-            if not isinstance(error, FileNotFoundError | ConnectionRefusedError):
+            if not patient and not isinstance(error, FileNotFoundError | ConnectionRefusedError):
                 log.info("%s took no event: %s", path, error)
             return False
     return True

@@ -9,7 +9,7 @@ settings) is one of the receiver's saying, by closing its side, that it has read
 What is kept is bounded. When the files went on without the receiver, the numbers show it the gap, and an entry `Dropped` with the
 number of the last one that is missing says how many there are.
 
-Only what is on the disk is sent. Behind a backlog half of the time is left to others, in pieces of a millisecond.
+Only what is on the disk is sent. Behind a backlog half of the time is left to others, in pieces of half a millisecond.
 """
 
 from __future__ import annotations
@@ -191,12 +191,12 @@ class Exporter:
         if oldest > self._sent + 1:
             self._skip(target, oldest)
         entries = [entry for line in lines if (entry := parse(line)) is not None]
-        for start in range(0, len(entries), limits.MAILLOG_GROUP):
+        for start in range(0, len(entries), limits.MAILLOG_EXPORT_GROUP):
             if self._changed.is_set():
                 return True
             began = time.monotonic()
-            self._give(target, entries[start : start + limits.MAILLOG_GROUP])
-            if len(entries) > 2 * limits.MAILLOG_GROUP:  # a backlog
+            self._give(target, entries[start : start + limits.MAILLOG_EXPORT_GROUP])
+            if len(entries) > 2 * limits.MAILLOG_EXPORT_GROUP:  # a backlog
                 self._ending.wait(time.monotonic() - began)
         if not self._changed.is_set():
             self._sent = max(self._sent, last)

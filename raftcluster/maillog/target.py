@@ -91,7 +91,7 @@ class System:
         """Raises `OSError` when there is neither."""
         self._device = device
         has_journal = os.path.exists(journal)
-        self._outlet = Outlet(journal if has_journal else None, None if has_journal else daemon)
+        self._outlet = Outlet(journal if has_journal else None, None if has_journal else daemon, patient=True)
         if not self._outlet.system():
             raise FileNotFoundError(f"there is neither {journal} nor {daemon}")
 
