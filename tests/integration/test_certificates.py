@@ -305,7 +305,7 @@ def test_a_disk_that_is_full_between_key_and_certificate_holds_up_only_its_node(
     number = cluster.certs.rotate()
     eventually(lambda: StorageFull.code in node.reconciler.troubles(), SECONDS, "it says so")
     assert number in node.keystore.requests() and number not in node.keystore.stored(), "the key is there, and is kept"
-    eventually(lambda: len(cluster.view().pending.endorsements) == 2, SECONDS, "the others trust it")  # type: ignore[union-attr]
+    eventually(lambda: len(cluster.view().pending.endorsements) >= 2, SECONDS, "the others trust it")  # type: ignore[union-attr]
     assert node.mesh.links(), "it works on with the old one"
     full.clear()
     cluster.certs.wait(number, seconds=SECONDS)
