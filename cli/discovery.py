@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,9 +55,9 @@ def _completed(_ctx: click.Context, _param: click.Parameter, begun: str) -> list
     return [CompletionItem(f"{user}{at}{each}") for each in raftcluster.known_hosts() if each.startswith(host)]
 
 
-def selecting(command: F) -> F:
+def selecting(command: F, ask: Callable[[], Sequence[str]] | None = None) -> F:
     """Options of commands that take hosts and log in to them. The command gets `wanted`, and `how`: the other arguments of
-    `browse` and `examine`."""
+    `browse` and `examine`. `ask` asks for hosts where none are given; when it has none, they are looked for."""
 
     @wraps(command)
     def selected(
@@ -76,6 +76,9 @@ def selecting(command: F) -> F:
         realm: str | None,
         **rest: Any,
     ) -> Any:
+        if not (hosts or files or autodetect) and ask is not None and sys.stdin.isatty():
+            hosts = tuple(ask())
+            autodetect = not hosts
         if not (hosts or files or autodetect):
             raise click.UsageError("name a HOST, or give --from or --autodetect")
         wanted = raftcluster.Wanted(

@@ -23,7 +23,7 @@ from raftcluster.cli.lease import lease
 from raftcluster.cli.logs import logs
 from raftcluster.cli.members import members
 from raftcluster.cli.notifications import notifications
-from raftcluster.cli.push import artefact
+from raftcluster.cli.push import artefact, push, setup
 from raftcluster.cli.quarantine import quarantine
 from raftcluster.cli.serve import serve
 from raftcluster.cli.tokens import tokens
@@ -80,7 +80,11 @@ def completion(shell: str) -> None:
 for command in (
     init,
     serve,
+    setup,
+    setup,
+    push,
     artefact,
+    push,
     discover,
     add,
     preflight,

@@ -26,6 +26,7 @@ from raftcluster.errors import (
     NotRunning,
     OtherCluster,
     OutcomeUnknown,
+    PushFailed,
     RaftclusterError,
     Refusal,
     Rejected,
@@ -67,10 +68,11 @@ if TYPE_CHECKING:
     from raftcluster.notifications.machine import Notification
     from raftcluster.offline import scrub, verify_config
     from raftcluster.preflight.report import Report
-    from raftcluster.pushing import Artefact, artefact, installed_artefact
+    from raftcluster.pushing import Artefact, Pushed, Way, artefact, installed_artefact, push, setup, uninstall, upgrade
     from raftcluster.quarantine.api import Quarantine
     from raftcluster.quarantine.delivery import SmtpDelivery
     from raftcluster.quarantine.envelope import Envelope
+    from raftcluster.remote.hostkeys import HostKey
     from raftcluster.remote.ssh import Login
     from raftcluster.request_ids import once
     from raftcluster.service import Service
@@ -92,6 +94,7 @@ __all__ = [
     "Envelope",
     "Greylist",
     "Host",
+    "HostKey",
     "Lease",
     "LeaseHeld",
     "LeaseLost",
@@ -106,6 +109,8 @@ __all__ = [
     "Notifications",
     "OtherCluster",
     "OutcomeUnknown",
+    "PushFailed",
+    "Pushed",
     "Quarantine",
     "RaftclusterError",
     "ReadTables",
@@ -124,6 +129,7 @@ __all__ = [
     "Unavailable",
     "Verdict",
     "Wanted",
+    "Way",
     "Worker",
     "WorkerServer",
     "artefact",
@@ -138,12 +144,16 @@ __all__ = [
     "join",
     "known_hosts",
     "once",
+    "push",
     "read_events",
     "read_logs",
     "readdress",
     "request_certificate",
     "restore",
     "scrub",
+    "setup",
+    "uninstall",
+    "upgrade",
     "verify_certificates",
     "verify_config",
     "write_bundle",
@@ -180,6 +190,8 @@ def __getattr__(name: str) -> Any:
             from raftcluster.discovery import checked as home
         case "Report":
             from raftcluster.preflight import report as home
+        case "HostKey":
+            from raftcluster.remote import hostkeys as home
         case "Login":
             from raftcluster.remote import ssh as home
         case "Greylist":
@@ -212,7 +224,17 @@ def __getattr__(name: str) -> Any:
             from raftcluster.cluster import moving as home
         case "scrub" | "verify_config":
             from raftcluster import offline as home
-        case "Artefact" | "artefact" | "installed_artefact":
+        case (
+            "Artefact"
+            | "Pushed"
+            | "Way"
+            | "artefact"
+            | "installed_artefact"
+            | "push"
+            | "setup"
+            | "uninstall"
+            | "upgrade"
+        ):
             from raftcluster import pushing as home
         case "once":
             from raftcluster import request_ids as home

@@ -166,3 +166,11 @@ class FrameError(Refusal):
 
     code = "frame"
     exit_code = 11
+
+
+class PushFailed(RaftclusterError):
+    """What was run on another host has failed there, or some of several hosts are not what was asked for. Asking again does what is
+    missing."""
+
+    code = "push-failed"
+    exit_code = 17

@@ -25,6 +25,7 @@ from raftcluster.remote.hostkeys import named
 from raftcluster.remote.probe import ask
 from raftcluster.remote.shell import Local, Shell
 from raftcluster.remote.ssh import Login, Ssh
+from raftcluster.remote.sudo import Sudo
 
 __all__ = ["Wanted", "browse", "discover", "examine", "known_hosts"]
 
@@ -89,7 +90,7 @@ def browse(
     Raises `BadHost` (a `Refusal`) for a name that is none or leads nowhere, `MixedRealms` naming the offenders, and what `discover`
     raises.
     """
-    checked, _ = _looked(wanted, login or Login(), realm, str(directory), product, strict=True)
+    checked, _ = looked_at(wanted, login or Login(), realm, str(directory), product, strict=True)
     return checked
 
 
@@ -109,22 +110,25 @@ def examine(
     `discover` raises; all else is in the rows.
     """
     login = login or Login()
-    looked, here = _looked(wanted, login, realm, str(directory), product, strict=False)
+    looked, here = looked_at(wanted, login, realm, str(directory), product, strict=False)
     port = wanted.port if isinstance(wanted, Wanted) else PORT
     return examination.examine(
-        looked, lambda each: _shell(each, login), here, login=login, directory=str(directory), port=port
+        looked, lambda each: shell_of(each, login), here, login=login, directory=str(directory), port=port
     )
 
 
-def _looked(
+def looked_at(
     wanted: Wanted | Sequence[str],
     login: Login,
     realm: str | None,
     directory: str,
     product: str,
     strict: bool,
+    everybody: bool = False,
+    password: str = "",
 ) -> tuple[Checked, Facts | None]:
-    """The hosts, and what this host says of itself."""
+    """The hosts, and what this host says of itself. With `everybody` this host and members are hosts as all others;
+    with a `password` sudo is asked, too."""
     search = wanted if isinstance(wanted, Wanted) else Wanted(wanted)
     sightings = typed.hosts(search.hosts)
     for text, origin in search.files:
@@ -132,19 +136,28 @@ def _looked(
     inquiry = Inquiry(domains=tuple(search.domains), nameservers=tuple(search.nameservers))
     only = (search.providers or None) if search.autodetect else ()
     found = survey(inquiry, only=only, typed=sightings, port=search.port, ssh_port=login.port or SSH)
-    hosts = found.wanted if search.agree(found) else ()
+    listed = [each for each in found.candidates if each.wanted or (everybody and each.here)]
+    hosts = listed if search.agree(found) else []
     here = _here(directory) if hosts else None
     checked = check(
-        hosts, lambda each: _shell(each, login), here, directory=directory, product=product, realm=realm, strict=strict
+        hosts,
+        lambda each: shell_of(each, login, password),
+        None if everybody else here,
+        directory=directory,
+        product=product,
+        realm=realm,
+        strict=strict,
     )
     others = [
-        (each.name, "this host" if each.here else "a past member") for each in found.candidates if not each.wanted
+        (each.name, "this host" if each.here else "a past member") for each in found.candidates if each not in listed
     ]
     return replace(checked, remarks=found.remarks, left_out=(*others, *checked.left_out)), here
 
 
-def _shell(candidate: Candidate, login: Login) -> Shell:
-    return Ssh(candidate.target, replace(login, user=candidate.user or login.user))
+def shell_of(candidate: Candidate, login: Login, password: str = "") -> Shell:
+    """The way to a host, none to this one; as root when there is a `password` for sudo."""
+    shell = Local() if candidate.here else Ssh(candidate.target, replace(login, user=candidate.user or login.user))
+    return Sudo(shell, password) if password else shell
 
 
 def known_hosts() -> list[str]:

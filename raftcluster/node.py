@@ -52,6 +52,7 @@ from raftcluster.firewall.nft import Nft
 from raftcluster.host import Consistency
 from raftcluster.logs import Logs
 from raftcluster.machine import StateMachine
+from raftcluster.push import artefact
 from raftcluster.runtime import Runtime
 from raftcluster.seats import Seats
 from raftcluster.seeking import Seeker
@@ -227,6 +228,8 @@ class Node(Logs, Verifying):
         mesh.start()
         self._runtime.start(self._replica)
         self._auditor.post("node-started", version=product, listen="{}:{}".format(*mesh.address))
+        if pushed := artefact.running():
+            self._auditor.post("node-artefact", artefact=pushed)
         self._auditor.start()
         self._undo.callback(self._auditor.close)
         self._undo.callback(self._runtime.stop)

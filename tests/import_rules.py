@@ -90,7 +90,7 @@ ROOMS = {
         "raftcluster.quarantine.rules",
         "raftcluster.transport.sockets",
     ),
-    "raftcluster.push": (),
+    "raftcluster.push": ("raftcluster.remote.",),
     "raftcluster.preflight": (
         "raftcluster.discovery.candidate",
         "raftcluster.discovery.checked",

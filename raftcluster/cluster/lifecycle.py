@@ -56,6 +56,8 @@ RENEW_MS: Final = 60 * 86_400_000
 """A generation is renewed at two thirds of its certificates' 90 days."""
 RETRY_MS: Final = 60_000
 """What the cluster begins by itself and had to give up is tried again after this."""
+GATHER_MS: Final = 3_000
+"""So long a generation with a joiner waits for other hosts that are invited: whoever is set up together gets one for all."""
 ALONE_SECONDS: Final = 15.0
 """Who has been lonely for so long may need help."""
 ALONE: Final = (
@@ -223,6 +225,8 @@ def _step(view: View, coming: Generation, local: Local) -> list[Action]:
         return [HandOver()]
     holders = coming.holders()
     if coming.phase == "collect":
+        if view.invited and view.time - coming.begun < GATHER_MS:
+            return []
         if all(each in coming.requests for each in holders):
             return [Mint(coming.number, {each: coming.requests[each] for each in holders})]
         return [Propose(["overdue", coming.number])] if view.time - coming.begun >= COLLECT_MS else []

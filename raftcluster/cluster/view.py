@@ -66,6 +66,13 @@ def invitations(tables: ReadTables) -> list[Invitation]:
     return [Invitation.unpack(value) for _, value in tables.scan(TOKENS, limit=INVITATIONS)]
 
 
+def _invited(tables: ReadTables, time: int) -> int:
+    coming = pending(tables)
+    if coming is None or coming.phase != "collect" or not coming.joiners:
+        return 0
+    return sum(1 for each in invitations(tables) if not each.revoked and each.used_by is None and each.expires > time)
+
+
 def invitation(tables: ReadTables, token_id: str) -> Invitation | None:
     """One invitation."""
     row = tables.get(TOKENS, token_id.encode())
@@ -160,6 +167,8 @@ class View:
     """Node id -> features."""
     enabled: Sequence[str] = ()
     """Features, in order."""
+    invited: int = 0
+    """Hosts whose invitation is still open, while joiners are collected: they may come into the same generation."""
 
     @classmethod
     def read(cls, tables: ReadTables, time: int) -> Self:
@@ -179,6 +188,7 @@ class View:
             last(tables, "last"),
             reported(tables),
             enabled(tables),
+            _invited(tables, time),
         )
 
     def live(self) -> dict[str, Member]:

@@ -102,6 +102,14 @@ CATALOGUE: Final = (
         "the node has started",
     ),
     Kind(
+        "6c93bf3a-0fd5-4537-8bf8-e3e1a4332842",
+        "node-artefact",
+        "info",
+        ("artefact",),
+        "the program was installed from artefact {artefact}",
+        "the node has started with a program that was pushed, or came with the Debian package; equal hashes are equal programs",
+    ),
+    Kind(
         "84f6cdb3-0dbe-4b3d-bef4-511c2ef1b939",
         "node-stopped",
         "info",

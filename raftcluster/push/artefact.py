@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,18 @@ def read(folder: Path) -> Artefact:
     if projects.count(PACKAGE) != 1 or len(set(projects)) != len(projects):
         raise _refused(folder, f"has not one wheel of {PACKAGE}, or two of another project")
     return artefact
+
+
+def installed_from() -> Path | None:
+    """The wheelhouse from which this program was installed, by a push or by the package; None: in another way."""
+    folder = Path(sys.prefix).parent
+    return folder if (folder / SUMS).is_file() and (folder / WHEELS).is_dir() else None
+
+
+def running() -> str:
+    """The hash of that one, without reading its wheels; empty: there is none."""
+    folder = installed_from()
+    return "" if folder is None else hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()
 
 
 def _wheel(file: Path) -> Wheel:

@@ -18,7 +18,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from raftcluster.errors import Refusal
-from raftcluster.push.artefact import PACKAGE, SUMS, WHEELS, Artefact, read, seal
+from raftcluster.push.artefact import PACKAGE, WHEELS, Artefact, installed_from, read, seal
 
 EXTRAS: Final = "cli"
 """What is pushed beyond what must be there."""
@@ -26,12 +26,6 @@ SECONDS: Final = 600.0
 EPOCH: Final = "315532800"
 """The time stamps in wheels that are built here: the earliest that a zip file knows."""
 _SOURCES: Final = ("pyproject.toml", "README.md", "LICENSE", "raftcluster", "storage", "transport", "cli")
-
-
-def installed_from() -> Path | None:
-    """The wheelhouse from which this program was installed, by a push or by the package; None: in another way."""
-    folder = Path(sys.prefix).parent
-    return folder if (folder / SUMS).is_file() and (folder / WHEELS).is_dir() else None
 
 
 def build(folder: Path) -> Artefact:

@@ -74,6 +74,8 @@ class Login:
     """A private key's file, used alone; None: the agent's and ssh's own."""
     known_hosts: Path | None = None
     """The only file of host keys that counts; None: the user's and the system's."""
+    askpass: Path | None = None
+    """Who answers when ssh asks for the account's password: an `Askpass`; None: nobody, and nothing is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ class Ssh:
             "LogLevel": "ERROR",
         }
         login = self.login
+        if login.askpass is not None:
+            options |= {"BatchMode": "no", "NumberOfPasswordPrompts": "1"}
         if login.known_hosts is not None:
             options |= {"UserKnownHostsFile": _quoted(login.known_hosts), "GlobalKnownHostsFile": "/dev/null"}
         if login.identity is not None:
@@ -111,7 +115,7 @@ class Ssh:
 
     def run(self, words: Sequence[str], given: str = "", seconds: float = SECONDS) -> Done:
         """As `Shell.run`. Raises `SshFailed` when there is no way to the host, `Unavailable` when it does not end in time."""
-        done = ended(self.words(words), given, seconds, _environment())
+        done = ended(self.words(words), given, seconds, _environment(self.login))
         if done.status == _OWN_FAILURE and (failure := failure_of(done.err)) is not None:
             raise SshFailed(
                 f"ssh to {self.host}: {_last(done.err)}",
@@ -123,7 +127,7 @@ class Ssh:
 
     def start(self, words: Sequence[str]) -> Running:
         """As `Shell.start`."""
-        return Running(self.words(words), _environment())
+        return Running(self.words(words), _environment(self.login))
 
 
 def failure_of(said: str) -> Failure | None:
@@ -157,8 +161,11 @@ def remedy(failure: Failure, host: str, login: Login) -> str:
             return f"ssh -v{options} {user}{host} true"
 
 
-def _environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in _KEPT if name in os.environ} | {"LC_ALL": "C"}
+def _environment(login: Login) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ} | {"LC_ALL": "C"}
+    if login.askpass is not None:
+        kept |= {"SSH_ASKPASS": str(login.askpass), "SSH_ASKPASS_REQUIRE": "force"}
+    return kept
 
 
 def _last(said: str) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.hosts import Hosts
+from tests.e2e.node import COMMAND
 from tests.e2e.postfix import SystemLog
+
+collect_ignore = ["test_rollout.py"]  # it takes minutes: ./run setups
 
 
 @pytest.fixture
@@ -22,3 +27,11 @@ def system_log() -> Iterator[SystemLog]:
     log = SystemLog()
     yield log
     log.close()
+
+
+@pytest.fixture(scope="session")
+def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheelhouse of this checkout."""
+    folder = tmp_path_factory.mktemp("artefact") / "wheels"
+    subprocess.run([COMMAND, "artefact", str(folder)], check=True, timeout=150, stdout=subprocess.DEVNULL)
+    return folder

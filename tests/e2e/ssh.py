@@ -32,11 +32,12 @@ def key(file: Path) -> str:
     return file.with_suffix(".pub").read_text()
 
 
-def serve(machine: Machine, folder: Path) -> tuple[Child, str]:
+def serve(machine: Machine, folder: Path, *, passwords: bool = False) -> tuple[Child, str]:
     """Start sshd with a host key of its own; returns it and the public key, `KIND BASE64`, once it listens."""
     public = key(folder / f"{machine.name}-host-key")
     machine.write("/etc/ssh/test_host_key", (folder / f"{machine.name}-host-key").read_text(), "600")
-    machine.write("/etc/ssh/test_sshd_config", CONFIG)
+    config = CONFIG.replace("PasswordAuthentication no", "PasswordAuthentication yes") if passwords else CONFIG
+    machine.write("/etc/ssh/test_sshd_config", config)
     machine.said("mkdir", "-p", "/run/sshd")
     child = machine.start("sshd", ["/usr/sbin/sshd", "-D", "-e", "-f", "/etc/ssh/test_sshd_config"])
     eventually(lambda: child.alive() and machine.listens(22), SECONDS, f"sshd on {machine.name} listens")

@@ -29,7 +29,7 @@ def leaves(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[tuple[s
 
 LEAVES = leaves(main)
 WITHOUT_A_NODE = set(
-    "init,join,serve,discover,add,preflight,artefact,logs,events,restore,recover,backup verify,certs verify,certs request,certs export,certs import,version,completion".split(
+    "init,join,serve,discover,add,preflight,artefact,push,setup,logs,events,restore,recover,backup verify,certs verify,certs request,certs export,certs import,version,completion".split(
         ","
     )
 )

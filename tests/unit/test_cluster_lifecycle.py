@@ -27,7 +27,7 @@ from raftcluster.cluster.actions import (
     Vouch,
 )
 from raftcluster.cluster.generations import COLLECT_MS, RETIRE_MS, SWITCH_MS, TRUST_MS
-from raftcluster.cluster.lifecycle import LONELY_SECONDS, RENEW_MS, RETRY_MS, decide, peers
+from raftcluster.cluster.lifecycle import GATHER_MS, LONELY_SECONDS, RENEW_MS, RETRY_MS, decide, peers
 from raftcluster.cluster.view import View
 from tests.cluster_log import Log
 from tests.cluster_world import GENESIS, join, three
@@ -75,6 +75,19 @@ def test_collect() -> None:
     log.apply("csr", 2, "n1", b"csr-n1")
     assert decide(log.view, waiting) == [Mint(2, {"n1": b"csr-n1", "n2": b"csr-n2"})]
     assert decide(log.view, replace(waiting, leader=False)) == [], "only the leader mints"
+
+
+def test_one_generation_for_all_who_are_invited() -> None:
+    log = collected()
+    ready = replace(ALONE, requests={2: b"csr-n1"}, on_disk={1, 2})
+    mint = [Mint(2, {"n1": b"csr-n1", "n2": b"csr-n2"})]
+    log.apply("invite", "other", bytes(32), "n3.example.org", 3_600, [])
+    assert decide(log.view, ready) == [], "the other one may come, too"
+    assert decide(replace(log.view, time=log.view.time + GATHER_MS), ready) == mint, "but not for long"
+    log.apply("revoke", "other")
+    assert decide(log.view, ready) == mint
+    log.apply("invite", "third", bytes(32), "n4.example.org", 1, [])
+    assert View.read(log.rows, log.view.time + 1_000).invited == 0, "nor with a token that has expired"
 
 
 def test_trust_switch_retire() -> None:

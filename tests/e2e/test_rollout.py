@@ -1,0 +1,63 @@
+"""What takes minutes: a set-up of three hosts that is ended at every step and asked again, and the next release, node by node.
+`./run setups` runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raftcluster import builtin
+from tests.e2e.site import KEYS, PASSWORD, PREFIX, USER, Site, bare, changed
+
+NEWER = "raftcluster/0.2"
+
+
+def keyed(artefact: Path, *words: str) -> list[str]:
+    return ["--identity", f"{KEYS}/id", "--user", "root", "--artefact", str(artefact), *words]
+
+
+@pytest.mark.timeout(900)
+def test_ended_at_every_step_and_asked_again(tmp_path: Path, artefact: Path) -> None:
+    with bare(tmp_path, 3, 3) as site:
+        asked = ["--user", USER, "--ask-pass", "--artefact", str(artefact), "--name", "mail", "--lab", *site.names]
+        for line in ("mx3.test  copy", "mx2.test  install", "mx3.test  switch", "mx1.test  join", "mx2.test  join"):
+            assert site.until(line, "setup", *asked, given=PASSWORD), line
+        code, told, said = site.command("setup", *asked, given=PASSWORD)
+        assert code == 0, (told, said)
+        assert {each["role"] for each in told["hosts"]} == {"leader", "voter"} and len(told["members"]) == 3
+        assert {each["artefact"] for each in told["hosts"]} == {told["artefact"]}
+
+
+@pytest.mark.timeout(900)
+def test_the_next_release_node_by_node(tmp_path: Path, artefact: Path) -> None:
+    with bare(tmp_path, 2, 2) as site:
+        code, told, said = site.command("setup", *keyed(artefact, "--name", "mail", "--lab", *site.names))
+        assert code == 0, (told, said)
+        before = told["artefact"][:16]
+
+        # A release that does not start stops the roll at the first node, which gets the former one again.
+        broken = changed(
+            artefact, tmp_path / "broken", "raftcluster/cli/serve.py", "    with service:\n", "    with 0:\n"
+        )
+        code, told, said = site.command("push", *keyed(broken, "--upgrade", *site.names))
+        wrong = [each for each in told["hosts"] if each["error"]]
+        assert code == 17 and [each["undone"] for each in wrong] == [True], (told, said)
+        assert [each["done"] for each in told["hosts"] if not each["error"]] == [["copy", "install"]]
+        assert [running(site, number) for number in (0, 1)] == [before, before]
+
+        # The next release, the leader last.
+        newer = changed(artefact, tmp_path / "newer", "raftcluster/builtin.py", builtin.PRODUCT, NEWER)
+        leader = site.leader()
+        code, told, said = site.command("push", *keyed(newer, "--upgrade", *site.names))
+        assert code == 0, (told, said)
+        order = [line.split()[0] for line in said.splitlines() if line.endswith("  verify")]
+        assert len(order) == 2 and order[-1] == leader, (order, leader)
+        assert [each["product"] for each in site.status()["members"]] == [NEWER] * 2
+        code, told, said = site.command("push", *keyed(newer, "--upgrade", *site.names))
+        assert code == 0 and [each["done"] for each in told["hosts"]] == [[], []], said
+
+
+def running(site: Site, number: int) -> str:
+    """The release that runs on a machine."""
+    return site.machines[number].said("readlink", f"{PREFIX}/current").strip().removeprefix("releases/")
