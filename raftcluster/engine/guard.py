@@ -89,6 +89,7 @@ class Guard:
 
     def link_up(self, peer: str) -> None:
         self.linked.add(peer)
+        self.reads.link_up(peer)
 
     def link_down(self, peer: str) -> None:
         self.linked.discard(peer)

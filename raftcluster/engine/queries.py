@@ -103,6 +103,11 @@ class Queries:
         if query is not None:
             self._confirmed(query, index)
 
+    def lost(self, peer: str) -> None:
+        """The link to `peer` is gone, and what it was asked with it, even if another replaces it at once."""
+        for asked in [a for a in self._asked if a[0] == peer]:
+            self._confirmed(self._asked.pop(asked), None)
+
     def _confirmed(self, query: Query, index: int | None) -> None:
         if index is None:
             query.fail(Unavailable("the leader changed", subject="cluster", remedy="ask again"))

@@ -42,6 +42,11 @@ class ReadIndex:
         for peer in sorted(seam.others & self._linked):
             self._send(peer, {"type": "read_probe", "term": seam.term, "number": self._number})
 
+    def link_up(self, peer: str) -> None:
+        """There is a link to `peer`: a probe may have been lost with the one before, or was never sent."""
+        if self._reads and self._seam.is_leader and peer in self._seam.others:
+            self._send(peer, {"type": "read_probe", "term": self._seam.term, "number": self._number})
+
     def probed(self, peer: str, message: Message) -> None:
         """A peer wants to know whether it still leads."""
         if message["term"] == self._seam.term and self._seam.leader == peer:

@@ -151,9 +151,9 @@ class Replica:
             self.guard.link_down(peer)
             self.engine.link_down(peer)
             if peer == self._last_leader[0]:
-                self._leader_linked = (
-                    False  # noted here: a link that is replaced is up again before the next step looks
-                )
+                # noted here: a link that is replaced is up again before the next step looks
+                self._leader_linked = False
+            self.queries.lost(peer)
 
     def deliver(self, peer: str, message: Message) -> None:
         """A message of `peer`. Raises `FrameError` for one that is malformed: the caller closes that link."""

@@ -312,8 +312,8 @@ class Engine(_SyncObj):  # type: ignore[misc]
         match[self._peer(peer)] = max(match[self._peer(peer)], index)
 
     def heartbeat_in(self) -> float:
-        """Seconds until a leader's next one is due."""
-        return float(self._SyncObj__newAppendEntriesTime - clock())
+        """Seconds until a leader's next one is due; infinite while a cluster of one waits for its disk."""
+        return NEVER if self._waits_for_disk() else float(self._SyncObj__newAppendEntriesTime - clock())
 
     def campaign(self) -> None:
         self._go = True
@@ -354,11 +354,9 @@ class Engine(_SyncObj):  # type: ignore[misc]
         guard, journal = self._guard, self.journal
         assert guard is not None
         journal.flush()
-        alone = not self._SyncObj__otherNodes
-        if alone and guard.on("single"):
-            if journal.submitted > journal.done:
-                return  # rule 7: it would count itself before its disk has
-            journal.synchronous = not self.is_leader
+        if self._waits_for_disk():
+            return
+        journal.synchronous = not self._SyncObj__otherNodes and guard.on("single") and not self.is_leader
         deadline: float = self._SyncObj__raftElectionDeadline
         if self.is_candidate and journal.term_ticket > journal.done:
             # one vote of its own in flight at a time
@@ -375,6 +373,12 @@ class Engine(_SyncObj):  # type: ignore[misc]
                 self._SyncObj__raftElectionDeadline = deadline
         guard.reads.settle()
         journal.flush()
+
+    def _waits_for_disk(self) -> bool:
+        """Rule 7: a cluster of one would count itself before its disk has."""
+        assert self._guard is not None
+        alone = not self._SyncObj__otherNodes and self._guard.on("single")
+        return alone and self.journal.submitted > self.journal.done
 
     def _may_campaign(self, guard: Guard, deadline: float) -> tuple[bool, float]:
         """Whether this tick may start an election, and the deadline to keep when it may not."""

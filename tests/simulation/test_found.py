@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from raftcluster import limits
 from raftcluster.engine.operations import Operation, Result, encode_operation
 from raftcluster.engine.ports import Observer
 from raftcluster.errors import RaftclusterError
@@ -284,3 +285,47 @@ def test_what_a_link_that_is_replaced_has_lost_is_sent_again_at_once() -> None:
     assert "forward" in [message["type"] for message in lab.sent["n2", "n1"]]
     lab.flow(THREE)
     assert caller.results == [[0, 1]]
+
+
+def test_a_read_that_was_asked_over_a_link_that_is_replaced_may_be_asked_again_at_once() -> None:
+    """The follower saw its leader linked before and after, and the read waited for an answer until its deadline."""
+    lab = GuardedLab(THREE)
+    lab.elect("n1", ["n2"])
+    lab.flow(THREE)
+    told: list[str] = []
+    lab.nodes["n2"].queries.ask(lambda: told.append("read"), lambda error: told.append("failed"), within=None)
+    lab.unlink("n1", "n2")
+    lab.link("n1", "n2")
+    assert told == ["failed"]
+
+
+def test_a_leaders_read_whose_probe_is_lost_with_its_link_is_confirmed_over_the_next_one() -> None:
+    """Only the next read's probe confirmed it; on a leader that is asked once it waited until its deadline."""
+    lab = GuardedLab(THREE)
+    lab.elect("n1", ["n2"])
+    lab.flow(THREE)
+    told: list[str] = []
+    lab.unlink("n1", "n3")
+    lab.nodes["n1"].queries.ask(lambda: told.append("read"), lambda error: told.append("failed"), within=None)
+    lab.unlink("n1", "n2")
+    lab.link("n1", "n2")
+    lab.flow(["n1", "n2"])
+    assert told == ["read"]
+
+
+def test_a_cluster_of_one_sleeps_while_its_disk_is_slow() -> None:
+    """Its heartbeat was due and could not be sent before the disk was done: it looked again and again without a pause."""
+    lab = GuardedLab(["n1"])
+    lab.elect("n1", [])
+    lab.flow(["n1"])
+    replica, caller = lab.nodes["n1"], Caller()
+    lab.logs["n1"]._auto = False
+    replica.submit(operation(1), caller)
+    lab.tick("n1")
+    lab.beat("n1", seconds=1.0)
+    assert (replica.pause(), caller.results) == (limits.TICK_SECONDS, [])
+    lab.logs["n1"].complete()
+    lab.settle("n1")
+    lab.tick("n1")
+    assert caller.results == [[0, 1]]
+    assert 0.0 < replica.pause() <= limits.TICK_SECONDS, "the heartbeats go on"
