@@ -87,7 +87,7 @@ host's journal, or to its syslog daemon where there is no journal. A first expor
 
 `raftcluster status` shows under `export` (with `--json` in `maillog`) what it does: `connecting`, `connected`, `blocked` (the receiver takes nothing) or
 `waiting` (to try again, after at most a minute; `error` says why); up to which number all has arrived (`position`), how many
-entries are `behind`, and since the start how many were `exported` and `lost`. One that has failed for a minute is an alarm.
+entries are `behind`, and since the start how many were `exported` and how many `lost`: removed before it was certain that they had arrived. One that has failed for a minute is an alarm.
 
 ### CEF
 

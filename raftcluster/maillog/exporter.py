@@ -97,8 +97,8 @@ class Exporter:
 
     def status(self) -> dict[str, Value]:
         """`state`: connecting, connected, blocked (the receiver takes nothing), waiting (to try again, see `error`); `position`: up to
-        which entry all has arrived; `sent`; `behind`: entries that wait; since the start `exported` (with what was sent again), `lost` (removed before they
-        could be sent) and `connections`."""
+        which entry all has arrived; `sent`; `behind`: entries that wait; since the start `exported` (with what was sent again), `lost` (removed before it
+        was certain that they had arrived) and `connections`."""
         return {
             "to": self._settings.export,
             "state": self._state,
