@@ -22,10 +22,10 @@ from raftcluster.greylist.request import Asked
 from raftcluster.greylist.verdict import Verdict
 from raftcluster.maillog import files
 from raftcluster.maillog.cef import Device
-from raftcluster.maillog.decision import entry_of
+from raftcluster.maillog.decision import Decision
 from raftcluster.maillog.entry import LOG, Entry, cut
 from raftcluster.maillog.exporter import Exporter
-from raftcluster.maillog.files import Page
+from raftcluster.maillog.files import Line, Page
 from raftcluster.maillog.settings import PREFIX, Settings
 from raftcluster.maillog.writer import Writer
 
@@ -223,6 +223,6 @@ class MailLog:
             exporter.wake()
 
 
-def _entry(*what: Any) -> Entry:
-    """The entry of what was put: one that is made already, or what `entry_of` makes it from."""
-    return what[0] if len(what) == 1 else entry_of(*what)
+def _entry(*what: Any) -> Line:
+    """What was put: an entry, or the parts of a decision."""
+    return what[0] if len(what) == 1 else Decision(*what)

@@ -98,6 +98,13 @@ def cut(text: object) -> str:
     return shown[: limits.MAILLOG_TEXT]
 
 
+def quoted(value: object) -> str:
+    """A value in JSON, as it is kept."""
+    if type(value) is str and len(value) <= limits.MAILLOG_TEXT:
+        return _QUOTE(value)
+    return _QUOTE(cut(value))
+
+
 def sequence_of(line: bytes) -> int | None:
     """The number of a line; None when it is none."""
     if not line.startswith(_START):

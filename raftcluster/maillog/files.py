@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from raftcluster import limits
 from raftcluster.maillog.entry import Entry, parse, sequence_of
@@ -31,6 +31,12 @@ class LogFile(NamedTuple):
 
     first: int
     path: Path
+
+
+class Line(Protocol):
+    """What becomes a line: an `Entry`, a `Decision`."""
+
+    def line(self, sequence: int) -> bytes: ...
 
 
 class Page(NamedTuple):
@@ -121,7 +127,7 @@ class Appender:
         self._began = 0.0
         self._synced = True
 
-    def append(self, entries: Sequence[Entry], missing: int = 0) -> None:
+    def append(self, entries: Sequence[Line], missing: int = 0) -> None:
         """Write these with the next numbers but `missing`, in one piece. Readers see them; on the disk they are after `sync`."""
         if (
             self._descriptor is None

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from raftcluster import limits
 from raftcluster.maillog.entry import DROPPED, LOG, Entry
-from raftcluster.maillog.files import Appender
+from raftcluster.maillog.files import Appender, Line
 from raftcluster.maillog.settings import Settings
 
 log = logging.getLogger("raftcluster.maillog")
@@ -40,7 +40,7 @@ class Writer:
         self,
         folder: Path,
         settings: Settings,
-        entry: Callable[..., Entry],
+        entry: Callable[..., Line],
         *,
         written: Callable[[], None] = lambda: None,
         space: Callable[[Path], int] | None = None,
@@ -177,7 +177,7 @@ class Writer:
             for _ in group:
                 self._queue.popleft()
 
-    def _write(self, entries: list[Entry]) -> None:
+    def _write(self, entries: list[Line]) -> None:
         if not self._roomy:
             self._complain(f"less than {limits.MAILLOG_RESERVE_BYTES >> 20} MiB are free on the disk")
             self._drop(len(entries))

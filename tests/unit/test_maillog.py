@@ -14,7 +14,7 @@ from raftcluster.errors import Rejected
 from raftcluster.greylist.request import Mail
 from raftcluster.greylist.verdict import Verdict
 from raftcluster.maillog import files
-from raftcluster.maillog.decision import entry_of
+from raftcluster.maillog.decision import Decision
 from raftcluster.maillog.entry import Entry, cut, parse, sequence_of
 from raftcluster.maillog.files import Appender
 from raftcluster.maillog.settings import Settings
@@ -52,7 +52,8 @@ def fill(appender: Appender, count: int) -> None:
     ],
 )
 def test_a_verdict_has_the_columns_of_the_greylist_log(verdict: Verdict, action: str) -> None:
-    made = entry_of(1_790_000_000.5, "policy", MAIL, verdict)
+    decided = Decision(1_790_000_000.5, "policy", MAIL, verdict)
+    made = decided.entry
     assert made.action == action
     assert made[:7] == (
         1_790_000_000.5,
@@ -64,10 +65,19 @@ def test_a_verdict_has_the_columns_of_the_greylist_log(verdict: Verdict, action:
         verdict.seconds_left,
     )
     assert (made.reason, made.degraded, made.source) == (verdict.reason, verdict.degraded, "policy")
+    assert parse(decided.line(17)) == parse(made.line(17)) == made._replace(sequence=17)
+
+
+@pytest.mark.parametrize("text", ["", 'a\nb"\\', "\ud800", "x" * 3_000, b"\xff\n", None])
+def test_a_decision_is_written_as_its_entry_is(text: Any) -> None:
+    mail = Mail("192.0.2.7", text, text or "", text or b"r", text, False, False, text or "")
+    decided = Decision(1.5, "policy", mail, Verdict("pass", "known", 0, 0, None, False, ""))
+    assert parse(decided.line(17)) == parse(decided.entry.line(17)) == decided.entry._replace(sequence=17)
+    assert decided.line(17).count(b"\n") == 1
 
 
 def test_a_line_is_json_and_comes_back_as_it_was() -> None:
-    made = entry_of(1.5, "policy", MAIL, Verdict("defer", "new", 300, 0, None, True, "x"))
+    made = Decision(1.5, "policy", MAIL, Verdict("defer", "new", 300, 0, None, True, "x")).entry
     line = made.line(17)
     assert line.endswith(b"\n") and line.count(b"\n") == 1 and sequence_of(line) == 17
     assert parse(line) == made._replace(sequence=17)
