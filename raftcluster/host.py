@@ -74,7 +74,8 @@ class Host(Protocol):
     def on_apply(self, machine: str, callback: Callable[[int], None]) -> None:
         """Call `callback(index)` on the tick thread after each entry that changed tables of `machine`.
 
-        It must only signal. There is no way to take it back: one per API object, not one per caller.
+        It must only signal; `DataVersion` stops the node, what else it raises is logged. There is no way to take it
+        back: one per API object, not one per caller.
         """
 
 

@@ -25,7 +25,15 @@ from raftcluster.calls import SAME_ID, Calls, tell
 from raftcluster.codec import Value
 from raftcluster.engine.operations import ID_BYTES, Operation
 from raftcluster.engine.replica import Replica
-from raftcluster.errors import FrameError, OutcomeUnknown, RaftclusterError, Rejected, StorageFailed, Unavailable
+from raftcluster.errors import (
+    DataVersion,
+    FrameError,
+    OutcomeUnknown,
+    RaftclusterError,
+    Rejected,
+    StorageFailed,
+    Unavailable,
+)
 from raftcluster.host import Completion, Consistency
 from raftcluster.machine import ReadTables
 from raftcluster.storage.ports import Entry
@@ -447,6 +455,8 @@ class Runtime:
             for listener in self._listeners.get(machine, ()):
                 try:
                     listener(entry[1])
+                except DataVersion:
+                    raise  # what follows may be what this program does not understand
                 except Exception:
                     log.exception("a listener failed")
 

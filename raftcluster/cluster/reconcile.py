@@ -42,6 +42,7 @@ from raftcluster.cluster.actions import (
     Wipe,
 )
 from raftcluster.cluster.auditing import ITSELF, attributed
+from raftcluster.cluster.features import check_understood
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.lifecycle import decide, is_for_the_unheard, peers, why_due
 from raftcluster.cluster.manifests import majority
@@ -49,7 +50,7 @@ from raftcluster.cluster.records import Member
 from raftcluster.cluster.returning import Return
 from raftcluster.cluster.standing import Seating
 from raftcluster.cluster.teardown import Teardown
-from raftcluster.cluster.view import View, links
+from raftcluster.cluster.view import View, enabled, links
 from raftcluster.codec import Value, unpack
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, Removed, Unavailable
 from raftcluster.host import Host
@@ -134,12 +135,19 @@ class Reconciler:
         self._expires = self._until(self._trust.presented)
         self._return = Return(keystore, keystore.cluster_id, host.id, hello, stopping=self._closed.is_set)
         links.configure(self._trust.peers)
-        host.on_apply("cluster", lambda index: self._wake.set())
+        host.on_apply("cluster", self._applied)
 
     def start(self) -> None:
         """Begin, on a thread of its own."""
         self._thread = threading.Thread(target=self._run, name=f"raftcluster-reconcile-{self._host.name}", daemon=True)
         self._thread.start()
+
+    def _applied(self, index: int) -> None:
+        """Tick thread. Raises `DataVersion`, which stops the node before it applies anything else, when what this program does not
+        understand is enabled: another version had reported it for this node, or it was asked before."""
+        self._wake.set()
+        names = self._host.query("cluster", lambda tables, _: enabled(tables))
+        check_understood(names, self._features, self._host.name)
 
     def close(self) -> None:
         """Stop, and wait for what is under way (a commit, the minting child) to end. Idempotent."""
