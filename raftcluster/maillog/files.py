@@ -118,8 +118,9 @@ class Appender:
     """The one writer of a folder. Not thread-safe. Raises `OSError` when the disk does not take it."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
-        """Nothing is opened or created before the first `append`."""
+        """Nothing is kept open, or created, before the first `append`. What an earlier process has left is on the disk then."""
         self.folder, self.settings = folder, settings
+        _settle(folder)
         self.last = last_sequence(folder)
         """The number of the newest entry."""
         self._descriptor: int | None = None
@@ -244,6 +245,16 @@ def _mend(path: Path) -> None:
         whole = begin + tail.rfind(b"\n") + 1
         if whole < end:
             file.truncate(whole)
+
+
+def _settle(folder: Path) -> None:
+    """Have the newest file on the disk: a process that was killed has synced its last lines no more."""
+    if found := files(folder):
+        descriptor = os.open(found[-1].path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -145,6 +145,17 @@ def test_what_a_crash_has_torn_is_cut_off(tmp_path: Path) -> None:
     assert path.read_bytes().count(b"\n") == 3
 
 
+def test_what_a_killed_process_has_left_is_on_the_disk_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appender = Appender(tmp_path, SMALL)
+    appender.append([entry(1)])
+    appender.close()
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    assert Appender(tmp_path, SMALL).last == 1 and synced == [str(files.files(tmp_path)[0].path)]
+
+
 def test_any_place_is_found_without_reading_what_is_before(tmp_path: Path) -> None:
     appender = Appender(tmp_path, Settings())
     fill(appender, 20_000)
