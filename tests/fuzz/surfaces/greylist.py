@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from raftcluster.greylist import check
+from raftcluster.greylist.clients import Client, client_key
 from raftcluster.greylist.machine import NAME, GreylistMachine
 from raftcluster.greylist.record import Record
 from raftcluster.greylist.settings import NAMES
@@ -53,8 +54,14 @@ def by_hand(source: Source) -> list[Any]:
     counters = ((b"node%04d" % source.below(3), source.below(9), source.below(9)),)
     record = Record(first, first, first + source.below(256) * 10**8, source.flag(), counters, b"").pack()
     rows = [[key, source.choice((0, first)), source.damaged(record) if source.flag(8) else record]]
+    network = source.choice((b"192.0.2.0/24", b"198.51.100.0/24", b"\xff", b""))
+    client = Client(
+        first, first + source.below(256) * 10**8, first, 0, source.below(9), source.below(9), network
+    ).pack()
+    clients = [[client_key(network), source.damaged(client) if source.flag(8) else client]]
     return source.choice(
         (
+            ["clients", clients],
             ["forget", selection, "author", "mx1", "reason"],
             ["sweep"],
             ["merge", rows],
