@@ -50,7 +50,7 @@ GROUP: Final = 256  # decisions in one write
 WAITING_MAX: Final = 10_000  # decisions that wait for it; beyond it mail is deferred at once
 RETRY_SECONDS: Final = 1.0  # between two attempts to merge
 BATCH_BYTES: Final = 96 * limits.KIB  # of records in a merge
-WALK_ROWS: Final = 64  # looked at in a second in which nothing is decided; else twice as many as were decided
+WALK_ROWS: Final = 64  # looked at in a second in which nothing is decided; else twice as many as were added
 TOLD_KEPT: Final = 10_000  # answers within SMTP transactions that are remembered; they live for seconds
 
 _PREFIX: Final = b"greylist/"
@@ -193,6 +193,7 @@ class Alone:
             except Empty:
                 pass
             self._give_up()
+            before = len(self._keys or ())
             if asked:
                 self._decide(asked)
             if ending:
@@ -200,7 +201,7 @@ class Alone:
             elif not self._merging and (self._wanted or not (asked or failed)):
                 self._merge()
             else:
-                self._clean(2 * len(asked))
+                self._clean(2 * (len(self._keys or ()) - before))
 
     def _patience(self) -> float | None:
         """How long to wait for a job."""
