@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import time
@@ -23,6 +24,11 @@ def eventually(condition: Callable[[], T], deadline_s: float = 10.0, what: str =
         time.sleep(pause)
         pause = min(pause * 1.5, 0.05)
     return value
+
+
+def memory() -> str | None:
+    """A directory whose files meet no disk, for tests of what is written and not of whether it lasts; None without one."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def free_ports(count: int) -> list[int]:

@@ -15,7 +15,7 @@ from raftcluster.errors import StorageFailed, StorageFull, Unavailable
 from raftcluster.storage.ports import Health, Log, LogImage, Record
 from tests.contract.models import LogModel, log_history
 from tests.contract.stores import LOGS, Bench, bench_of
-from tests.helpers import eventually
+from tests.helpers import eventually, memory
 
 EMPTY = LogImage([], 0, None, 0)
 
@@ -132,7 +132,7 @@ def test_any_history_is_read_back(kind: str, seed: int, tickets: list[int]) -> N
     """Each number in `tickets` is one opening of the log."""
     model = LogModel()
     history = log_history(seed)
-    with tempfile.TemporaryDirectory() as folder, bench_of(kind, Path(folder)) as bench:
+    with tempfile.TemporaryDirectory(dir=memory()) as folder, bench_of(kind, Path(folder)) as bench:
         for count in tickets:
             log = bench.open_log()
             assert log.load() == model.image()

@@ -19,7 +19,7 @@ from raftcluster.storage.digest import digest
 from raftcluster.storage.ports import Chunk, Health, Snapshot, TableStore, Unit
 from tests.contract.models import Tables, change, content, table_history
 from tests.contract.stores import TABLES, Bench, bench_of
-from tests.helpers import eventually
+from tests.helpers import eventually, memory
 
 
 @pytest.fixture(params=TABLES)
@@ -154,7 +154,7 @@ def test_any_history_is_read_back(kind: str, seed: int, units: list[int]) -> Non
     tables: Tables = {"a.one": {}, "a.two": {}, "b.one": {}}
     history = table_history(seed)
     reached = None
-    with tempfile.TemporaryDirectory() as folder, bench_of(kind, Path(folder)) as bench:
+    with tempfile.TemporaryDirectory(dir=memory()) as folder, bench_of(kind, Path(folder)) as bench:
         for count in (*units, 0):
             store = bench.open_tables()
             assert content(store) == tables and store.anchor() == reached
