@@ -98,6 +98,13 @@ class Told:
         return self.host.query("cluster", View.read)
 
 
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no load here that an auditor would have to spare."""
+    monkeypatch.setattr(audit, "INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(audit, "LEADERLESS_SECONDS", 0.2)
+
+
 @pytest.fixture
 def told(tmp_path: Path) -> Told:
     return Told(tmp_path)
