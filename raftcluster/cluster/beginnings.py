@@ -180,12 +180,14 @@ def leave(tables: Tables, time: int, member: Member) -> int | None:
     current = pending(tables)
 
     def needed(voters: Mapping[str, bytes]) -> bool:
-        return member.node_id in voters and not member.asleep_since and not is_endorsed(voters, left)
+        return member.node_id in voters and not is_endorsed(voters, left)
 
     if current is not None and current.phase == "trust" and needed(Manifest.unpack(current.manifest).voters):
         raise _busy(current)
     if not needed(chain_voters(tables)):
         return None
+    if member.asleep_since:  # shut out now, it would leave a chain that nobody can carry on
+        raise _endorsement_needed([member])
     if current is None:
         current = start(tables, time, f"remove {member.node_id}", patient=True)
     elif current.phase != "collect":
@@ -202,9 +204,14 @@ def leave(tables: Tables, time: int, member: Member) -> int | None:
 
 
 def start(tables: Tables, time: int, txid: str, *, patient: bool) -> Generation:
-    """A new generation of all who hold a certificate of the one in force; not stored yet, but its numbers are taken."""
+    """A new generation of all who hold a certificate of the one in force and are awake; not stored yet, but its numbers are taken.
+    Raises `Rejected` when they cannot carry the chain on: it would wait for ever for an endorsement that nobody gives."""
     number, sequence, before = last(tables, "last") + 1, last(tables, "sequence") + 1, active(tables)
     members = [each.node_id for each in live_members(tables) if each.generation and not each.asleep_since]
+    voters = chain_voters(tables)
+    if voters and not is_endorsed(voters, members):
+        asleep = [each for each in live_members(tables) if each.asleep_since and each.node_id in voters]
+        raise _endorsement_needed(asleep)
     for key, _ in tables.scan(GENERATION, stop=max(0, number - GENERATIONS).to_bytes(4, "big"), limit=GENERATIONS):
         if before is None or key != before.number.to_bytes(4, "big"):
             tables.delete(GENERATION, key)
@@ -259,6 +266,16 @@ def _check_idle(tables: ReadTables) -> None:
     current = pending(tables)
     if current is not None:
         raise _busy(current)
+
+
+def _endorsement_needed(asleep: Sequence[Member]) -> Exception:
+    names = ", ".join(each.name for each in asleep)
+    return rejected(
+        "endorsement-needed",
+        f"{names} asleep: the chain's next manifest needs more endorsements than are left without",
+        subject=names,
+        remedy="start it; if it is lost: raftcluster recover on one node, then join the others anew",
+    )
 
 
 def _busy(current: Generation) -> Exception:

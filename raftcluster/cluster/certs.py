@@ -130,7 +130,7 @@ class Certs:
         `wait` or `show` tells how far it is.
 
         When a member that takes part does not answer in time, the generation is given up: name it here then. Raises
-        `Rejected` (`generation-under-way`, `no-quorum-left`, `no-member`).
+        `Rejected` (`generation-under-way`, `no-quorum-left`, `endorsement-needed`, `no-member`).
         """
         view = read(self._host)
         ids: list[Value] = []

@@ -430,6 +430,7 @@ OVERTAKEN: Final = frozenset(
         "generation-under-way",
         "no-part",
         "no-voter",
+        "endorsement-needed",
     ]
 )
 """How a report is refused whose node did not know what others had done meanwhile."""

@@ -32,6 +32,7 @@ REFUSALS: Final = (
     "no-certificate",
     "no-cluster",
     "nothing-to-amend",
+    "endorsement-needed",
 )
 """Of commands that were right when they were decided upon."""
 TRY_SECONDS: Final = 0.5

@@ -445,6 +445,33 @@ def test_a_member_that_is_down_is_excluded_or_the_generation_given_up() -> None:
     assert list(log.head().voters) == ["n1", "n2"], "then it is no voter either"
 
 
+def test_whoever_sleeps_and_has_to_endorse_is_waited_for_before_anything_begins() -> None:
+    """n2 had not switched when its generation was in force, and was then removed, or left out of the next one: whose manifest
+    needed its endorsement, for the chain still named n1 and n2 alone. It waited for ever, and so did all that came after."""
+    log = grown()
+    log.apply("promoted", "n2")
+    log.amend()
+    log.apply("invite", "t3", b"k" * 32, "mx3.example.org", 60, [])
+    number = log.apply("begin", "x", joiner("n3", "t3", csr=b"csr-n3"))
+    for node in ("n1", "n2"):
+        log.apply("csr", number, node, b"csr-" + node.encode())
+    log.mint()
+    log.trust("n1", "n2")
+    log.switch("n1", "n3")
+    log.time += RETIRE_MS
+    log.apply("promoted", "n3")
+    log.apply("retire", number)
+    assert log.view.members["n2"].asleep_since and set(log.head().voters) == {"n1", "n2"}
+    log.apply("leaving", "n2")
+    assert log.refused("removed", "n2") == "endorsement-needed"
+    assert log.refused("rotate", "x", [], True) == "endorsement-needed"
+    log.apply("invite", "t4", b"k" * 32, "mx4.example.org", 60, [])
+    assert log.refused("begin", "y", joiner("n4", "t4", csr=b"csr-n4")) == "endorsement-needed"
+    log.apply("awake", "n2")
+    number = log.apply("removed", "n2")
+    assert log.pending().leaving == ["n2"], "it endorses the generation without it"
+
+
 def test_a_named_member_is_excluded_from_the_beginning() -> None:
     log = three()
     assert log.refused("rotate", "x", ["n9"], True) == "no-member"
