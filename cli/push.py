@@ -129,7 +129,7 @@ def push(
     elif upgrade:
         done = raftcluster.upgrade(wanted, way, check=check)
     else:
-        done = raftcluster.push(wanted, way, check=check, join=not no_join)
+        done = raftcluster.install(wanted, way, check=check, join=not no_join)
     _end(ctx, done, as_json)
 
 

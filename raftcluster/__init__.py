@@ -68,7 +68,17 @@ if TYPE_CHECKING:
     from raftcluster.notifications.machine import Notification
     from raftcluster.offline import scrub, verify_config
     from raftcluster.preflight.report import Report
-    from raftcluster.pushing import Artefact, Pushed, Way, artefact, installed_artefact, push, setup, uninstall, upgrade
+    from raftcluster.pushing import (
+        Artefact,
+        Pushed,
+        Way,
+        artefact,
+        install,
+        installed_artefact,
+        setup,
+        uninstall,
+        upgrade,
+    )
     from raftcluster.quarantine.api import Quarantine
     from raftcluster.quarantine.delivery import SmtpDelivery
     from raftcluster.quarantine.envelope import Envelope
@@ -140,11 +150,11 @@ __all__ = [
     "examine",
     "import_bundle",
     "init",
+    "install",
     "installed_artefact",
     "join",
     "known_hosts",
     "once",
-    "push",
     "read_events",
     "read_logs",
     "readdress",
@@ -230,7 +240,7 @@ def __getattr__(name: str) -> Any:
             | "Way"
             | "artefact"
             | "installed_artefact"
-            | "push"
+            | "install"
             | "setup"
             | "uninstall"
             | "upgrade"

@@ -1,4 +1,4 @@
-"""The program on other hosts: `push` puts it there, `setup` makes nodes of one cluster of them, `upgrade` replaces it node by node.
+"""The program on other hosts: `install` puts it there, `setup` makes nodes of one cluster of them, `upgrade` replaces it node by node.
 
 Each looks at the hosts first and does what is missing, so that one that was ended anywhere is finished by asking again; on hosts
 where nothing is missing nothing is done. Secrets -- a password, the tokens -- are in memory and go through pipes.
@@ -37,7 +37,7 @@ from raftcluster.remote.hostkeys import HostKey
 from raftcluster.remote.ssh import PORT as SSH_PORT
 from raftcluster.remote.ssh import Failure, Login, SshFailed
 
-__all__ = ["Artefact", "Pushed", "Way", "artefact", "installed_artefact", "push", "setup", "uninstall", "upgrade"]
+__all__ = ["Artefact", "Pushed", "Way", "artefact", "install", "installed_artefact", "setup", "uninstall", "upgrade"]
 
 KNOWN_HOSTS: Final = Path("~/.ssh/known_hosts")
 
@@ -124,7 +124,9 @@ def installed_artefact() -> Artefact | None:
     return read(place) if place is not None else None
 
 
-def push(wanted: Wanted | Sequence[str], way: Way | None = None, *, check: bool = False, join: bool = True) -> Pushed:
+def install(
+    wanted: Wanted | Sequence[str], way: Way | None = None, *, check: bool = False, join: bool = True
+) -> Pushed:
     """Install the program on the hosts that are `wanted`, side by side; where this host's node runs, and `join`, they become
     members of its cluster, all in one generation of certificates.
 
@@ -141,7 +143,7 @@ def setup(
     this host or one of them is a member of one, let the others join, wait until all vote.
 
     Asked again it does what is missing: hosts that are members are left as they are. When a check fails nothing is done, and
-    `report` says how to mend it. Otherwise as `push`.
+    `report` says how to mend it. Otherwise as `install`.
     """
     return _Session(way or Way()).run(wanted, check=check, join=True, begin=(cluster, lab), examined=True)
 

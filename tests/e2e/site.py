@@ -59,7 +59,11 @@ class Site:
 
     def command(self, verb: str, *arguments: str, given: str = "") -> tuple[int, dict[str, Any], str]:
         """(exit code, JSON, standard error) at the administrator's."""
-        done = self.admin.run(*self.words(verb, *arguments, "--json"), stdin=given, timeout=SECONDS)
+        return self.at(self.admin, verb, *arguments, given=given)
+
+    def at(self, machine: Machine, verb: str, *arguments: str, given: str = "") -> tuple[int, dict[str, Any], str]:
+        """The same elsewhere."""
+        done = machine.run(*self.words(verb, *arguments, "--json"), stdin=given, timeout=SECONDS)
         assert "Traceback" not in done.stderr, done.stderr
         assert done.stdout, done.stderr
         return done.returncode, json.loads(done.stdout), done.stderr

@@ -32,9 +32,32 @@ def test_ended_at_every_step_and_asked_again(tmp_path: Path, artefact: Path) -> 
 @pytest.mark.timeout(900)
 def test_the_next_release_node_by_node(tmp_path: Path, artefact: Path) -> None:
     with bare(tmp_path, 2, 2) as site:
-        code, told, said = site.command("setup", *keyed(artefact, "--name", "mail", "--lab", *site.names))
+        # A host that only gets the program, and is as it was before; then one begins a cluster, and the other joins from there.
+        two = site.machines[1]
+        there = "ls -d /opt/raftcluster /etc/default/raftcluster /usr/local/bin/raftcluster; id raftcluster; ls /etc/systemd/system"
+        bare_host = two.run("sh", "-c", there).stdout
+        code, told, said = site.command("push", *keyed(artefact, "--no-join", "--check", "mx2.test"))
+        steps = ["copy", "install", "arrange", "switch"]
+        assert (code, told["hosts"][0]["done"], told["hosts"][0]["left"]) == (0, [], steps), said
+        assert two.run("sh", "-c", there).stdout == bare_host
+        code, told, said = site.command("push", *keyed(artefact, "--no-join", "mx2.test"))
+        assert (code, told["hosts"][0]["done"]) == (0, steps), said
+        assert (
+            told["artefact"] in two.said(f"{PREFIX}/bin/raftcluster", "version")
+            and two.run("sh", "-c", there).stdout != bare_host
+        )
+        code, told, said = site.command("push", *keyed(artefact, "--remove", "mx2.test"))
+        assert code == 0 and two.run("sh", "-c", there).stdout == bare_host, said
+
+        code, told, said = site.command("setup", *keyed(artefact, "--name", "mail", "--lab", "mx1.test"))
         assert code == 0, (told, said)
         before = told["artefact"][:16]
+        for name in ("id", "known_hosts"):
+            site.machines[0].write(f"{KEYS}/{name}", site.admin.said("cat", f"{KEYS}/{name}"), "600")
+        code, told, said = site.at(site.machines[0], "push", *keyed(artefact, "mx2.test"))
+        assert code == 0 and [each["role"] for each in told["members"]] == ["leader", "voter"], (told, said)
+        code, told, said = site.command("push", *keyed(artefact, "--remove", "mx2.test"))
+        assert code == 17 and "a node is in" in told["hosts"][0]["error"], "what runs is not taken away"
 
         # A release that does not start stops the roll at the first node, which gets the former one again.
         broken = changed(

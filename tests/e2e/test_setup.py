@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from raftcluster.push.place import Place
 from tests.e2e import secrets
 from tests.e2e.site import MARK, PASSWORD, PREFIX, USER, bare
+
+ASK = """
+exec 3<>/dev/tcp/127.0.0.1/10023
+printf 'request=smtpd_access_policy\\nprotocol_state=RCPT\\nclient_address=192.0.2.7\\n' >&3
+printf 'sender=a@example.net\\nrecipient=b@example.test\\ninstance=1.%s\\n\\n' "$(uname -n)" >&3
+head -n 1 <&3
+"""
 
 
 @pytest.mark.timeout(240)
@@ -29,6 +38,10 @@ def test_bare_hosts_become_a_cluster(tmp_path: Path, artefact: Path) -> None:
         for machine in site.machines:
             assert f"installed from artefact {told['artefact']}" in machine.said(f"{PREFIX}/bin/raftcluster", "events")
 
+        # Each answers Postfix: a stranger waits.
+        for machine in site.machines:
+            assert machine.said("bash", "-c", ASK, timeout=20).startswith("action=DEFER"), machine.name
+
         # Again: there is nothing to do.
         code, told, said = site.command("setup", *asked, given=PASSWORD)
         assert code == 0 and {str(each["done"]) for each in told["hosts"]} == {"['verify']"}, said
@@ -44,3 +57,14 @@ def test_the_search_finds_what_is_secret(tmp_path: Path) -> None:
         site.admin.write("/var/lib/left-behind", f"the password is {PASSWORD}")
         assert {each.split(":")[0] for each in watch.seen} == {"cmdline", "environ"}
         assert secrets.files(site.admin, PASSWORD, secrets.TOKEN, since=MARK) == ["/var/lib/left-behind"]
+
+
+def test_the_unit_is_one_that_systemd_knows(tmp_path: Path) -> None:
+    file = tmp_path / "raftcluster.service"
+    text = Place(str(tmp_path)).files()["unit"]
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "raftcluster").symlink_to("/bin/true")
+    for words, complaint in ((text, ""), (text.replace("NoNewPrivileges=", "NoNewPrivilege="), "NoNewPrivilege")):
+        file.write_text(words)
+        done = subprocess.run(["systemd-analyze", "verify", str(file)], capture_output=True, text=True, timeout=60)
+        assert (complaint in done.stderr) if complaint else done.stderr == ""
