@@ -36,7 +36,7 @@ from raftcluster.greylist.earned import Earned, Rows
 from raftcluster.greylist.kept import Kept, Overtaken, Seen, see
 from raftcluster.greylist.machine import NAME, read_settings_row
 from raftcluster.greylist.merging import ROWS_MAX
-from raftcluster.greylist.record import COUNT_MAX, NODE_BYTES, Record
+from raftcluster.greylist.record import COUNT_MAX, NODE_BYTES, NODES_MAX, Record
 from raftcluster.greylist.request import Request
 from raftcluster.greylist.rules import DEFER, decide
 from raftcluster.greylist.settings import Settings
@@ -68,6 +68,8 @@ class _Ask(NamedTuple):
 
     request: Request
     answer: Answer
+    answered: bool
+    """Its client has been told to wait already."""
 
 
 class _Bring(NamedTuple):
@@ -120,9 +122,10 @@ class Alone:
             return len(self._rows.keys(_PREFIX)) if self._rows.begun else 0
         return len(keys)
 
-    def decide(self, request: Request, answer: Answer) -> None:
-        """Decide about a request; `answer` is called once, on the worker's thread or at once, and must not block."""
-        if self._jobs.qsize() < WAITING_MAX and self._start(_Ask(request, answer)):
+    def decide(self, request: Request, answer: Answer, *, answered: bool = False) -> None:
+        """Decide about a request; `answer` is called once, on the worker's thread or at once, and must not block. `answered`:
+        its client has been told to wait already, whatever is decided."""
+        if self._jobs.qsize() < WAITING_MAX and self._start(_Ask(request, answer, answered)):
             return
         answer(None)
 
@@ -246,20 +249,20 @@ class Alone:
         told: list[Told | Overtaken | None] = [None] * len(jobs)
         try:
             known, new = self._known(), dict[bytes, Kept]()
-            for request, _ in jobs:
+            for request, _, _ in jobs:
                 if request.key in known and request.key not in new:
                     row = self._rows.get(_PREFIX + request.key)
                     if row is not None:
                         new[request.key] = Kept.unpack(row)
             kept = dict(new)
             new.clear()
-            requests = [request for request, _ in jobs]
+            requests = [job.request for job in jobs]
             earned = self._earned.of({client_key(each.network) for each in requests if each.current.counts})
             seen = self._host.query(NAME, partial(see, requests, kept, earned))
             self._now, fresh, decided = seen.now, dict[bytes | None, Told](), list[Told | Overtaken | None]()
             changed = dict[bytes, Client]()
-            for request in requests:
-                each = self._one(request, seen, new, changed, fresh)
+            for request, _, answered in jobs:
+                each = self._one(request, answered, seen, new, changed, fresh)
                 if request.id is not None and isinstance(each, Told):
                     fresh[request.id] = each
                 decided.append(each)
@@ -280,6 +283,7 @@ class Alone:
     def _one(
         self,
         request: Request,
+        answered: bool,
         seen: Seen,
         new: dict[bytes, Kept],
         changed: dict[bytes, Client],
@@ -301,17 +305,21 @@ class Alone:
             return None
         else:
             began, record = seen.records[key]
-        first, expires, passed = (record.first, record.expires, record.passed) if record else (0, 0, False)
+        first, known_until, passed = (record.first, record.expires, record.passed) if record else (0, 0, False)
         action, first, expires, before, left, delayed = decide(
-            first, expires, passed, now, request.current.settings.waits(), not request.sender
+            first, known_until, passed, now, request.current.settings.waits(), not request.sender
         )
         deferred = action == DEFER
+        if answered and not deferred:  # nobody has heard that it passes: it still has its first pass before it
+            deferred, expires = True, known_until
+        else:
+            passed = not deferred
         counters = {node: (d, p) for node, d, p in record.counters} if record else {}
         deferrals, passes = counters.get(self._label, (0, 0))
         counters[self._label] = min(deferrals + deferred, COUNT_MAX), min(passes + (not deferred), COUNT_MAX)
-        nodes = tuple((node, *counters[node]) for node in sorted(counters))
+        nodes = tuple((node, *counters[node]) for node in sorted(counters))[:NODES_MAX]
         last = max(now, first)
-        made = Record(first, last, max(expires, last), not deferred, nodes, request.triplet)
+        made = Record(first, last, max(expires, last), passed, nodes, request.triplet)
         if made.passed and not request.current.replicated:
             began = now  # it waits for nothing any more, and was held against all that is forgotten until now
         new[key] = Kept(began, made)

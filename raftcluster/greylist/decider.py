@@ -216,15 +216,21 @@ class Decider:
         self._host.glance(NAME, partial(foresee, request), seen)
 
     def _record(self, request: Request) -> None:
-        """Have a check recorded that was answered early; on its way the settings may change."""
+        """Have a check recorded that was answered early; on its way the settings may change, more than once."""
+
+        def kept(told: Told | Overtaken | None) -> None:
+            if isinstance(told, Overtaken):
+                self._renew(request, *told)
+                self._record(request)
+
+        if not request.current.replicated:
+            if self._alone is not None:
+                self._alone.decide(request, kept, answered=True)
+            return
 
         def done(result: Value | None, error: RaftclusterError | None) -> None:
-            if error is not None or self._verdict(request, result) is not None:
-                return
-            if request.current.replicated:
+            if error is None and self._verdict(request, result) is None:
                 self._record(request)
-            elif self._alone is not None:
-                self._alone.decide(request, lambda _: None)
 
         command, seconds = check.answered(request.command), limits.CALL_SECONDS
         self._host.submit(NAME, command, done, id=request.id, deadline=seconds)

@@ -15,10 +15,10 @@ from raftcluster.greylist import alone
 from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.clients import ALLOWED, Client, client_key
 from raftcluster.greylist.clients import CLIENTS as CLIENT_ROWS
-from raftcluster.greylist.expiry import EXPIRY
+from raftcluster.greylist.expiry import EXPIRY, RECORDS
 from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine, read_record
-from raftcluster.greylist.record import Record
+from raftcluster.greylist.record import NODES_MAX, Record
 from raftcluster.greylist.settings import Settings
 from raftcluster.greylist.verdict import Verdict
 from tests.helpers import eventually
@@ -470,3 +470,60 @@ def test_whatever_is_switched_when_no_verdict_is_wrong_and_each_is_decided_once(
     finally:
         pair.close()
         alone.RETRY_SECONDS = before  # type: ignore[misc]
+
+
+def test_an_early_answer_that_both_switches_overtake_is_kept(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was made under older settings twice over, and then nowhere: the client's next attempt was its first."""
+    held = answered_early(pair)
+    late: list[Callable[[], None]] = []
+    by_itself = pair.nodes[0]._alone
+    assert by_itself is not None
+    decide = by_itself.decide
+    with monkeypatch.context() as patched:
+        patched.setattr(by_itself, "decide", lambda *a, **b: late.append(lambda: decide(*a, **b)))
+        pair.switch(False)
+        held[0]()
+        pair.switch(True)
+    late[0]()
+    eventually(lambda: pair.record() is not None)
+    pair.host.now += DELAY
+    assert pair.check().reason == "waited"
+
+
+def test_who_was_told_to_wait_before_a_switch_still_has_its_first_pass_before_it(pair: Pair) -> None:
+    """The wait was over when the node decided by itself what had been answered: the next attempt was told that it is known."""
+    pair.nodes[0].configure({"ack": "early"})
+    pair.check()
+    pair.host.now += DELAY - 1
+    held = answered_early(pair)
+    pair.switch(False)
+    pair.host.now += 1
+    held[0]()
+    assert (pair.check().reason, pair.check().reason) == ("waited", "known")
+
+
+def test_a_record_that_names_as_many_nodes_as_it_can_is_decided_alone(pair: Pair) -> None:
+    """One more did not fit into its row: what decides alone ended with that, and nobody was answered any more."""
+    pair.check()
+    record = pair.record()
+    assert record is not None
+    labels = tuple((f"{number:03}".encode().ljust(8, b"\0"), 1, 0) for number in range(NODES_MAX))
+    pair.host.tables["greylist"].put(RECORDS, KEY, record._replace(counters=labels).pack())
+    pair.switch(False)
+    pair.host.now += DELAY
+    assert pair.check().reason == "waited"
+    pair.switch(True)
+    pair.merged()
+    assert pair.check(1).reason == "known"
+
+
+def answered_early(pair: Pair) -> list[Callable[[], None]]:
+    """A check at the first node that is answered, and not on its way yet: call what is returned to send it."""
+    pair.nodes[0].configure({"ack": "early"})
+    pair.check(sender="other@example.net")
+    held: list[Callable[[], None]] = []
+    submit = pair.host.submit
+    pair.host.submit = lambda *a, **b: held.append(lambda: submit(*a, **b))  # type: ignore[method-assign]
+    assert pair.check().action == "defer"
+    pair.host.submit = submit  # type: ignore[method-assign]
+    return held
