@@ -143,6 +143,9 @@ def bring(tables: Tables, key: bytes, client: Client, time: int, life: int, need
     )
     if old is not None and time < old.expires:
         client = join(old, client)
+        if client.sequence and old.passes < needed <= client.passes:  # as in `count`: nodes have been told otherwise
+            _withdraw(tables, client)
+            client = client._replace(sequence=0)
     elif old is not None:
         _withdraw(tables, old)
     _keep(tables, key, client, needed, row is None)

@@ -325,6 +325,24 @@ def test_what_a_client_has_earned_at_a_node_holds_there_and_everywhere_when_shar
     assert pair.check(1, sender="another@example.net").reason == "client"
 
 
+def test_a_client_that_is_brought_with_more_passes_is_allowed_where_it_was_no_more(pair: Pair) -> None:
+    """Its place among those who are allowed was an old one, which other nodes had read before more passes were needed."""
+    pair.nodes[0].configure({"auto_allow": 2})
+    earn(pair, 0, 2)
+    pair.nodes[1]._hints.refresh()
+    assert pair.check(1, sender="other@example.net").reason == "client"
+    pair.nodes[0].configure({"auto_allow": 4})
+    assert pair.check(1, sender="another@example.net").reason == "new"
+    pair.switch(False)
+    earn(pair, 0, 2)
+    pair.switch(True)
+    pair.merged()
+    eventually(lambda: not pair.stores[0].keys(b"greylist-clients/"))
+    pair.nodes[1]._hints.refresh()
+    assert pair.check(1, sender="third@example.net").reason == "client"
+    assert clients(pair) == {"clients": 1, "allowed_clients": 1}
+
+
 def test_a_client_that_is_forgotten_is_a_stranger_at_every_node(pair: Pair) -> None:
     pair.switch(False)
     earn(pair, 0, 5)
