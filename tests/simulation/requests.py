@@ -53,9 +53,10 @@ class Requests:
         if kind < 0.8:
             return ["renew", name, token, random.choice(TERMS_MS)]
         if kind < 0.9:  # somebody asks for what it never had
-            return [random.choice(("renew", "release")), name, token + random.choice((-1, 1)), 1_000][
-                : 4 - (kind > 0.85)
-            ]
+            verb, other = random.choice(("renew", "release")), token + random.choice((-1, 1))
+            if verb == "release":  # the next one may be somebody's when this comes: then it is let go behind its holder's back
+                self._checker.leases.given_up(name, other)
+            return [verb, name, other, 1_000][: 4 - (kind > 0.85)]
         self._checker.leases.given_up(name, token)
         return ["release", name, token]
 
