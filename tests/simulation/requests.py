@@ -54,9 +54,8 @@ class Requests:
             return ["renew", name, token, random.choice(TERMS_MS)]
         if kind < 0.9:  # somebody asks for what it never had
             verb, other = random.choice(("renew", "release")), token + random.choice((-1, 1))
-            if (
-                verb == "release"
-            ):  # the next one may be somebody's when this comes: it is let go behind its holder's back
+            if verb == "release":
+                # The next one may be somebody's when this comes: it is let go behind its holder's back.
                 self._checker.leases.given_up(name, other)
             return [verb, name, other, 1_000][: 4 - (kind > 0.85)]
         self._checker.leases.given_up(name, token)
