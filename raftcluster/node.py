@@ -440,7 +440,8 @@ class Node(Logs, Verifying):
 
     def snapshot(self, peer: str, stream: Stream) -> None:
         """A member wants the tables. Called on a stream thread."""
-        snapshots.serve(self._store, peer, stream)
+        post = self._runtime.post
+        snapshots.serve(self._store, peer, stream, lambda at: post(lambda: self._replica.holding.begin(peer, at)))
 
     def join(self, stream: Stream) -> None:
         """Somebody wants the public chain, a tombstone, or to join; a member has moved, or asks what a destruction would do

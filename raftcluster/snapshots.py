@@ -46,11 +46,12 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
 
-def serve(store: TableStore, peer: str, stream: Stream) -> None:
-    """Send the newest checkpoint. Raises `Unavailable` when there is none yet."""
+def serve(store: TableStore, peer: str, stream: Stream, begun: Callable[[int], None] = lambda index: None) -> None:
+    """Send the newest checkpoint; `begun` is told its index before. Raises `Unavailable` when there is none yet."""
     snapshot = store.snapshot()
     if snapshot is None:
         raise Unavailable("there is no checkpoint yet", subject=peer, remedy="ask again in a second")
+    begun(snapshot.index)
     stream.send({"index": snapshot.index, "anchor": snapshot.anchor})
     total = hashlib.sha256(snapshot.anchor)
     rows = size = 0

@@ -26,6 +26,7 @@ from raftcluster.engine.applier import Applier
 from raftcluster.engine.cluster_time import ClusterTime
 from raftcluster.engine.guard import Guard
 from raftcluster.engine.guards import Message
+from raftcluster.engine.holding import Holding
 from raftcluster.engine.journal import Journal
 from raftcluster.engine.leadership import Leadership
 from raftcluster.engine.operations import Operation
@@ -82,6 +83,7 @@ class Replica:
         )
         applied = 1 if anchor is None or "applied" in self._disabled else anchor.index
         self.clock = ClusterTime(ports.boot, ports.wall, self._disabled)
+        self.holding = Holding(ports.now, lambda peer: self.engine.match_index(peer))
         self.engine = Engine(
             me,
             self.journal.voters(),
@@ -170,7 +172,7 @@ class Replica:
         else:
             offer = self.guard.incoming(peer, message)
             if offer is not None:
-                self._offered(peer, offer["index"])
+                self._offered(peer, offer["index"], offer["term"])
             if kind == "append_entries" and message["term"] == self.engine.term:
                 self.queries.heard(message)
 
@@ -215,6 +217,7 @@ class Replica:
             self.guard.resign()
 
     def _role_changed(self) -> None:
+        self.holding.clear()
         self._queue.clear()  # whoever asked sends again to the next leader
         self._queue_bytes = 0
         self.observer.role()
@@ -380,16 +383,23 @@ class Replica:
         journal = self.journal
         most = journal.base_index - 1 - journal.first_index  # recovery needs the checkpoint's entry and the one before
         position = max(0, most - self.bounds.keep_entries)
-        excess = journal.bytes - self.bounds.keep_bytes - sum(len(e[0]) for e in journal[:position])
+        keep_bytes = self.bounds.keep_bytes
+        floor = self.holding.floor(journal.last[1] - self.bounds.keep_entries)
+        if floor is not None:
+            position = max(0, min(position, floor - 1 - journal.first_index))  # an offer names the log's second entry
+            keep_bytes = max(keep_bytes, limits.LOG_HOLD_BYTES)
+        excess = journal.bytes - keep_bytes - sum(len(e[0]) for e in journal[:position])
         while excess > 0 and position < most:
             excess -= len(journal[position][0])
             position += 1
         if position > 0:
             journal.deleteEntriesTo(position)
 
-    def _offered(self, peer: str, index: int) -> None:
-        """The leader's log begins above ours: its tables must come over the second connection."""
-        if not self._fetching and index > self.engine.applied:
+    def _offered(self, peer: str, index: int, term: int) -> None:
+        """The leader's log begins above ours: its tables must come over the second connection. Unless that was true once, and what it
+        has sent since is on its way behind older offers."""
+        held = self.journal.get(index)
+        if not self._fetching and index > self.engine.applied and (held is None or held[2] != term):
             self._fetching = True
             self.ports.fetch(peer)
 

@@ -329,3 +329,60 @@ def test_a_cluster_of_one_sleeps_while_its_disk_is_slow() -> None:
     lab.tick("n1")
     assert caller.results == [[0, 1]]
     assert 0.0 < replica.pause() <= limits.TICK_SECONDS, "the heartbeats go on"
+
+
+def test_what_follows_a_snapshot_that_is_on_its_way_stays_in_the_log() -> None:
+    """A snapshot took longer than the log keeps what is committed meanwhile: the member needed another one, for ever."""
+    lab = GuardedLab(THREE, keep_entries=5)
+    lab.elect("n1", ["n2"])
+    lab.flow(THREE)
+
+    def commit(count: int, *ids: str) -> None:
+        for _ in range(count):
+            lab.command("n1")
+            lab.flow(ids, rounds=2)
+        lab.compact("n1")
+
+    lab.unlink("n1", "n3")
+    lab.unlink("n2", "n3")
+    commit(20, "n1", "n2")
+    leader = lab.nodes["n1"]
+    lab.link("n1", "n3")
+    lab.flow(THREE)
+    assert lab.fetches == [("n3", "n1")]
+    sent = leader.store.snapshot()
+    assert sent is not None
+    leader.holding.begin("n3", sent.index)
+    commit(1, "n1", "n2")  # what follows is not much yet
+    commit(40, "n1", "n2")
+    assert leader.journal.first_index <= sent.index, "it is still needed"
+    lab.fetches.clear()
+    lab.nodes["n3"].store.install(sent.index, sent.anchor, sent.chunks, lab.nodes["n3"].snapshot_done)
+    lab.settle("n3")
+    lab.flow(THREE, rounds=20)
+    assert lab.fetches == [] and lab.history("n3") == lab.history("n1"), "one snapshot was enough"
+    commit(8, *THREE)
+    assert leader.journal.first_index > sent.index, "nobody needs it any more"
+
+
+def test_a_member_that_makes_no_progress_does_not_keep_the_log() -> None:
+    lab = GuardedLab(THREE, keep_entries=5)
+    lab.elect("n1", ["n2"])
+    lab.flow(THREE)
+    leader = lab.nodes["n1"]
+    lab.unlink("n1", "n3")
+    lab.unlink("n2", "n3")
+    lab.link("n1", "n3")
+    at = leader.journal.last[1]
+    leader.holding.begin("n3", at)
+    for _ in range(20):
+        lab.command("n1")
+        lab.flow(["n1", "n2"], rounds=2)
+    lab.compact("n1")
+    assert leader.journal.first_index <= at
+    lab.clock.now += limits.LOG_HOLD_SECONDS
+    lab.elect("n1", ["n2"]) if not leader.engine.is_leader else None
+    lab.command("n1")
+    lab.flow(["n1", "n2"], rounds=4)
+    lab.compact("n1")
+    assert leader.journal.first_index > at
