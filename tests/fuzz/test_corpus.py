@@ -15,17 +15,16 @@ import pytest
 
 from raftcluster.engine import wire
 from raftcluster.policy.protocol import Parser
-from tests.fuzz import bounds, corpus, victim
+from tests.fuzz import bounds, corpus
 from tests.fuzz.commands import Node
 
 
 @pytest.fixture(autouse=True)
-def quiet_and_as_it_was() -> Iterator[None]:
-    """Nothing of what hostile input makes a node say; and the engine has its clock back afterwards."""
+def quiet() -> Iterator[None]:
+    """Nothing of what hostile input makes a node say."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
-    victim.give_back_the_clock()
 
 
 def surface(name: str) -> Callable[[bytes], object]:

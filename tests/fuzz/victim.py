@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from random import Random
@@ -173,8 +172,3 @@ class Victim:
         for _, message in self.sent:
             wire.check(unpack(pack(message)), max(0, engine.term))
         self.sent.clear()
-
-
-def give_back_the_clock() -> None:
-    """The engine reads the process's own clock again."""
-    seam.use_clock(time.monotonic)

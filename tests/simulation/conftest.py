@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from raftcluster import limits
-from raftcluster.engine import seam
 
 
 @pytest.fixture(autouse=True)
 def process_as_it_was() -> Iterator[None]:
-    """The engine's clock is the process's own again, limits are what they were, and logs are written again."""
+    """Limits are what they were, and logs are written again."""
     kept = limits.NOTIFICATIONS
     yield
     limits.NOTIFICATIONS = kept  # type: ignore[misc]
-    seam.use_clock(time.monotonic)
     for name in ("raftcluster", "pysyncobj"):
         logging.getLogger(name).setLevel(logging.NOTSET)
