@@ -12,7 +12,7 @@ from raftcluster.errors import RaftclusterError
 from raftcluster.machine import StateMachine
 from tests.helpers import eventually, free_ports
 
-SECONDS = 40.0
+SECONDS = 60.0
 
 
 class Cluster:

@@ -15,7 +15,7 @@ T = TypeVar("T")
 PORTS = range(16_384, 32_768)
 
 
-def eventually(condition: Callable[[], T], deadline_s: float = 10.0, what: str = "the condition") -> T:
+def eventually(condition: Callable[[], T], deadline_s: float = 60.0, what: str = "the condition") -> T:
     """The first true value of `condition`; AssertionError when `deadline_s` seconds pass without one."""
     end = time.monotonic() + deadline_s
     pause = 0.001

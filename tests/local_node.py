@@ -105,5 +105,5 @@ class LocalNode:
     def transfer(self, node: str | None = None, *, reason: str = "", author: str = "") -> str:
         if node is not None:
             raise Rejected(f"{node} is no voter", subject=node, remedy="wait until it has caught up")
-        assert self.held.wait(10)
+        assert self.held.wait(60)
         return self.id

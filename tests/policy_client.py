@@ -7,7 +7,7 @@ import socket
 from types import TracebackType
 from typing import Self
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 def request(**attributes: str) -> bytes:

@@ -37,7 +37,7 @@ class SmtpServer:
 
     def connect(self) -> smtplib.SMTP:
         """As `SmtpDelivery` wants it."""
-        return smtplib.SMTP("127.0.0.1", self.port, local_hostname="client.test", timeout=10)
+        return smtplib.SMTP("127.0.0.1", self.port, local_hostname="client.test", timeout=60)
 
     @property
     def taken(self) -> list[Session]:

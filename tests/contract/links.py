@@ -113,7 +113,7 @@ class Bench:
             self.step()
             return bool(condition())
 
-        eventually(attempt, 10.0, what)
+        eventually(attempt, what=what)
 
     def step(self) -> None:
         """One turn of every node."""

@@ -19,7 +19,7 @@ import psutil
 from tests.children import Child
 from tests.helpers import eventually
 
-COMMAND_SECONDS = 30.0
+COMMAND_SECONDS = 60.0
 LINK = "eth0"
 # `destroy` is not known to nftables 1.0.6: to add and to delete does not fail when there was nothing.
 HEAL = "add table inet cut; delete table inet cut;"
@@ -74,7 +74,7 @@ class Hosts:
     def _tear_down(self) -> None:
         existing = {path.name for path in Path("/run/netns").glob(f"{self._tag}*")}
         for namespace in existing:
-            listed = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, timeout=30)
+            listed = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, timeout=60)
             for pid in listed.stdout.split():
                 with suppress(psutil.NoSuchProcess):  # it may have ended by itself since
                     psutil.Process(int(pid)).kill()
@@ -119,7 +119,7 @@ class Hosts:
         done = self.run(number, "nft", HEAL)
         assert done.returncode == 0, done.stderr
         other = next(each for each in self.numbers if each != number)
-        eventually(lambda: self.reaches(number, other), 10, f"mx{number} reaches mx{other} again")
+        eventually(lambda: self.reaches(number, other), what=f"mx{number} reaches mx{other} again")
 
     def reaches(self, number: int, other: int) -> bool:
         """Whether the other host answers: its kernel refuses a connection to a closed port at once, silence is a cut."""

@@ -58,7 +58,7 @@ class Machine:
         )
         self._plug = Child(self.name, words, self._folder.with_suffix(".log"))
         try:
-            self._init = eventually(self._booted, 20, f"{self.name} has booted")
+            self._init = eventually(self._booted, what=f"{self.name} has booted")
         except BaseException:
             self._plug.kill()
             raise

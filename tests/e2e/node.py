@@ -14,7 +14,7 @@ from tests.e2e.hosts import COMMAND_SECONDS, Hosts
 from tests.helpers import eventually
 
 PORT = 9777
-READY_SECONDS = 30.0
+READY_SECONDS = 60.0
 COMMAND = str(Path(sys.executable).parent / "raftcluster")
 
 

@@ -18,8 +18,8 @@ from tests.e2e.hosts import Hosts
 from tests.helpers import eventually
 
 PORT = 25
-START_SECONDS = 20.0
-DELIVERY_SECONDS = 20.0
+START_SECONDS = 60.0
+DELIVERY_SECONDS = 60.0
 DOMAIN = "example.test"
 DEV_LOG = Path("/dev/log")
 DATAGRAM_BYTES = 65536

@@ -52,7 +52,7 @@ class Site:
             status = self.status()
             return next((each["name"] for each in status["members"] if each["id"] == status["leader"]), "")
 
-        return eventually(said, 30, "somebody leads")
+        return eventually(said, what="somebody leads")
 
     def words(self, verb: str, *arguments: str) -> list[str]:
         return [COMMAND, verb, "--known-hosts", f"{KEYS}/known_hosts", *arguments]

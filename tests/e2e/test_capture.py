@@ -78,7 +78,6 @@ def host() -> Iterator[Hosts]:
         yield one
 
 
-@pytest.mark.timeout(300)
 def test_a_sniffer_sees_no_secret_and_no_configuration(host: Hosts, tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")

@@ -64,10 +64,10 @@ def test_an_archive_of_another_user_neither_stops_a_destruction_nor_is_touched(h
     words = node.words("serve", "--policy", "inet:127.0.0.1:9778")
     serving = hosts.start(1, "raftcluster mx1", words, tmp_path / "mx1.log")
     try:
-        eventually(lambda: serving.alive() and node.command("status").returncode == 0, 30)
+        eventually(lambda: serving.alive() and node.command("status").returncode == 0)
         done = node.command("destroy", "--confirm", "e2e", "--reason", "over", timeout=90)
         assert done.returncode == 0, f"{done.stderr}\n{serving.tail()}"
-        assert serving.process.wait(30) == 0
+        assert serving.process.wait(60) == 0
     finally:
         serving.stop()
     kept = sorted(each.name.partition(".")[2] for each in (node.directory / "destroyed").iterdir())
@@ -109,7 +109,7 @@ def test_destroyed_with_a_node_down_that_returns(hosts: Hosts, prepared: dict[in
     assert ids == {said["event_id"]}
 
     for number in (1, 2):
-        eventually(lambda number=number: not nodes[number].running, 30, "its process ends")  # type: ignore[misc]
+        eventually(lambda number=number: not nodes[number].running, what="its process ends")  # type: ignore[misc]
         nodes[number].forget()
 
     # A new cluster on the same host, at once. The node that was away comes back, meets it, and tears itself down.
@@ -117,7 +117,7 @@ def test_destroyed_with_a_node_down_that_returns(hosts: Hosts, prepared: dict[in
     nodes[1].serve()
     nodes[3].launch()
     eventually(lambda: not nodes[3].directory.exists(), 90, "it has met the tombstone")
-    eventually(lambda: not nodes[3].running, 30, "its process ends")
+    eventually(lambda: not nodes[3].running, what="its process ends")
     assert ruleset(hosts, 3) == before[3]
     (accepted,) = [each for each in told(nodes[3]) if each["event"] == "tombstone-accepted"]
     assert accepted["fields"] == {"event_id": said["event_id"], "source": nodes[1].address}

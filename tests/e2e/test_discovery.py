@@ -105,7 +105,6 @@ def corosync_conf(*numbers: int) -> str:
     return COROSYNC.format(nodes="\n".join(NODE.format(number) for number in numbers))
 
 
-@pytest.mark.timeout(180)
 def test_members_of_a_pacemaker_cluster_up_down_and_past(machines: dict[int, Machine]) -> None:
     for machine in machines.values():
         machine.names({f"mx{number}": f"10.77.0.{number}" for number in NUMBERS})
@@ -121,7 +120,7 @@ def test_members_of_a_pacemaker_cluster_up_down_and_past(machines: dict[int, Mac
     assert any("crm_node" in said for said in found["remarks"]["pacemaker"]), "and it says why"
 
     corosync = [machine.start("corosync", ["/usr/sbin/corosync", "-f"]) for machine in machines.values()]
-    eventually(lambda: "runtime.members.3.status (str) = joined" in first.run("corosync-cmapctl").stdout, 30)
+    eventually(lambda: "runtime.members.3.status (str) = joined" in first.run("corosync-cmapctl").stdout)
     pacemaker = [machine.start("pacemakerd", ["/usr/sbin/pacemakerd"]) for machine in machines.values()]
     eventually(lambda: set(first.run("crm_node", "--partition").stdout.split()) == {"mx1", "mx2", "mx3"}, 60)
     assert all(each.alive() for each in (*corosync, *pacemaker))
@@ -134,21 +133,20 @@ def test_members_of_a_pacemaker_cluster_up_down_and_past(machines: dict[int, Mac
     assert found["remarks"] == {}
 
     machines[3].pull()
-    eventually(lambda: first.said("crm_node", "--partition").split() == ["mx1", "mx2"], 30, "mx3 is missed")
+    eventually(lambda: first.said("crm_node", "--partition").split() == ["mx1", "mx2"], what="mx3 is missed")
     assert states(discovered(first, "--provider", "pacemaker", "--no-reach"))["mx3"] == "down"
 
     # It is taken out of the configuration: pacemaker goes on remembering it.
     for number in (1, 2):
         machines[number].write("/etc/corosync/corosync.conf", corosync_conf(1, 2))
     first.said("corosync-cfgtool", "-R")
-    eventually(lambda: "mx3" not in first.said("corosync-cmapctl", "nodelist."), 30, "corosync has read it")
+    eventually(lambda: "mx3" not in first.said("corosync-cmapctl", "nodelist."), what="corosync has read it")
     assert "3 mx3" in first.said("crm_node", "--list")
     found = discovered(first, "--provider", "pacemaker", "--no-reach")
     assert states(found) == {"mx1": "member", "mx2": "member", "mx3": "past"}
     assert found["candidates"][2]["provenance"] == ["pacemaker: crm_node, corosync-cmapctl, node 3, past member"]
 
 
-@pytest.mark.timeout(120)
 def test_peers_of_keepalived(machines: dict[int, Machine]) -> None:
     for machine in machines.values():
         machine.write("/etc/keepalived/keepalived.conf", KEEPALIVED)
@@ -167,7 +165,7 @@ def test_peers_of_keepalived(machines: dict[int, Machine]) -> None:
         return [number for number, each in machines.items() if "10.77.0.100" in each.said("ip", "-4", "address")]
 
     # The real one takes the same peers from the file: one host holds the address, so all hear each other.
-    eventually(lambda: holders() == [1], 30, "mx1 holds the virtual address")
+    eventually(lambda: holders() == [1], what="mx1 holds the virtual address")
     for number in (1, 3):
         found = discovered(machines[number], "--provider", "keepalived", "--no-reach")
         listed = {each["addresses"][0]: each["here"] for each in found["candidates"]}
@@ -175,7 +173,6 @@ def test_peers_of_keepalived(machines: dict[int, Machine]) -> None:
         assert all("unicast" in each["provenance"][0] for each in found["candidates"])
 
 
-@pytest.mark.timeout(120)
 def test_mx_and_srv_records_of_a_real_name_server(machines: dict[int, Machine]) -> None:
     first, server = machines[1], machines[2]
     server.write("/etc/dnsmasq-test.conf", DNSMASQ)
@@ -183,7 +180,7 @@ def test_mx_and_srv_records_of_a_real_name_server(machines: dict[int, Machine]) 
         "dnsmasq", ["dnsmasq", "--keep-in-foreground", "--conf-file=/etc/dnsmasq-test.conf", "--user=root"]
     )
     first.write("/etc/resolv.conf", "nameserver 10.77.0.2\n")
-    eventually(lambda: child.alive() and first.run("getent", "hosts", "mx3.example.test").returncode == 0, 20)
+    eventually(lambda: child.alive() and first.run("getent", "hosts", "mx3.example.test").returncode == 0)
 
     found = discovered(first, "--provider", "mx", "--provider", "srv", "--domain", "example.test")
     told = {each["name"]: (each["addresses"], each["port"], each["here"]) for each in found["candidates"]}

@@ -31,7 +31,7 @@ def answering(hosts: Hosts, tmp_path: Path) -> Iterator[list[Child]]:
 def answer(hosts: Hosts, started: list[Child], tmp_path: Path, action: str) -> None:
     command = [sys.executable, fixed_policy.__file__, str(POLICY_PORT), action]
     started.append(hosts.start(1, "policy", command, tmp_path / "policy.log"))
-    eventually(lambda: hosts.listens(1, POLICY_PORT, at="127.0.0.1"), 10, "the policy service listens")
+    eventually(lambda: hosts.listens(1, POLICY_PORT, at="127.0.0.1"), what="the policy service listens")
 
 
 def test_hosts_reach_each_other_until_cut_and_again_when_healed(hosts: Hosts) -> None:
@@ -48,10 +48,10 @@ def test_hosts_leave_nothing_behind(tmp_path: Path) -> None:
     with Hosts(2) as hosts:
         namespace = hosts.namespace(1)
         child = hosts.start(1, "sleeper", ["sleep", "300"], tmp_path / "log")
-        listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True, timeout=10).stdout
+        listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True, timeout=60).stdout
         assert namespace in listed
     assert child.process.wait(5) == -9, "what ran on the host ended with it"
-    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True, timeout=10).stdout
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True, timeout=60).stdout
     assert namespace not in listed
 
 

@@ -57,7 +57,7 @@ class Served:
     def serve(self) -> None:
         self.policy = f"inet:127.0.0.1:{free_ports(1)[0]}"
         self.child = Child("mx1", self.words("serve", "--policy", self.policy), self.log)
-        eventually(lambda: self.child is not None and self.child.alive() and self._leads(), 30, "it leads")
+        eventually(lambda: self.child is not None and self.child.alive() and self._leads(), what="it leads")
 
     def _leads(self) -> bool:
         done = subprocess.run(self.words("status", "--json"), capture_output=True, text=True, timeout=60, check=False)
@@ -82,7 +82,7 @@ def test_the_mail_log_is_in_the_journal_when_it_is_exported_there(journal: Journ
         with PolicyClient(node.policy) as client:
             for number in range(50):
                 client.ask(recipient=f"b{number}@example.org", instance=str(number), helo_name="mx.example.net")
-        export = eventually(lambda: (found := node.export())["position"] == 50 and found, 20)
+        export = eventually(lambda: (found := node.export())["position"] == 50 and found)
         assert export["state"] == "connected" and export["lost"] == 0
     finally:
         node.child.stop()
@@ -106,7 +106,7 @@ def test_what_a_node_records_is_in_the_journal_field_by_field(journal: Journal, 
     assert node.child is not None
     try:
         node.said("invite", "mx2.example.org", "--reason", "a new host")
-        eventually(lambda: any(each["event"] == "cluster-changed" for each in node.events()), 20)
+        eventually(lambda: any(each["event"] == "cluster-changed" for each in node.events()))
         node.said("destroy", "--confirm", "mail", "--reason", "over")
         assert node.child.process.wait(60) == 0
     finally:

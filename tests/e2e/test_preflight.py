@@ -71,7 +71,6 @@ def faketime() -> Path:
     return Path(found.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
 
 
-@pytest.mark.timeout(240)
 def test_hosts_are_checked_and_mended_by_what_is_printed(site: Site) -> None:
     _, two, three, four = site.machines.values()
     hosts = ("mx2.test", "mx3.test", "mx4.test")
@@ -127,7 +126,6 @@ def test_hosts_are_checked_and_mended_by_what_is_printed(site: Site) -> None:
     assert {each["said"] for each in report["rows"] if each["check"] == "privilege"} == {"sudo without a password"}
 
 
-@pytest.mark.timeout(120)
 def test_typed_and_detected_hosts_become_one_list(site: Site) -> None:
     one, two, three, _ = site.machines.values()
     conf = "nodelist {\n node {\n ring0_addr: 10.77.0.2\n name: mx2\n }\n node {\n ring0_addr: 10.77.0.3\n name: mx3\n }\n}\n"

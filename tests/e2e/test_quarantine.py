@@ -40,7 +40,7 @@ SPOOFED = {
 CLIENT = """\
 import smtplib, sys
 host, port, sender, message, *recipients = sys.argv[1:]
-with smtplib.SMTP(host, int(port), local_hostname="client.example.org", timeout=20) as smtp:
+with smtplib.SMTP(host, int(port), local_hostname="client.example.org", timeout=60) as smtp:
     smtp.ehlo()
     print(*smtp.mail(sender, ["RET=HDRS", "ENVID=QQ314159"]))
     for each in recipients:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from raftcluster.push.place import Place
 from tests.e2e import secrets
 from tests.e2e.site import MARK, PASSWORD, PREFIX, USER, bare
@@ -19,7 +17,6 @@ head -n 1 <&3
 """
 
 
-@pytest.mark.timeout(240)
 def test_bare_hosts_become_a_cluster(tmp_path: Path, artefact: Path) -> None:
     with bare(tmp_path, 2, 1) as site, secrets.Watch(PASSWORD, secrets.TOKEN) as watch:
         asked = ["--user", USER, "--ask-pass", "--artefact", str(artefact), "--name", "mail", "--lab", *site.names]
@@ -40,7 +37,7 @@ def test_bare_hosts_become_a_cluster(tmp_path: Path, artefact: Path) -> None:
 
         # Each answers Postfix: a stranger waits.
         for machine in site.machines:
-            assert machine.said("bash", "-c", ASK, timeout=20).startswith("action=DEFER"), machine.name
+            assert machine.said("bash", "-c", ASK, timeout=60).startswith("action=DEFER"), machine.name
 
         # Again: there is nothing to do.
         code, told, said = site.command("setup", *asked, given=PASSWORD)

@@ -18,7 +18,7 @@ from tests.helpers import eventually, free_ports
 from tests.policy_client import PolicyClient, request
 from tests.served import Served
 
-SECONDS = 30.0
+SECONDS = 60.0
 HELO = 'mx|1=a\\b]"c'
 CONNECTIONS = 50
 

@@ -34,7 +34,7 @@ class Turned:
         self.seen += self.mesh.poll(0.002)
 
 
-def until(condition: Callable[[], object], what: str, *turned: Turned, deadline_s: float = 10.0) -> None:
+def until(condition: Callable[[], object], what: str, *turned: Turned, deadline_s: float = 60.0) -> None:
     """Turn these meshes until it is so."""
 
     def attempt() -> bool:
@@ -104,7 +104,7 @@ class Client:
 @contextmanager
 def client(address: Address, tls: ssl.SSLContext) -> Iterator[Client]:
     """A connection after its TLS handshake, as far as the client can tell."""
-    with socket.create_connection(address, timeout=10) as raw, tls.wrap_socket(raw) as wrapped:
+    with socket.create_connection(address, timeout=60) as raw, tls.wrap_socket(raw) as wrapped:
         yield Client(wrapped)
 
 

@@ -85,7 +85,7 @@ def test_closing_on_the_tick_thread_is_refused(node: Node) -> None:
         done.set()
 
     node.submit("counter", "a", callback)
-    assert done.wait(10) and len(told) == 1
+    assert done.wait(60) and len(told) == 1
     assert node.propose("counter", "a") == 2
 
 

@@ -162,7 +162,7 @@ def test_a_restored_cluster_grows(tmp_path: Path, file: Path) -> None:
         )
         assert joined.cluster == "phoenix" and joined.generation == first.certs.show().generation + 1
         with Node.open(tmp_path / "second", ready_seconds=40) as second:
-            eventually(lambda: len(first.status()["voters"]) == 2, 40.0)
+            eventually(lambda: len(first.status()["voters"]) == 2)
             assert second.config.get("antispam/threshold", consistency="linearizable") == 5
             second.config.set("antispam/threshold", 7)
             assert first.config.get("antispam/threshold", consistency="linearizable") == 7

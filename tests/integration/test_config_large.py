@@ -47,7 +47,7 @@ def put(node: Node, number: int) -> None:
             return False
         return True
 
-    eventually(done, 40.0, f"document {number}")
+    eventually(done, what=f"document {number}")
 
 
 def abandoned(node: Node, salt: int) -> bytes:
@@ -85,19 +85,19 @@ def test_a_document_larger_than_an_entry_is_whole_or_not_there(tmp_path: Path) -
             if number == ROUNDS // 2:
                 stopper.start()  # while a document is under way
             put(cluster.nodes[writer], number)
-        stopper.join(40.0)
+        stopper.join(60)
         given_up.append(abandoned(cluster.nodes[writer], 2))
-        eventually(lambda: bool(seen) and seen[-1].value["number"] == ROUNDS - 1, 40.0, "the last document")
+        eventually(lambda: bool(seen) and seen[-1].value["number"] == ROUNDS - 1, what="the last document")
         stop.set()
-        reader.join(40.0)
+        reader.join(60)
         assert wrong == []
         assert all(is_whole(each.value) for each in seen)
         assert list(dict.fromkeys(each.value["number"] for each in seen)) == list(range(ROUNDS))
         assert [each.revision for each in seen] == list(range(1, len(seen) + 1))
 
         back = cluster.start(leader)
-        eventually(lambda: back.config.get("rules/all") == document(ROUNDS - 1), 40.0, "it is back and has it")
-        eventually(lambda: len({node.config.verify() for node in cluster.nodes.values()}) == 1, 40.0)
+        eventually(lambda: back.config.get("rules/all") == document(ROUNDS - 1), what="it is back and has it")
+        eventually(lambda: len({node.config.verify() for node in cluster.nodes.values()}) == 1)
         assert back.config.verify().bad is None
         for digest in given_up:
             blob = back.query("config", lambda tables, _, d=digest: read_blob(tables, d))  # type: ignore[misc]

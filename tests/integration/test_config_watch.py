@@ -26,7 +26,7 @@ def change(node: Node, number: int) -> None:
             return False
         return True
 
-    eventually(done, 20.0, f"change {number}")
+    eventually(done, what=f"change {number}")
 
 
 def follow(node: Node, seen: list[Change]) -> threading.Thread:
@@ -47,13 +47,13 @@ def test_a_watch_goes_on_where_it_was(tmp_path: Path) -> None:
             if number == 20:
                 cluster.stop(leader)
             change(cluster.nodes[writer], number)
-        eventually(lambda: len(seen) == 40, 20.0, "all of it over the loss of the leader")
+        eventually(lambda: len(seen) == 40, what="all of it over the loss of the leader")
         cluster.start(leader)
-        eventually(cluster.settled, 40.0)
+        eventually(cluster.settled)
 
         last = cluster.nodes[observer].status()["last_index"]
         cluster.stop(observer)
-        following.join(20.0)
+        following.join(60)
         for number in range(40, 40 + BURST):
             change(cluster.nodes[writer], number)
         eventually(
@@ -61,13 +61,12 @@ def test_a_watch_goes_on_where_it_was(tmp_path: Path) -> None:
                 state["last_index"] - state["log_entries"] > last
                 for state in (node.status() for node in cluster.nodes.values())
             ),
-            20.0,
-            "the log is cut beyond what the observer has",
+            what="the log is cut beyond what the observer has",
         )
         following = follow(cluster.start(observer), seen)
-        eventually(lambda: len(seen) >= 40 + BURST, 40.0, "all of it over a restart and a snapshot")
+        eventually(lambda: len(seen) >= 40 + BURST, what="all of it over a restart and a snapshot")
         cluster.stop(observer)
-        following.join(20.0)
+        following.join(60)
     assert [each.value for each in seen] == list(range(40 + BURST))
     assert [each.revision for each in seen] == list(range(1, 41 + BURST))
 
@@ -87,9 +86,9 @@ def test_a_node_that_cannot_apply_is_seen_to_trail_by_all(tmp_path: Path) -> Non
             return [{(each.node, each.revision, each.problem) for each in reports} for reports in found]
 
         cluster.nodes[0].config.set("mail/limit", 5)
-        eventually(lambda: states() == [{("mx0", 1, ""), ("mx1", 1, ""), ("mx2", 1, "")}] * 3, 20.0)
+        eventually(lambda: states() == [{("mx0", 1, ""), ("mx1", 1, ""), ("mx2", 1, "")}] * 3)
         cluster.nodes[2].config.set("mail/limit", 6)
         why = "mail/: ValueError: 6 is not to be had here"
-        eventually(lambda: states() == [{("mx0", 2, ""), ("mx1", 1, why), ("mx2", 2, "")}] * 3, 20.0)
+        eventually(lambda: states() == [{("mx0", 2, ""), ("mx1", 1, why), ("mx2", 2, "")}] * 3)
         cluster.nodes[2].config.set("mail/limit", 7)
-        eventually(lambda: states() == [{("mx0", 3, ""), ("mx1", 3, ""), ("mx2", 3, "")}] * 3, 20.0)
+        eventually(lambda: states() == [{("mx0", 3, ""), ("mx1", 3, ""), ("mx2", 3, "")}] * 3)

@@ -127,7 +127,7 @@ def test_a_call_that_waits_does_not_hold_up_others(client: Client, node: LocalNo
     waiting.start()
     assert client.status()["id"] == "node-1"
     node.held.set()
-    waiting.join(10)
+    waiting.join(60)
     assert not waiting.is_alive()
 
 
@@ -197,7 +197,7 @@ def test_closing_ends_streams_and_removes_the_socket(node: LocalNode, tmp_path: 
     follower.start()
     eventually(lambda: [each for each in threading.enumerate() if each.name == "raftcluster-watch"])
     server.close()
-    follower.join(10)
+    follower.join(60)
     assert len(ended) == 1 and isinstance(ended[0], OutcomeUnknown)
     with pytest.raises(NotRunning, match=r"control\.sock"):
         Client(server.path).status()

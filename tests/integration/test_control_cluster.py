@@ -59,8 +59,8 @@ class Cluster:
             service = raftcluster.Service(directory, policy="inet:127.0.0.1:0")
             self._running.enter_context(service)
             self.services.append(service)
-            eventually(lambda: client(directory).status()["members"], 20)  # noqa: B023 - called at once
-        eventually(lambda: len(client(first).status()["voters"]) == 3, 20)
+            eventually(lambda: client(directory).status()["members"])  # noqa: B023 - called at once
+        eventually(lambda: len(client(first).status()["voters"]) == 3)
 
     def leader(self) -> Path:
         """The directory of the node that leads, once all agree."""
@@ -69,7 +69,7 @@ class Cluster:
             leaders = {client(each).status()["leader"] for each in self.directories}
             return next(iter(leaders)) if len(leaders) == 1 else None
 
-        found = eventually(agreed, 20)
+        found = eventually(agreed)
         return next(each for each in self.directories if client(each).status()["id"] == found)
 
     def follower(self) -> Path:
@@ -81,7 +81,7 @@ class Cluster:
 
 
 def client(directory: Path) -> Client:
-    return Client(directory / "control.sock", timeout=30)
+    return Client(directory / "control.sock", timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_certificates_are_renewed_from_a_follower(cluster: Cluster) -> None:
     number = cli_json(cluster.follower(), "certs", "rotate")["generation"]
     assert number > before
     for directory in cluster.directories:
-        eventually(lambda: client(directory).certs.show()["generation"] == number, 30)  # noqa: B023 - called at once
+        eventually(lambda: client(directory).certs.show()["generation"] == number)  # noqa: B023 - called at once
 
 
 def test_who_has_changed_what_is_one_log_on_every_node_and_in_each_event_record(cluster: Cluster) -> None:
@@ -178,7 +178,7 @@ def test_who_has_changed_what_is_one_log_on_every_node_and_in_each_event_record(
         return [row for row in cli_json(directory, "audit") if row["reason"] == "audited"]
 
     for directory in cluster.directories:
-        eventually(lambda: len(told(directory)) == len(wanted), 20)  # noqa: B023 - called at once
+        eventually(lambda: len(told(directory)) == len(wanted))  # noqa: B023 - called at once
         rows = told(directory)
         assert [(row["log"], row["action"], row["subject"]) for row in rows] == wanted
         assert {(row["author"], row["origin"]) for row in rows} == {(user, here.name)}
@@ -194,7 +194,7 @@ def test_who_has_changed_what_is_one_log_on_every_node_and_in_each_event_record(
         return [each["action"] for each in fields if (each["author"], each["reason"]) == (user, "audited")]
 
     for directory in cluster.directories:
-        eventually(lambda: recorded(directory) == ["invite", "revoke", "transfer", "rotate"], 20)  # noqa: B023
+        eventually(lambda: recorded(directory) == ["invite", "revoke", "transfer", "rotate"])  # noqa: B023
         assert "a-value" not in cli(directory, "audit").stdout
 
 
@@ -211,5 +211,5 @@ def test_destroying_at_a_follower_ends_every_node(cluster: Cluster) -> None:
             waiting.result(60)
     cluster.close()
     for directory in cluster.directories:
-        eventually(lambda: not directory.exists(), 30)  # noqa: B023 - called at once
+        eventually(lambda: not directory.exists())  # noqa: B023 - called at once
         assert event["event_id"] in cli(directory, "events", "--event", "cluster-destroyed").stdout

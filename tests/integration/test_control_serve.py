@@ -46,7 +46,7 @@ def node(directory: Path, tmp_path: Path) -> Iterator[Child]:
 def serve(directory: Path, tmp_path: Path) -> Child:
     arguments = [*COMMAND, "-C", str(directory), "serve", "--policy", f"unix:{tmp_path}/policy"]
     child = Child("mx1", arguments, tmp_path / "log")
-    eventually(lambda: child.alive() and answers(directory), 30)
+    eventually(lambda: child.alive() and answers(directory))
     return child
 
 
@@ -75,7 +75,7 @@ def test_a_signal_ends_it_cleanly_and_what_it_knew_is_there_again(
     assert asked(tmp_path, "1") == "DEFER_IF_PERMIT 4.2.0 Greylisted, retry in 180 s"
     seen = first_seen(directory)
     node.process.send_signal(number)
-    assert node.process.wait(20) == 0
+    assert node.process.wait(60) == 0
     assert not (directory / "control.sock").exists() and not (tmp_path / "policy").exists()
     assert "Traceback" not in node.tail() and "check_policy_service { unix:" in node.tail()
     again = serve(directory, tmp_path)
@@ -122,7 +122,7 @@ def test_what_is_watched_is_printed_until_interrupted(
     watching = Child("watch", [*COMMAND, "-C", str(directory), *verb, "--json"], tmp_path / "watch", pipes=True)
     assert sign in watching.line(20)
     watching.process.send_signal(signal.SIGINT)
-    assert watching.process.wait(20) == 0
+    assert watching.process.wait(60) == 0
     assert watching.stop() == 0 and watching.tail() == ""
 
 

@@ -56,7 +56,7 @@ def test_killed_at_a_step_it_finishes(tmp_path: Path, step: str) -> None:
     raftcluster.init(path, cluster="one", node="mx0", listen=where)
     node = serve(path, step)
     try:
-        eventually(lambda: node.alive() and leads(path), 40)
+        eventually(lambda: node.alive() and leads(path))
         Client(path / "control.sock").destroy("one")
         eventually(lambda: node.process.poll() is not None, 60, "it reaches the step")
         assert node.process.returncode == -signal.SIGKILL, node.tail()

@@ -34,7 +34,7 @@ def test_every_program_of_the_page_runs(tmp_path: Path) -> None:
             here = program.replace("/var/lib/mail-gateway", str(tmp_path / "node")).replace("9777", str(port))
             run(here, f"program {number + 1}", names)
             if "applied" in names:
-                eventually(names["applied"].is_set, 20.0, "the settings are applied")
+                eventually(names["applied"].is_set, what="the settings are applied")
     finally:
         for name in ("server", "door", "node"):
             if name in names:

@@ -49,14 +49,14 @@ def test_smtpd_has_the_client_come_back_and_follows_the_configuration(gateway: G
 
     def sent() -> bool:
         refusals = smtplib.SMTPRecipientsRefused, smtplib.SMTPDataError
-        with suppress(*refusals), smtplib.SMTP("127.0.0.1", port, timeout=20) as smtp:
+        with suppress(*refusals), smtplib.SMTP("127.0.0.1", port, timeout=60) as smtp:
             smtp.sendmail("a@example.net", ["box@example.test"], message)
             return True
         return False
 
     try:
         with (
-            smtplib.SMTP("127.0.0.1", port, timeout=20) as smtp,
+            smtplib.SMTP("127.0.0.1", port, timeout=60) as smtp,
             pytest.raises(smtplib.SMTPRecipientsRefused) as caught,
         ):
             smtp.sendmail("a@example.net", ["box@example.test"], message)
@@ -69,7 +69,7 @@ def test_smtpd_has_the_client_come_back_and_follows_the_configuration(gateway: G
         gateway.client.config.set("smtpd/largest", 10)
 
         def refused() -> bool:
-            with smtplib.SMTP("127.0.0.1", port, timeout=20) as smtp:
+            with smtplib.SMTP("127.0.0.1", port, timeout=60) as smtp:
                 try:
                     smtp.sendmail("a@example.net", ["box@example.test"], message)
                 except smtplib.SMTPDataError as error:
@@ -104,7 +104,7 @@ class MailServer:
     async def say(self, kind: bytes, content: bytes = b"") -> bytes:
         """One message, and the answer to it."""
         self._writer.write(struct.pack("!L", len(content) + 1) + kind + content)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             (length,) = struct.unpack("!L", await self._reader.readexactly(4))
             return await self._reader.readexactly(length)
 
@@ -121,7 +121,7 @@ class MailServer:
         await self.say(b"N")
         await self.say(b"B", b".dot\r\n")
         while (answer := await self.say(b"E"))[:1] == b"h":
-            async with asyncio.timeout(20):  # a header is added: the verdict comes after it
+            async with asyncio.timeout(60):  # a header is added: the verdict comes after it
                 (length,) = struct.unpack("!L", await self._reader.readexactly(4))
                 return await self._reader.readexactly(length)
         return answer

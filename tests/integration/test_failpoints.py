@@ -199,7 +199,6 @@ def clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
     made.close()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}-{case.work.__name__}-{case.leads}")
 def test_a_crash_anywhere_costs_nothing_that_was_acknowledged(clusters: Clusters, case: Case) -> None:
     cluster = clusters.take()

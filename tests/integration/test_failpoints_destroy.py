@@ -68,7 +68,6 @@ def recorded(cluster: Cluster, number: int) -> list[str]:
     return [str(event["fields"]["event_id"]) for event in events]
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("failpoint", STEPS)
 def test_a_cluster_ends_on_every_node_although_one_dies_meanwhile(
     founded: Founded, tmp_path: Path, failpoint: str

@@ -83,7 +83,6 @@ def test_a_minority_invites_and_mints_nothing(three: Cluster) -> None:
     assert three.nodes[1].certs.show().generation == before
 
 
-@pytest.mark.timeout(240)
 def test_two_joins_and_a_rotation_while_the_leader_is_killed(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")

@@ -72,14 +72,14 @@ def test_growing_to_three_then_renewing_while_the_links_stay(cluster: Cluster) -
         assert joined.generation == number and joined.cluster == "mail" and len(joined.members) == number
         assert said[0] == "the root matches the token"
         cluster.add(cluster.folder / f"mx{number}").start()
-        eventually(partial(cluster.settled, number), 20.0, f"generation {number}")
+        eventually(partial(cluster.settled, number), what=f"generation {number}")
         name = f"mx{number}.example.org"
         eventually(lambda name=name: cluster.members.get(name).role == "voter", what="it votes")  # type: ignore[misc]
     assert len(cluster.engine.seats) == 3
     for node in cluster.nodes:
         node.gaps.clear()
     assert cluster.certs.rotate() == 4
-    eventually(lambda: cluster.settled(4), 20.0, "generation 4")
+    eventually(lambda: cluster.settled(4), what="generation 4")
     gaps = [gap for node in cluster.nodes for gap in node.gaps]
     print("gaps [ms]:", [round(gap * 1000, 1) for gap in gaps])
     assert gaps and max(gaps) < limits.ELECTION_MIN_SECONDS / 2, "links are replaced, never missed"
@@ -95,7 +95,7 @@ def test_no_secret_is_replicated_or_written_elsewhere(cluster: Cluster, caplog: 
     token = cluster.members.invite("mx2.example.org")
     ask(cluster, token)
     cluster.add(cluster.folder / "mx2").start()
-    eventually(lambda: cluster.settled(2), 20.0, "generation 2")
+    eventually(lambda: cluster.settled(2), what="generation 2")
     replicated = pack(cluster.engine.commands) + cluster.engine.tables["cluster"].image()
     everything = replicated + caplog.text.encode()
     assert token.id.encode() in replicated, "the search finds what is there"
@@ -190,7 +190,7 @@ def test_a_request_is_worth_nothing_on_another_connection_or_changed(cluster: Cl
     newest = cluster.members.log(1)[0]
     assert (newest.action, newest.author, newest.origin) == ("join", "mx2.example.org", "127.0.0.1")
     assert newest.reason == "a new host"
-    eventually(lambda: cluster.view().pending is None, 20.0, "generation 2")
+    eventually(lambda: cluster.view().pending is None, what="generation 2")
     assert asker.ask(said)[1]["refused"] == "token-proof", "also what was let in cannot be repeated by who has heard it"
 
 
@@ -199,9 +199,9 @@ def test_a_joiner_that_dies_after_minting_holds_up_nobody_and_can_be_removed(clu
     asker = Asker(cluster, cluster.members.invite("mx2.example.org"))
     _, answer = asker.ask()
     assert answer["bundle"]["certificate"], "it is minted; nobody ever hears of this host again"
-    eventually(lambda: cluster.view().pending is None, 20.0, "generation 2 is in force")
+    eventually(lambda: cluster.view().pending is None, what="generation 2 is in force")
     number = cluster.certs.rotate()
-    eventually(lambda: len(cluster.view().pending.requests) == 1, 20.0, "it is waited for")  # type: ignore[union-attr]
+    eventually(lambda: len(cluster.view().pending.requests) == 1, what="it is waited for")  # type: ignore[union-attr]
     cluster.engine.now += COLLECT_MS
     with pytest.raises(Rejected, match=r"mx2\.example\.org did not answer"):
         cluster.certs.wait(number, seconds=20.0)
@@ -209,7 +209,7 @@ def test_a_joiner_that_dies_after_minting_holds_up_nobody_and_can_be_removed(clu
     assert given_up.author == ITSELF and "mx2.example.org did not answer" in given_up.subject
     cluster.members.remove("mx2.example.org")
     cluster.engine.now += RETRY_MS
-    eventually(lambda: cluster.certs.show().generation == number + 1, 20.0, "a generation without it")
+    eventually(lambda: cluster.certs.show().generation == number + 1, what="a generation without it")
     (renewed,) = [each for each in cluster.members.log() if each.author == ITSELF and each.action == "rotate"]
     assert renewed.reason == "mx2.example.org removed: a generation without it"
 
@@ -238,7 +238,7 @@ def test_a_used_token_is_a_replay_but_the_same_request_may_be_repeated(cluster: 
     with pytest.raises(StorageRefusal):
         ask(cluster, token)
     cluster.add(node).start()
-    eventually(lambda: cluster.view().pending is None, 20.0, "generation 2")
+    eventually(lambda: cluster.view().pending is None, what="generation 2")
     with pytest.raises(Rejected) as caught:
         ask(cluster, token, 4, name="mx2.example.org")
     assert caught.value.code == "token-replayed", "the root that it names is gone, the chain leads to its successor"
@@ -260,7 +260,7 @@ def test_a_joiner_that_was_interrupted_asks_again(cluster: Cluster) -> None:
     assert ask(cluster, token).generation == 2, "the same key and node id as before"
     assert len(cluster.view().members) == 2
     cluster.add(cluster.folder / "mx2").start()
-    eventually(lambda: cluster.settled(2), 20.0, "generation 2")
+    eventually(lambda: cluster.settled(2), what="generation 2")
 
 
 def test_a_full_disk_between_bundle_and_node(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +276,7 @@ def test_a_full_disk_between_bundle_and_node(cluster: Cluster, monkeypatch: pyte
     eventually(lambda: cluster.view().pending is None, what="the cluster goes on without the joiner")
     assert ask(cluster, token).generation == 2, "the token outlives the root that it names"
     cluster.add(cluster.folder / "mx2").start()
-    eventually(lambda: cluster.settled(2), 20.0, "generation 2")
+    eventually(lambda: cluster.settled(2), what="generation 2")
 
 
 @pytest.mark.parametrize(
@@ -356,32 +356,32 @@ def test_two_invited_hosts_at_once(cluster: Cluster) -> None:
         thread.start()
     eventually(lambda: cluster.engine.proposals >= 2 + 2, what="both wait for a quorum")
     cluster.engine.failure = None
-    eventually(lambda: len(outcome) == 2, 30.0, "both have their bundles")
+    eventually(lambda: len(outcome) == 2, what="both have their bundles")
     for thread in threads:
         thread.join()
     for number in (2, 3):
         cluster.add(cluster.folder / f"mx{number}").start()
-    eventually(lambda: cluster.settled(2), 30.0, "generation 2")
+    eventually(lambda: cluster.settled(2), what="generation 2")
     assert {joined.generation for joined in outcome.values()} == {2}, "one generation for both"
 
 
 def test_a_removed_member_is_shut_out_and_a_generation_without_it_follows(cluster: Cluster) -> None:
     ask(cluster, cluster.members.invite("mx2.example.org"))
     cluster.add(cluster.folder / "mx2").start()
-    eventually(lambda: cluster.settled(2), 20.0, "generation 2")
+    eventually(lambda: cluster.settled(2), what="generation 2")
     founder, second = cluster.nodes
     cluster.members.remove("mx2.example.org")
     eventually(lambda: not founder.mesh.links(), what="its link is closed")
-    eventually(lambda: cluster.certs.show().generation == 3, 20.0, "generation 3")
+    eventually(lambda: cluster.certs.show().generation == 3, what="generation 3")
     assert list(cluster.view().live()) == [founder.id] and cluster.engine.seats == {founder.id}
-    assert second.removed.wait(10), "it knows"
+    assert second.removed.wait(60), "it knows"
 
 
 def test_members_that_stop_in_the_middle_of_a_generation_go_on_where_they_were(cluster: Cluster) -> None:
     """Every phase, with real files: whoever stops is opened again from its directory."""
     ask(cluster, cluster.members.invite("mx2.example.org"))
     cluster.add(cluster.folder / "mx2").start()
-    eventually(partial(cluster.settled, 2), 20.0, "generation 2")
+    eventually(partial(cluster.settled, 2), what="generation 2")
     for number, phase in ((3, "collect"), (4, "trust"), (5, "switch")):
         second = cluster.nodes.pop()
         second.stop()
@@ -390,11 +390,11 @@ def test_members_that_stop_in_the_middle_of_a_generation_go_on_where_they_were(c
             # the founder alone cannot get past the request of the one that is down: let that one answer and stop again
             again = cluster.add(second.path)
             again.start()
-            eventually(partial(reached, cluster, number, phase), 20.0, f"generation {number}, {phase}")
+            eventually(partial(reached, cluster, number, phase), what=f"generation {number}, {phase}")
             cluster.nodes.pop().stop()
         assert len(cluster.view().live()) == 2
         cluster.add(second.path).start()
-        eventually(partial(cluster.settled, number), 20.0, f"generation {number} after {phase}")
+        eventually(partial(cluster.settled, number), what=f"generation {number} after {phase}")
 
 
 def reached(cluster: Cluster, number: int, phase: str) -> bool:

@@ -111,7 +111,7 @@ def transport(request: pytest.FixtureRequest, sender: Sender, pem: Pem) -> Itera
 def test_every_entry_arrives_once_and_in_order(sender: Sender, transport: Receiver) -> None:
     transport.start()
     sender.decide(2_000)
-    eventually(lambda: len(transport.messages) >= 2_000, 20)
+    eventually(lambda: len(transport.messages) >= 2_000)
     assert transport.sequences() == list(range(1, 2_001))
     assert b"mx1.example.org raftcluster " in transport.messages[0] and b"|greylist-rejected|" in transport.messages[0]
     state = sender.state()
@@ -123,12 +123,12 @@ def test_a_receiver_that_was_away_gets_what_it_has_missed(sender: Sender, transp
     eventually(lambda: sender.state()["state"] == "waiting")
     assert "efused" in sender.state()["error"] and sender.state()["behind"] == 500
     transport.start()
-    eventually(lambda: set(transport.sequences()) == set(range(1, 501)), 20)
+    eventually(lambda: set(transport.sequences()) == set(range(1, 501)))
     transport.stop()
     sender.decide(500)
-    eventually(lambda: sender.state()["state"] == "waiting", 20)
+    eventually(lambda: sender.state()["state"] == "waiting")
     transport.start()
-    eventually(lambda: set(transport.sequences()) == set(range(1, 1_001)), 20)
+    eventually(lambda: set(transport.sequences()) == set(range(1, 1_001)))
     assert sender.state()["lost"] == 0
     eventually(lambda: sender.state()["error"] == "")
 
@@ -136,11 +136,11 @@ def test_a_receiver_that_was_away_gets_what_it_has_missed(sender: Sender, transp
 def test_a_node_that_stops_and_starts_again_sends_nothing_twice(sender: Sender, transport: Receiver) -> None:
     transport.start()
     sender.decide(300)
-    eventually(lambda: len(transport.messages) >= 300, 20)
+    eventually(lambda: len(transport.messages) >= 300)
     sender.log.close()
     sender.open()
     sender.decide(300)
-    eventually(lambda: len(transport.messages) >= 600, 20)
+    eventually(lambda: len(transport.messages) >= 600)
     assert transport.sequences() == list(range(1, 601))
 
 
@@ -151,7 +151,7 @@ def test_beyond_the_bound_of_the_spool_the_gap_is_visible(sender: Sender, transp
     first = sender.log.status()["first"]
     assert isinstance(first, int) and first > 1_000, "the oldest are gone"
     transport.start()
-    eventually(lambda: 5_000 in transport.sequences(), 20)
+    eventually(lambda: 5_000 in transport.sequences())
     assert transport.sequences() == list(range(first - 1, 5_001)), "what is kept, and who tells of the rest"
     told = transport.messages[0].decode()
     assert "|log-dropped|" in told and f"cn2={first - 1} cn2Label=Entries lost" in told
@@ -187,7 +187,7 @@ def test_a_receiver_that_takes_nothing_is_waited_for_and_shown(sender: Sender) -
         assert sender.state()["behind"] > 0 and sender.log.troubles() == {}
         receiver.reading.set()
         last = sender.log.status()["last"]
-        eventually(lambda: receiver.sequences()[-1:] == [last], 30)
+        eventually(lambda: receiver.sequences()[-1:] == [last])
         assert receiver.sequences() == list(range(1, int(str(last)) + 1))
 
 
@@ -201,7 +201,7 @@ def test_a_receiver_that_is_killed_with_all_of_it_unread_gets_it_again(sender: S
         eventually(lambda: sender.state()["sent"] == 2_000)
         receiver.stop()
         receiver.start()
-        eventually(lambda: set(receiver.sequences()) == set(range(1, 2_001)), 20)
+        eventually(lambda: set(receiver.sequences()) == set(range(1, 2_001)))
 
 
 def test_what_is_wrong_with_tls_is_said_and_nothing_is_lost(sender: Sender, pem: Pem, authority: trustme.CA) -> None:

@@ -81,7 +81,7 @@ class Siege:
             enemy.sock.settimeout(20)
             enemy.say(node.mesh._trust.hello("raft"))
             assert "refused" not in enemy.hear()
-            eventually(lambda: self.enemy in node.mesh.links(), 20, "the enemy is linked")
+            eventually(lambda: self.enemy in node.mesh.links(), what="the enemy is linked")
             yield enemy
 
     def well(self) -> None:
@@ -230,7 +230,7 @@ def test_a_term_that_is_claimed_is_believed_and_the_cluster_goes_on(siege: Siege
     term = siege.term()
     with siege.linked(siege.leader) as enemy:
         enemy.say({"type": "term", "term": term + TERM_LEAP})
-        eventually(lambda: siege.term() > term, 20, "the term is raised")
+        eventually(lambda: siege.term() > term, what="the term is raised")
     siege.well()
 
 
@@ -276,5 +276,5 @@ def test_a_flood_leaves_others_their_turn_and_memory_flat(siege: Siege, name: st
             stop.set()
             with contextlib.suppress(OSError):  # it may have been closed already
                 enemy.sock.shutdown(socket.SHUT_RDWR)
-            flooding.join(20)
+            flooding.join(60)
     assert siege.term() == term

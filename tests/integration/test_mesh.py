@@ -360,7 +360,7 @@ def test_a_removed_members_streams_end_at_both_ends(nodes: Nodes) -> None:
     a, b = nodes.start("a", tables), nodes.start("b")
     members = nodes.introduce()
     stream = b.mesh.open_stream("a", handshake.SNAPSHOT)
-    assert tables.entered.acquire(timeout=10)
+    assert tables.entered.acquire(timeout=60)
     a.mesh.configure({"a": members["a"]})
     with pytest.raises(Unavailable, match="connection to a"):
         stream.receive(10)
@@ -466,7 +466,7 @@ def test_joining_at_something_else_than_a_node() -> None:
         talker.start()
         with pytest.raises(LinkRefused):
             connect.dial_untrusted(address)
-        talker.join(10)
+        talker.join(60)
     with pytest.raises(Unavailable, match="cannot reach"):
         connect.dial_untrusted(address)
 
@@ -511,7 +511,7 @@ def test_closing_ends_the_streams(nodes: Nodes) -> None:
     a, b = nodes.start("a", tables), nodes.start("b")
     nodes.introduce()
     stream = b.mesh.open_stream("a", handshake.SNAPSHOT)
-    assert tables.entered.acquire(timeout=10)
+    assert tables.entered.acquire(timeout=60)
     begin = time.monotonic()
     a.mesh.close()
     assert time.monotonic() - begin < limits.HANDSHAKE_SECONDS / 2
@@ -553,7 +553,7 @@ def test_configuring_from_many_threads_while_links_come_and_go(nodes: Nodes) -> 
     finally:
         stop.set()
         for thread in churning:
-            thread.join(10)
+            thread.join(60)
     nodes.introduce()
     nodes.linked()
     for turned in everyone:

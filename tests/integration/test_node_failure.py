@@ -12,7 +12,7 @@ from raftcluster.engine.replica import Replica
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, StorageFailed
 from tests.clusters import Cluster
 
-SECONDS = 10.0
+SECONDS = 60.0
 Answers = SimpleQueue[tuple[Value | None, RaftclusterError | None]]
 
 

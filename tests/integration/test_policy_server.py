@@ -406,7 +406,7 @@ def test_closing_answers_what_is_under_way(slow: SlowHost) -> None:
         slow.release()
         assert client.answer().startswith("DEFER_IF_PERMIT")
         assert client.hung_up()
-        closing.join(10)
+        closing.join(60)
         assert not closing.is_alive()
 
 

@@ -41,7 +41,7 @@ class Lost:
         nodes[0].greylist.check(client="192.0.2.7", sender="a@example.net", recipient="b@example.org")
         self.survivor = next(number for number in (2, 1) if number != self.cluster.leader())
         self.name = nodes[self.survivor].name
-        eventually(self.cluster.settled, 40.0)
+        eventually(self.cluster.settled)
         self.former = nodes[0].cluster_id
         self.path = self.cluster.path(self.survivor)
         self.others = [number for number in range(3) if number != self.survivor]
@@ -140,7 +140,7 @@ def test_old_members_say_why_the_recovered_one_does_not_come_back(template: Lost
     done = template.recover(paths[template.survivor])
     with Node.open(paths[template.survivor], machines=[Counter()]) as recovered:
         with Node.open(paths[template.others[0]], machines=[Counter()], ready_seconds=0) as old:
-            alarm = eventually(lambda: old.status()["alarms"].get("recovered"), 30.0)
+            alarm = eventually(lambda: old.status()["alarms"].get("recovered"))
             assert template.name in alarm and done.cluster_id in alarm and "empty data directory" in alarm
             assert old.mesh.links() == {} and recovered.mesh.links() == {}
             with Node.open(paths[template.others[1]], machines=[Counter()], ready_seconds=20.0) as third:
@@ -156,7 +156,7 @@ def test_old_members_say_why_the_recovered_one_does_not_come_back(template: Lost
             machines=[Counter()],
         )
         with Node.open(tmp_path / "anew", machines=[Counter()], ready_seconds=40.0) as joined:
-            eventually(lambda: len(joined.status()["voters"]) == 2, 40.0)
+            eventually(lambda: len(joined.status()["voters"]) == 2)
             assert joined.config.get("antispam/threshold", consistency="linearizable") == 5
 
 
@@ -209,9 +209,9 @@ def test_certificates_that_have_expired_everywhere_end_in_a_recovery_as_document
         Node.open(paths[second], machines=[Counter()], ready_seconds=0) as other,
     ):
         for node in (one, other):
-            said = eventually(lambda n=node: n.status()["alarms"].get("certificate-expired", ""), 30.0)  # type: ignore[misc]
+            said = eventually(lambda n=node: n.status()["alarms"].get("certificate-expired", ""))  # type: ignore[misc]
             assert "raftcluster recover on one node" in said
-        eventually(lambda: one.mesh.refusals.get("expired", 0) + other.mesh.refusals.get("expired", 0) > 0, 30.0)
+        eventually(lambda: one.mesh.refusals.get("expired", 0) + other.mesh.refusals.get("expired", 0) > 0)
         assert one.mesh.links() == other.mesh.links() == {}
         done = template.recover(here)
     assert done.generation == 4
@@ -224,7 +224,7 @@ def test_certificates_that_have_expired_everywhere_end_in_a_recovery_as_document
             tmp_path / "anew", address=where, token=token, node=f"mx{first}", listen=listen, machines=[Counter()]
         )
         with Node.open(tmp_path / "anew", machines=[Counter()], ready_seconds=40.0):
-            eventually(lambda: len(recovered.status()["voters"]) == 2, 40.0)
+            eventually(lambda: len(recovered.status()["voters"]) == 2)
 
 
 def test_another_cluster_at_the_addresses_of_the_old_one_is_no_majority(template: Lost, tmp_path: Path) -> None:

@@ -154,7 +154,6 @@ def load() -> Iterator[Load]:
         asker.end()
 
 
-@pytest.mark.timeout(300)
 def test_one_node_grows_to_three_under_load(tmp_path: Path, load: Load) -> None:
     with Cluster(tmp_path, 3) as cluster:
         for _ in range(2):
@@ -169,7 +168,6 @@ def test_one_node_grows_to_three_under_load(tmp_path: Path, load: Load) -> None:
         assert complaints(cluster) == []
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("leads", "on_unavailable"), [(True, "pass"), (False, "defer")])
 def test_of_two_nodes_none_may_be_down_and_nothing_is_lost(
     tmp_path: Path, load: Load, leads: bool, on_unavailable: str
@@ -198,7 +196,6 @@ def test_of_two_nodes_none_may_be_down_and_nothing_is_lost(
         assert complaints(cluster) == []
 
 
-@pytest.mark.timeout(300)
 def test_of_four_nodes_one_may_be_down_and_two_may_not(tmp_path: Path, load: Load) -> None:
     with Cluster(tmp_path, 4) as cluster:
         while len(cluster.nodes) < 4:

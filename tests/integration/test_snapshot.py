@@ -26,12 +26,11 @@ def test_a_node_that_slept_catches_up_from_a_snapshot(tmp_path: Path, caplog: py
             lambda: all(
                 s["last_index"] - s["log_entries"] > last for s in (n.status() for n in cluster.nodes.values())
             ),
-            20.0,
-            "the log is cut beyond what the sleeper has",
+            what="the log is cut beyond what the sleeper has",
         )
         with caplog.at_level(logging.INFO, "raftcluster.node"):
             cluster.start(sleeper)
-            eventually(cluster.settled, 20.0, "all have the same")
+            eventually(cluster.settled, what="all have the same")
         assert any("rows as of entry" in record.message for record in caplog.records), "no snapshot was sent"
         assert not (cluster.path(sleeper) / "snapshot.part").exists()
         assert cluster.nodes[sleeper].config.get("away/49") == ENTRIES - 1
@@ -45,4 +44,4 @@ def test_a_node_that_slept_catches_up_from_a_snapshot(tmp_path: Path, caplog: py
                 found.append((snapshot.index, digest(snapshot)))
             return all(each == found[0] for each in found)
 
-        eventually(same, 20.0, "equal hashes of all tables at one index")
+        eventually(same, what="equal hashes of all tables at one index")

@@ -158,7 +158,7 @@ def test_checks_without_waiting_are_told_once(worker: Worker) -> None:
     told: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
     for client in (MAIL["client"], "no address"):
         worker.greylist.submit(lambda verdict, error: told.put((verdict, error)), **{**MAIL, "client": client})
-    outcomes = [told.get(timeout=20) for _ in range(2)]
+    outcomes = [told.get(timeout=60) for _ in range(2)]
     assert sorted(error is None for _, error in outcomes) == [False, True]
     assert all(
         isinstance(error, Rejected) if verdict is None else verdict.reason == "new" for verdict, error in outcomes
@@ -294,7 +294,7 @@ def test_what_no_id_covers_is_not_made_again(node: LocalNode, server: WorkerServ
 
     def deliver(*_: Any) -> str:
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return "250 taken"
 
     node.quarantine.attach(b"k" * 32, lambda _: io.BytesIO(b"x\r\n"), deliver)
@@ -304,7 +304,7 @@ def test_what_no_id_covers_is_not_made_again(node: LocalNode, server: WorkerServ
     ident = worker.quarantine.capture(envelope, digest=digest, size=3, reference="1")
 
     def crash() -> None:
-        assert begun.wait(20)
+        assert begun.wait(60)
         hang_up(server)
 
     threading.Thread(target=crash).start()
@@ -417,7 +417,7 @@ def test_closing_leaves_nothing_behind(node: LocalNode, tmp_path: Path) -> None:
     thread.start()
     eventually(lambda: server._streaming == 1)
     worker.close()
-    thread.join(10)
+    thread.join(60)
     server.close()
     assert not thread.is_alive() and not Path(server.path).exists()
     eventually(lambda: not _threads() - before, what="all its threads end")
@@ -556,7 +556,7 @@ def test_a_flood_is_answered_and_never_piles_up(server: WorkerServer, monkeypatc
         sender = threading.Thread(target=flood)
         sender.start()
         answered = sorted(raw.hear()[0] for _ in range(4_000))
-        sender.join(10)
+        sender.join(60)
     assert answered == list(range(1, 4_001))
     assert most <= 64 + 50, "a frame more than the bound, at most"
 
@@ -586,7 +586,7 @@ def test_streams_and_calls_are_bounded(
 ) -> None:
     monkeypatch.setattr(limits, bound, 2)
     held = threading.Event()
-    node.config.keys = lambda *_: held.wait(20) and []  # type: ignore[method-assign, assignment]
+    node.config.keys = lambda *_: held.wait(60) and []  # type: ignore[method-assign, assignment]
     method: Callable[[int], list[Any]] = lambda number: (  # noqa: E731
         [number, "config.watch", {"since": 0}, None] if what == "streams" else [number, "config.keys", {}, None]
     )

@@ -28,10 +28,10 @@ def test_without_a_host_it_asks(tmp_path: Path) -> None:
             pass
         return what in heard
 
-    eventually(lambda: says(b"none: look for them"), 30, "it asks for hosts")
+    eventually(lambda: says(b"none: look for them"), what="it asks for hosts")
     os.write(ours, b"no|host\n")
-    eventually(lambda: says(b"error: "), 30, "it looks at what was typed")
-    assert process.wait(30) == 4 and b"no|host" in heard
+    eventually(lambda: says(b"error: "), what="it looks at what was typed")
+    assert process.wait(60) == 4 and b"no|host" in heard
     os.close(ours)
 
 

@@ -307,7 +307,7 @@ def test_a_closed_watch_ends_also_when_it_waits(config: Config) -> None:
     thread = threading.Thread(target=follow)
     thread.start()
     watch.close()
-    thread.join(10)
+    thread.join(60)
     assert ended.is_set()
     assert list(watch) == []
 
@@ -317,7 +317,7 @@ def test_closing_the_configuration_ends_all_watches(config: Config) -> None:
     thread = threading.Thread(target=list, args=(watch,))
     thread.start()
     config.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -340,10 +340,10 @@ def test_no_change_is_lost_or_repeated_while_many_threads_set(config: Config, mo
         thread.start()
     for thread in threads:
         thread.join()
-    eventually(lambda: [len(changes) for changes in seen] == [400, 100, 400], 20, "all changes seen")
+    eventually(lambda: [len(changes) for changes in seen] == [400, 100, 400], what="all changes seen")
     config.close()
     for thread in readers:
-        thread.join(10)
+        thread.join(60)
     assert [change.revision for change in seen[0]] == [change.revision for change in seen[2]] == list(range(1, 401))
     assert [change.value for change in seen[1]] == list(range(each))
 
@@ -364,9 +364,9 @@ def test_a_watch_reads_only_when_it_is_woken(host: LocalHost, config: Config, mo
     thread.start()
     for number in range(20):
         config.set("a", number)
-        eventually(lambda wanted=number + 1: len(seen) == wanted, 10, "the change seen")  # type: ignore[misc]
+        eventually(lambda wanted=number + 1: len(seen) == wanted, what="the change seen")  # type: ignore[misc]
     config.close()
-    thread.join(10)
+    thread.join(60)
     assert reads <= 3 * 20 + 2
 
 
@@ -415,7 +415,7 @@ def test_an_asynchronous_watch_loses_nothing_when_a_step_is_cancelled_while_it_r
 
     def read(after: int, limit: int) -> Page:
         reading.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return Page([change] if after == 0 else [], 1, 1)
 
     async def follow() -> Change:

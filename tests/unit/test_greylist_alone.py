@@ -209,14 +209,14 @@ def test_many_decisions_share_a_write(node: Node, monkeypatch: pytest.MonkeyPatc
     def slow(rows: Any) -> None:
         writes.append(len(rows))
         entered.set()
-        assert leave.wait(10)
+        assert leave.wait(60)
         write(rows)
 
     monkeypatch.setattr(node.rows, "write", slow)
     answers: list[Verdict | None] = []
     for number in range(50):
         node.greylist.submit(lambda v, _: answers.append(v), **{**MAIL, "sender": f"s{number}x@example.net"})
-        assert entered.wait(10)
+        assert entered.wait(60)
     leave.set()
     eventually(lambda: len(answers) == 50)
     assert writes[0] < 50 and len(writes) <= 3

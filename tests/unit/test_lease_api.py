@@ -90,7 +90,7 @@ def test_waiting_gets_it_when_it_is_released(leases: Leases) -> None:
     thread = threading.Thread(target=lambda: got.append(second.acquire()))
     thread.start()
     first.release()
-    thread.join(20)
+    thread.join(60)
     assert got == [True] and second.token == 2
     leases.close()
     assert told == ["the node was closed"] and not second.held
@@ -265,7 +265,7 @@ def test_what_was_got_in_the_moment_of_the_cancellation_is_released(host: LocalH
         result = real(machine, command, **more)  # type: ignore[arg-type]
         if isinstance(command, list) and command[0] == "acquire":
             asked.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
         return result
 
     host.propose = propose  # type: ignore[method-assign]

@@ -75,7 +75,7 @@ def read() -> Iterator[Callable[..., Reading]]:
     yield begin
     ending.set()
     for each in begun:
-        each.thread.join(20)
+        each.thread.join(60)
         assert not each.thread.is_alive()
 
 
@@ -85,7 +85,7 @@ def test_entries_of_all_nodes_come_in_the_order_of_their_times(
     for number, log in enumerate(logs.values()):
         log.write(*(3.0 * each + number for each in range(1, 301)))
     reading = read(logs)
-    reading.thread.join(20)
+    reading.thread.join(60)
     assert reading.times() == [float(each) for each in range(3, 903)] and reading.notices() == []
     first = reading.batches[0].entries[0]
     assert (first.node, first.entry.subject, first.entry.sequence) == ("mx1", "mx1 3.0", 1)
@@ -95,7 +95,7 @@ def test_since_holds_for_all_nodes(logs: dict[str, Log], read: Callable[..., Rea
     for log in logs.values():
         log.write(1.0, 2.0, 3.0)
     reading = read(logs, since=3.0)
-    reading.thread.join(20)
+    reading.thread.join(60)
     assert reading.times() == [3.0, 3.0, 3.0]
 
 
@@ -106,7 +106,7 @@ def test_a_node_that_does_not_answer_is_named_and_the_others_are_read(
         log.write(1.0)
     logs["mx2"].silent = "connection refused"
     reading = read(logs)
-    reading.thread.join(20)
+    reading.thread.join(60)
     assert reading.notices() == [Notice("mx2", "connection refused")] and reading.times() == [1.0, 1.0]
 
 
@@ -127,7 +127,7 @@ def test_what_comes_is_followed_and_a_node_that_comes_back_has_lost_nothing(
     eventually(lambda: sorted(reading.times()) == [1.0, 1.0, 1.0, 2.0, 3.0])
     eventually(lambda: reading.notices() == [Notice("mx3", "down"), Notice("mx3", "")])
     reading.gathered.close()
-    reading.thread.join(20)
+    reading.thread.join(60)
     assert not reading.thread.is_alive(), "it was closed from another thread"
 
 

@@ -41,7 +41,7 @@ class Disk:
     def entry(self, number: int) -> Entry:
         """On the writer's thread, before it writes."""
         self.reached.set()
-        assert self.free.wait(30)
+        assert self.free.wait(60)
         return Entry(time.time(), "Rejected", subject=str(number))
 
     def entries(self) -> list[Entry]:
@@ -72,7 +72,7 @@ def test_entries_come_in_order_and_are_durable_after_a_flush(disk: Disk) -> None
 
 def test_without_a_flush_they_are_durable_after_a_moment(disk: Disk) -> None:
     disk.writer.put(1)
-    eventually(lambda: disk.writer.durable == 1, 10)
+    eventually(lambda: disk.writer.durable == 1)
 
 
 def test_whoever_decides_waits_for_no_disk_and_what_is_too_much_is_counted(
@@ -81,7 +81,7 @@ def test_whoever_decides_waits_for_no_disk_and_what_is_too_much_is_counted(
     monkeypatch.setattr(limits, "MAILLOG_QUEUE", 100)
     disk.free.clear()
     disk.writer.put(0)
-    assert disk.reached.wait(10), "the writer stands still"
+    assert disk.reached.wait(60), "the writer stands still"
     for number in range(1, 151):
         disk.writer.put(number)
     assert disk.writer.dropped == 51, "a hundred wait, one of them is being written"
@@ -102,7 +102,7 @@ def test_a_disk_without_space_gets_nothing_more_and_the_log_says_so_later(
     disk.space = limits.MAILLOG_RESERVE_BYTES - 1
     for number in range(10):
         disk.writer.put(number)
-    eventually(lambda: disk.writer.dropped == 10, 10)
+    eventually(lambda: disk.writer.dropped == 10)
     assert "free" in disk.writer.trouble and disk.entries() == []
     disk.space = limits.MAILLOG_RESERVE_BYTES
     disk.writer.put(10)
@@ -120,7 +120,7 @@ def test_a_disk_that_fails_costs_entries_and_nothing_else(disk: Disk, monkeypatc
 
     monkeypatch.setattr(files.Appender, "append", fail)
     disk.writer.put(1)
-    eventually(lambda: disk.writer.dropped == 1, 10)
+    eventually(lambda: disk.writer.dropped == 1)
     assert "Input/output" in disk.writer.trouble
     monkeypatch.setattr(files.Appender, "append", append)
     disk.writer.put(2)

@@ -81,7 +81,7 @@ def test_without_a_quorum_nothing_more_is_handed_out(api: Notifications, host: L
     api.publish("info", "3")
     eventually(lambda: got == ["1", "2", "3"], what="it is woken")
     api.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -247,11 +247,11 @@ def test_at_a_node_that_trails_a_subscription_waits_until_the_cluster_can_say(
     got: list[str] = []
     thread = threading.Thread(target=lambda: got.extend(each.text for each in api.subscribe(since=2)))
     thread.start()
-    assert asked.wait(10)
+    assert asked.wait(60)
     assert thread.is_alive() and got == []
     host.entry("notifications", [["publish", "info", str(n), "", None, 60_000, "mx1"] for n in range(4)])
     host.failure = None
     eventually(lambda: got == ["2", "3"], what="what comes after the position")
     api.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()

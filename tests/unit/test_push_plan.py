@@ -228,7 +228,7 @@ def test_only_a_question_for_the_password_is_answered() -> None:
         for _ in range(2):
             assert Local().run([str(ask.path), "keeper@mx1's password: "]).out == "pass word'\"$x\n"
         together = [subprocess.Popen([str(ask.path), "Password:"], stdout=subprocess.PIPE, text=True) for _ in range(4)]
-        assert [each.communicate(timeout=20)[0] for each in together] == ["pass word'\"$x\n"] * 4
+        assert [each.communicate(timeout=60)[0] for each in together] == ["pass word'\"$x\n"] * 4
         assert Local().run([str(ask.path), "Enter passphrase for key '/root/id': "]).status == 1
         held = b"".join(each.read_bytes() for each in folder.iterdir() if each.is_file())
         assert b"pass word" not in held

@@ -113,18 +113,18 @@ def test_two_admins_at_once_deliver_once(host: LocalHost, product: Product) -> N
 
     def slowly() -> str:
         at_it.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return "250 taken"
 
     product.on_delivery = slowly
     first = threading.Thread(target=product.quarantine.release, args=(ident, 1))
     first.start()
-    assert at_it.wait(10)
+    assert at_it.wait(60)
     with pytest.raises(Claimed, match=r"until \d+ ms of cluster time, for 120 s yet"):
         other.quarantine.release(ident, 1)
     assert other.quarantine.release(ident, 2).state == "delivered", "the other recipient is nobody's yet"
     go_on.set()
-    first.join(10)
+    first.join(60)
     assert [to for to, _ in product.delivered + other.delivered] == [b"box@example.test", b"second@example.test"]
 
 

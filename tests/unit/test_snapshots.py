@@ -228,7 +228,7 @@ def test_two_fetches_do_not_write_over_each_other(stores: list[TableStore], tmp_
     snapshots.fetch(other, tmp_path / "spool", target, failed.append)
     for value in values[2:]:
         slow.queue.put(value)
-    fetching.join(20)
+    fetching.join(60)
     eventually(lambda: done == [True] and failed == [False])
     assert hashes(target) == hashes(source)
 

@@ -47,7 +47,7 @@ def dials(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dials]:
     eventually(lambda: made.delivered, what="the first dial")
     yield made
     made.dialler.stop()
-    made.dialler.join(10)
+    made.dialler.join(60)
     assert made.dialler.ended
 
 
@@ -92,7 +92,7 @@ def test_pauses_double_up_to_their_bound_and_differ_by_node(monkeypatch: pytest.
         dials = Dials(seed)
         eventually(lambda dials=dials: dials.delivered, what="the first dial")  # type: ignore[misc]
         dials.dialler.stop()
-        dials.dialler.join(10)
+        dials.dialler.join(60)
         pauses = []
         for _ in range(8):
             before = time.monotonic()
@@ -113,5 +113,5 @@ def test_failures_are_tried_again_and_stop_ends_all(monkeypatch: pytest.MonkeyPa
     eventually(lambda: len(dials.dialled) >= 6, what="more dials")
     assert len(dials.delivered) == 1
     dials.dialler.stop()
-    dials.dialler.join(10)
+    dials.dialler.join(60)
     assert dials.dialler.ended

@@ -90,7 +90,7 @@ class Slow(LocalHost):
         self.may = threading.Event()
 
     def propose(self, *arguments: Any, **named: Any) -> Any:
-        assert self.may.wait(30)
+        assert self.may.wait(60)
         return super().propose(*arguments, **named)
 
 
