@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
+from typing import Any
 
 import pytest
 
@@ -19,6 +23,38 @@ def looks_often() -> Iterator[None]:
     waits for that look: the last step of each generation, of which every cluster that is made has some."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("raftcluster.node.Reconciler", partial(Reconciler, interval_s=0.2))
+        yield
+
+
+PATIENCE_SECONDS = 30.0
+PROMPT = ("raftcluster.policy.", "raftcluster.service", "raftcluster.runtime")
+"""Whoever is told in time here, is told so with the product's deadline: Postfix, and who asks a tick thread something."""
+
+
+def with_the_usual_deadline() -> set[Callable[..., Any]]:
+    """The calls of the API that wait for `CALL_SECONDS` when their caller names no deadline."""
+    for room in ("raftcluster.node", "raftcluster.workers.client"):
+        import_module(room)  # with all that they use
+    modules = [m for name, m in sys.modules.items() if name.startswith("raftcluster.") and not name.startswith(PROMPT)]
+    kinds = [kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)]
+    calls = {call for kind in kinds for _, call in inspect.getmembers(kind, inspect.isfunction)}
+    return {
+        call
+        for call in calls
+        if call.__module__.startswith("raftcluster.")
+        and not call.__module__.startswith(PROMPT)
+        and (call.__kwdefaults__ or {}).get("deadline") == limits.CALL_SECONDS
+    }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def waits_long() -> Iterator[None]:
+    """A call without a deadline waits for half a minute: on a machine with other work a change of leader may take longer than
+    `CALL_SECONDS`, and is no finding. Tests of deadlines name theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for call in with_the_usual_deadline():
+            patch.setitem(call.__kwdefaults__, "deadline", PATIENCE_SECONDS)  # type: ignore[arg-type]
+        patch.setattr(limits, "CALL_SECONDS", PATIENCE_SECONDS)
         yield
 
 

@@ -161,7 +161,7 @@ def test_a_restored_cluster_grows(tmp_path: Path, file: Path) -> None:
             tmp_path / "second", address=("127.0.0.1", port), token=token, node="mx1", listen=("127.0.0.1", other)
         )
         assert joined.cluster == "phoenix" and joined.generation == first.certs.show().generation + 1
-        with Node.open(tmp_path / "second", ready_seconds=40) as second:
+        with Node.open(tmp_path / "second", ready_seconds=60) as second:
             eventually(lambda: len(first.status()["voters"]) == 2)
             assert second.config.get("antispam/threshold", consistency="linearizable") == 5
             second.config.set("antispam/threshold", 7)

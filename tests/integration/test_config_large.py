@@ -55,7 +55,7 @@ def abandoned(node: Node, salt: int) -> bytes:
     packed = pack(document(1_000 + salt))
     digest = sha256(packed).digest()
     for number, part in enumerate(parts_of(packed)[:-1]):
-        node.propose("config", ["part", digest, len(packed), number, part], deadline=10.0)
+        node.propose("config", ["part", digest, len(packed), number, part], deadline=60.0)
     return digest
 
 

@@ -201,7 +201,7 @@ def test_closing_ends_streams_and_removes_the_socket(node: LocalNode, tmp_path: 
     assert len(ended) == 1 and isinstance(ended[0], OutcomeUnknown)
     with pytest.raises(NotRunning, match=r"control\.sock"):
         Client(server.path).status()
-    assert [each.name for each in threading.enumerate() if each.name.startswith("raftcluster")] == []
+    eventually(lambda: not [each for each in threading.enumerate() if each.name.startswith("raftcluster")])
 
 
 def test_nobody_there_is_said_with_path_and_remedy(tmp_path: Path) -> None:

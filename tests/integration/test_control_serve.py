@@ -14,7 +14,7 @@ import pytest
 from raftcluster.control.client import Client
 from raftcluster.errors import RaftclusterError
 from tests.children import Child
-from tests.helpers import eventually
+from tests.helpers import eventually, free_ports
 from tests.policy_client import PolicyClient
 
 COMMAND = [sys.executable, "-m", "raftcluster.cli"]
@@ -29,8 +29,7 @@ def run(directory: Path, *arguments: str, given: str = "") -> subprocess.Complet
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     """A cluster of one, not yet started, at ports that were free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port = held.getsockname()[1]
+    (port,) = free_ports(1)
     made = run(tmp_path / "mx1", "init", "--name", "mail", "--node", "mx1", "--listen", f"127.0.0.1:{port}")
     assert made.returncode == 0, made.stderr
     return tmp_path / "mx1"
@@ -120,7 +119,7 @@ def test_what_is_watched_is_printed_until_interrupted(
 ) -> None:
     Client(directory / "control.sock").config.set("mail/limit", 5)
     watching = Child("watch", [*COMMAND, "-C", str(directory), *verb, "--json"], tmp_path / "watch", pipes=True)
-    assert sign in watching.line(20)
+    assert sign in watching.line(60)
     watching.process.send_signal(signal.SIGINT)
     assert watching.process.wait(60) == 0
     assert watching.stop() == 0 and watching.tail() == ""

@@ -84,8 +84,8 @@ def test_the_worked_example_keeps_its_rules(worked: dict[str, Any]) -> None:
 def test_the_worked_example_on_three_nodes(tmp_path: Path, worked: dict[str, Any]) -> None:
     with Cluster(tmp_path, 3, lambda: [worked["Limits"]()]) as cluster:
         nodes: list[Node] = list(cluster.nodes.values())
-        left = [nodes[number % 3].propose("limits", ["take", "anna", 10, 100], deadline=10.0) for number in range(10)]
+        left = [nodes[number % 3].propose("limits", ["take", "anna", 10, 100], deadline=60.0) for number in range(10)]
         assert left == list(range(90, -1, -10)), "one limit, through whichever host"
         with pytest.raises(Rejected, match="sent to 100 of 100"):
-            nodes[1].propose("limits", ["take", "anna", 1, 100], deadline=10.0)
+            nodes[1].propose("limits", ["take", "anna", 1, 100], deadline=60.0)
         assert nodes[2].verify(deadline=60.0).verdict == "sound"

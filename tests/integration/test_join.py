@@ -204,7 +204,7 @@ def test_a_joiner_that_dies_after_minting_holds_up_nobody_and_can_be_removed(clu
     eventually(lambda: len(cluster.view().pending.requests) == 1, what="it is waited for")  # type: ignore[union-attr]
     cluster.engine.now += COLLECT_MS
     with pytest.raises(Rejected, match=r"mx2\.example\.org did not answer"):
-        cluster.certs.wait(number, seconds=20.0)
+        cluster.certs.wait(number, seconds=60.0)
     (given_up,) = [each for each in cluster.members.log() if each.action == "abort"]
     assert given_up.author == ITSELF and "mx2.example.org did not answer" in given_up.subject
     cluster.members.remove("mx2.example.org")

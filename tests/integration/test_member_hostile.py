@@ -96,7 +96,7 @@ class Siege:
 
     def _set(self, node: Node, key: str) -> bool:
         with contextlib.suppress(Unavailable, OutcomeUnknown):
-            node.config.set(key, self.count, reason="still well", deadline=20.0)
+            node.config.set(key, self.count, reason="still well", deadline=60.0)
             return True
         return False
 

@@ -35,12 +35,12 @@ class Load:
             begun = time.monotonic()
             try:
                 if number % 2:
-                    self.node.propose("counter", "load", deadline=5.0)
+                    self.node.propose("counter", "load", deadline=30.0)
                     self.acknowledged += 1
                 else:
                     sender = f"{self.node.name}-{number}@example.net"
                     assert not self.node.greylist.check(
-                        client="192.0.2.7", sender=sender, recipient="b@example.org", deadline=5.0
+                        client="192.0.2.7", sender=sender, recipient="b@example.org", deadline=30.0
                     ).degraded
             except OutcomeUnknown:
                 self.unknown += 1

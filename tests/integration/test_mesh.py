@@ -238,17 +238,17 @@ def test_a_peer_that_is_killed_without_a_word_is_noticed(nodes: Nodes, monkeypat
 
 
 def test_an_idle_link_stays_up_and_knows_its_round_trip(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LINK_IDLE_SECONDS", 1.0)
+    monkeypatch.setattr(limits, "LINK_IDLE_SECONDS", 2.0)
     monkeypatch.setattr(limits, "PING_SECONDS", 0.1)
     a, b = nodes.start("a"), nodes.start("b")
     nodes.introduce()
     nodes.linked()
     begin = time.monotonic()
-    until(lambda: time.monotonic() - begin > 2.5 * limits.LINK_IDLE_SECONDS, "time passes", a, b)
+    until(lambda: time.monotonic() - begin > 1.25 * limits.LINK_IDLE_SECONDS, "time passes", a, b)
     for turned, peer in ((a, "b"), (b, "a")):
         assert turned.seen == [Up(peer)]
         info = turned.mesh.links()[peer]
-        assert info.round_trip is not None and 0 <= info.round_trip < 1
+        assert info.round_trip is not None and 0 <= info.round_trip < limits.LINK_IDLE_SECONDS
         assert info.age > 2
         assert info.queued == 0
 
@@ -262,7 +262,7 @@ def test_poll_waits_and_wake_ends_it(nodes: Nodes) -> None:
     waker.start()
     begin = time.monotonic()
     assert a.mesh.poll(20) == []
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 20
 
 
 # --- streams
@@ -401,7 +401,7 @@ def test_a_stream_has_deadlines(nodes: Nodes) -> None:
     begin = time.monotonic()
     with pytest.raises(Unavailable, match=r"too slow|timed out"):
         stream.receive(0.1)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < limits.FRAME_SECONDS / 2
     stream.close()
 
 
@@ -495,7 +495,8 @@ def test_opening_and_closing_a_hundred_times_leaves_nothing(nodes: Nodes) -> Non
     eventually(lambda: threading.active_count() <= threads, what="threads are gone")
 
 
-def test_closing_does_not_wait_for_who_does_not_answer(nodes: Nodes) -> None:
+def test_closing_does_not_wait_for_who_does_not_answer(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HANDSHAKE_SECONDS", 60.0)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         b = nodes.start("b")
         b.mesh.configure({"a": HIERARCHY.peer("a", deaf.getsockname())})
@@ -506,7 +507,8 @@ def test_closing_does_not_wait_for_who_does_not_answer(nodes: Nodes) -> None:
         connection.close()
 
 
-def test_closing_ends_the_streams(nodes: Nodes) -> None:
+def test_closing_ends_the_streams(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HANDSHAKE_SECONDS", 60.0)
     tables = Tables(0)
     a, b = nodes.start("a", tables), nodes.start("b")
     nodes.introduce()

@@ -254,13 +254,12 @@ def test_connections_that_come_and_go(siege: Siege) -> None:
     siege.all_is_well()
 
 
-def test_handshakes_that_stall_do_not_keep_a_member_out(siege: Siege) -> None:
+def test_handshakes_that_stall_do_not_keep_a_member_out(siege: Siege, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HANDSHAKE_SECONDS", 3600.0)  # they do not end by themselves
     stalled = [socket.create_connection(siege.a.mesh.address, timeout=60) for _ in range(limits.HANDSHAKES + 8)]
     for number, sock in enumerate(stalled):
         sock.sendall(b"\x16\x03\x01\x02\x00"[: number % 6])  # some of them begin a ClientHello
-    begin = time.monotonic()
     siege.all_is_well()
-    assert time.monotonic() - begin < limits.HANDSHAKE_SECONDS
     alive = [thread for thread in threading.enumerate() if thread.name == "raftcluster-handshake"]
     assert len(alive) <= limits.HANDSHAKES + 2
     for sock in stalled:
@@ -318,7 +317,7 @@ def test_a_handshake_in_drops_has_one_deadline_for_all_of_it(siege: Siege, monke
             return bool(siege.a.mesh.refusals)
 
         eventually(dripped, what="it is closed")
-        assert time.monotonic() - begin < 3
+        assert time.monotonic() - begin < 60, "with a deadline a drop it would be an hour"
     siege.refused("timeout")
     siege.all_is_well()
 

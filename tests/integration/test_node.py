@@ -155,18 +155,11 @@ def test_configuration_and_its_watch_survive_the_leader(cluster: Cluster) -> Non
     for number in range(20):
         if number == 10:
             cluster.stop(leader)
-        eventually(lambda n=number: _set(cluster.nodes[writer], n))  # type: ignore[misc]
+        cluster.nodes[writer].config.set("watched/value", number, deadline=60.0)
     thread.join(60)
     assert seen == list(range(20))
     cluster.start(leader)
     assert cluster.nodes[leader].config.get("watched/value", consistency="linearizable") == 19
-
-
-def _set(node: Node, value: int) -> bool:
-    try:
-        return bool(node.config.set("watched/value", value))
-    except Unavailable:
-        return False
 
 
 def test_without_a_quorum_nothing_is_taken_and_reads_go_on(tmp_path: Path) -> None:
@@ -186,7 +179,7 @@ def test_without_a_quorum_nothing_is_taken_and_reads_go_on(tmp_path: Path) -> No
         ).degraded
         with pytest.raises(Unavailable):
             last.query("counter", lambda t, now: None, consistency="linearizable", deadline=0.5)
-        assert time.monotonic() - begun < 10.0
+        assert time.monotonic() - begun < 30.0
         assert last.query("counter", lambda t, now: t.get("totals", b"a")) == b"1"
         cluster.stop(rest[1])
         with pytest.raises(Unavailable, match="no leader within"):
@@ -276,7 +269,9 @@ def test_a_good_guest_leaves_nothing_behind(tmp_path: Path) -> None:
     before = (threading.active_count(), process.num_fds())
     for _ in range(100):
         Node.open(path).close()
-    assert (threading.active_count(), process.num_fds()) == before
+    eventually(
+        lambda: threading.active_count() <= before[0] and process.num_fds() <= before[1], what="all is given back"
+    )
     assert handlers == {number: signal.getsignal(number) for number in handlers}
     assert root == logging.getLogger().handlers
 

@@ -188,6 +188,7 @@ def test_a_node_that_is_silent_does_not_hold_up_the_answer(
         assert client.ask().startswith(action)
         slow.release()  # too late: nobody is told
         slow.held.clear()
+        server._deadline = 30.0
         client.send(request(instance="2"))
         eventually(lambda: slow.held)
         slow.release()
@@ -208,6 +209,7 @@ def test_what_a_client_was_told_is_logged_once_also_when_the_verdict_comes_too_l
         assert client.ask(instance="1", helo_name="mx.example.net") == "DUNNO"
         slow.release()
         slow.held.clear()
+        server._deadline = 30.0
         assert client.ask(client_address="nonsense", instance="2") == "DUNNO"
         client.send(request(instance="3"))
         eventually(lambda: slow.held)
@@ -346,7 +348,7 @@ def test_a_request_that_never_ends_is_hung_up_whatever_trickles_in(
 
 
 def test_an_idle_client_is_hung_up_after_its_time(host: LocalHost, serve: Serve) -> None:
-    server = serve(host, idle_seconds=0.3, request_seconds=0.2)
+    server = serve(host, idle_seconds=1.0, request_seconds=0.5)
     with PolicyClient(server.address) as client:
         assert client.ask().startswith("DEFER_IF_PERMIT")
         assert client.hung_up()

@@ -143,7 +143,7 @@ def test_old_members_say_why_the_recovered_one_does_not_come_back(template: Lost
             alarm = eventually(lambda: old.status()["alarms"].get("recovered"))
             assert template.name in alarm and done.cluster_id in alarm and "empty data directory" in alarm
             assert old.mesh.links() == {} and recovered.mesh.links() == {}
-            with Node.open(paths[template.others[1]], machines=[Counter()], ready_seconds=20.0) as third:
+            with Node.open(paths[template.others[1]], machines=[Counter()], ready_seconds=60.0) as third:
                 assert third.propose("counter", "a") == 21, "the old cluster has a majority of its own after all"
                 assert len(third.mesh.links()) == 1 and recovered.mesh.links() == {}
         token = str(recovered.members.invite(f"mx{template.others[0]}"))
@@ -155,7 +155,7 @@ def test_old_members_say_why_the_recovered_one_does_not_come_back(template: Lost
             listen=("127.0.0.1", free_ports(1)[0]),
             machines=[Counter()],
         )
-        with Node.open(tmp_path / "anew", machines=[Counter()], ready_seconds=40.0) as joined:
+        with Node.open(tmp_path / "anew", machines=[Counter()], ready_seconds=60.0) as joined:
             eventually(lambda: len(joined.status()["voters"]) == 2)
             assert joined.config.get("antispam/threshold", consistency="linearizable") == 5
 
@@ -172,7 +172,7 @@ def test_while_a_majority_answers_nothing_is_recovered_by_mistake(template: Lost
             template.recover(here)
         assert caught.value.code == "quorum-alive" and "start this node instead" in caught.value.remedy
         assert files(here) == before, "nothing has changed"
-        with Node.open(paths[second], machines=[Counter()], ready_seconds=30.0):
+        with Node.open(paths[second], machines=[Counter()], ready_seconds=60.0):
             assert one.propose("counter", "a") == 21
             done = backup.recover(here, confirm="test", machines=[Counter()], force=True)
             assert done.cluster_id != template.former
@@ -223,7 +223,7 @@ def test_certificates_that_have_expired_everywhere_end_in_a_recovery_as_document
         raftcluster.join(
             tmp_path / "anew", address=where, token=token, node=f"mx{first}", listen=listen, machines=[Counter()]
         )
-        with Node.open(tmp_path / "anew", machines=[Counter()], ready_seconds=40.0):
+        with Node.open(tmp_path / "anew", machines=[Counter()], ready_seconds=60.0):
             eventually(lambda: len(recovered.status()["voters"]) == 2)
 
 

@@ -72,7 +72,7 @@ def load(nodes: list[Node], seed: int) -> Iterator[list[int]]:
             check(choice.choice(nodes), choice.randrange(len(answered) + 100))
             answered.append(worker)
             if choice.random() < 0.01:
-                choice.choice(nodes).config.set(f"load/{choice.randrange(50)}", len(answered))
+                choice.choice(nodes).config.set(f"load/{choice.randrange(50)}", len(answered), deadline=60.0)
 
     workers = [threading.Thread(target=work, args=(number,)) for number in range(WORKERS)]
     for worker in workers:
@@ -177,6 +177,7 @@ def test_a_member_that_is_down_is_named_and_without_a_quorum_there_is_no_answer(
         sound = CliRunner().invoke(main, ["-C", str(tmp_path), "verify", "--json"])
         assert sound.exit_code == 0 and json.loads(sound.stdout)["verdict"] == "sound", sound.output
         cluster.stop(down)
+        cluster.leader()
         shown = CliRunner().invoke(main, ["-C", str(tmp_path), "verify"])
         assert shown.exit_code == 5, shown.output
         assert f"mx{down} did not answer: cannot reach" in shown.stdout
@@ -213,7 +214,7 @@ def test_a_machine_that_is_not_deterministic_is_found_and_its_row_named(tmp_path
     with Cluster(tmp_path, 3, machines=lambda: [made(machines)]) as cluster:
         for number in range(1000):
             cluster.nodes[0].submit("own", f"row {number}", lambda value, error: None)
-        cluster.nodes[0].propose("own", "same")
+        cluster.nodes[0].propose("own", "same", deadline=60.0)
         cluster.nodes[0].verify().check()
         machines[-1].odd = True  # that of mx2, which was started last
         cluster.nodes[0].propose("own", "diverge")
