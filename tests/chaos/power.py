@@ -36,6 +36,8 @@ FILES = 5
 SUBSETS = [each for size in range(1, NODES + 1) for each in combinations(range(NODES), size)]
 MANNERS: tuple[str | int, ...] = ("all", "loss", 512, 4096)
 """What is lost: see `disk`."""
+LOSSES = ("writes lost", "writes torn", "names lost")
+PATIENCE = 5
 
 Death = Callable[[Cluster, int, str, int], int | None]
 
@@ -70,7 +72,7 @@ class Outcome:
     acknowledged: int = 0
     votes: int = 0
     lost: Counter[str] = field(default_factory=Counter)
-    """Counts of the volumes: "writes lost", "writes torn", "names lost"."""
+    """Counts of the volumes, of each of `LOSSES`."""
     moments: Counter[str] = field(default_factory=Counter)
     subsets: Counter[int] = field(default_factory=Counter)
     """By the number of nodes."""
@@ -85,9 +87,7 @@ class Outcome:
     def shortcomings(self) -> list[str]:
         """Why a run without problems still proves too little."""
         found = [f"nothing was cut at: {each.name}" for each in MOMENTS if not self.moments[each.name]]
-        found += [
-            f"the disks have no {each}" for each in ("writes lost", "writes torn", "names lost") if not self.lost[each]
-        ]
+        found += [f"the disks have no {each}" for each in LOSSES if not self.lost[each]]
         return found
 
 
@@ -144,12 +144,12 @@ class Plant:
         eventually(cluster.settled, ANSWER_SECONDS, "all agree")
         return cluster.check()
 
-    def counts(self) -> Counter[str]:
-        """Of all volumes."""
+    def lost(self) -> Counter[str]:
+        """What all volumes have lost so far."""
         total: Counter[str] = Counter()
         for volume in self.volumes:
             total.update(volume.command())
-        return total
+        return Counter({name: total[name] for name in LOSSES})
 
 
 def rounds(random: Random) -> Iterator[tuple[tuple[int, ...], Moment, str | int]]:
@@ -161,13 +161,16 @@ def rounds(random: Random) -> Iterator[tuple[tuple[int, ...], Moment, str | int]
 
 
 def run(directory: Path, seed: int, seconds: float, tell: Callable[[str], None] = lambda text: None) -> Outcome:
-    """As many rounds as begin within so many seconds, and at least until every moment was there once."""
+    """As many rounds as begin within so many seconds, and at least until every moment and every kind of loss was there once; of
+    the kinds, which are at random, at most `PATIENCE` times as many as there are moments."""
     outcome = Outcome(seed)
     end = time.monotonic() + seconds
     with Plant(directory, seed) as plant:
         for numbers, moment, manner in rounds(plant.random):
             if outcome.rounds >= len(MOMENTS) and time.monotonic() >= end:
-                break
+                outcome.lost = plant.lost()
+                if not outcome.shortcomings() or outcome.rounds >= PATIENCE * len(MOMENTS):
+                    break
             began = time.monotonic()
             found = plant.round(numbers, moment, manner)
             outcome.rounds += 1
@@ -179,8 +182,7 @@ def run(directory: Path, seed: int, seconds: float, tell: Callable[[str], None] 
         outcome.problems += plant.cluster.votes()
         outcome.votes = plant.cluster.votes_seen()
         outcome.acknowledged = plant.cluster.account.total
-        counts = plant.counts()
-        outcome.lost.update({name: counts[name] for name in ("writes lost", "writes torn", "names lost")})
+        outcome.lost = plant.lost()
     return outcome
 
 

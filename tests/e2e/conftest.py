@@ -33,5 +33,5 @@ def system_log() -> Iterator[SystemLog]:
 def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheelhouse of this checkout."""
     folder = tmp_path_factory.mktemp("artefact") / "wheels"
-    subprocess.run([COMMAND, "artefact", str(folder)], check=True, timeout=150, stdout=subprocess.DEVNULL)
+    subprocess.run([COMMAND, "artefact", str(folder)], check=True, timeout=280, stdout=subprocess.DEVNULL)
     return folder

@@ -17,7 +17,7 @@ from tests.children import Child
 from tests.helpers import eventually
 
 DAEMON: Final = "/lib/systemd/systemd-journald"
-SECONDS: Final = 30.0
+SECONDS: Final = 60.0
 START: Final = f"""
 set -e
 mount --make-rprivate /

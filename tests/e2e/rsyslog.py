@@ -15,7 +15,7 @@ import trustme
 from tests.children import Child
 from tests.helpers import eventually, free_ports
 
-SECONDS: Final = 30.0
+SECONDS: Final = 60.0
 CONFIGURATION: Final = """
 global(workDirectory="{folder}" net.enableDNS="off" maxMessageSize="16k"
     defaultNetstreamDriverCAFile="{folder}/ca.pem" defaultNetstreamDriverCertFile="{folder}/server.pem"

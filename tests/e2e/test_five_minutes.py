@@ -49,7 +49,7 @@ class Reader:
             return
         given = self.token if command.startswith("raftcluster join") else ""
         if "venv" in command or "pip install" in command:  # the package index is not in the hosts' network
-            done = subprocess.run(words, capture_output=True, text=True, timeout=180)
+            done = subprocess.run(words, capture_output=True, text=True, timeout=500)
         else:
             done = self.hosts.run(number, *words, stdin=given, timeout=SECONDS)
         print(f"{prompt} {command}\n{done.stdout}{done.stderr}", end="")

@@ -50,7 +50,7 @@ def test_hosts_leave_nothing_behind(tmp_path: Path) -> None:
         child = hosts.start(1, "sleeper", ["sleep", "300"], tmp_path / "log")
         listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True, timeout=60).stdout
         assert namespace in listed
-    assert child.process.wait(5) == -9, "what ran on the host ended with it"
+    assert child.process.wait(60) == -9, "what ran on the host ended with it"
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True, timeout=60).stdout
     assert namespace not in listed
 

@@ -16,6 +16,7 @@ from tests.e2e.postfix import DOMAIN, Postfix, SystemLog
 from tests.helpers import eventually
 
 DELAY_SECONDS = 3
+LONG_SECONDS = 600  # nobody passes before it is DELAY_SECONDS again, however slow the machine
 CLIENT = "192.0.2.77"
 RECIPIENT = f"box@{DOMAIN}"
 ELECTION_SECONDS = 60.0
@@ -99,20 +100,22 @@ def mail(three_hosts: Mail) -> Mail:
 
 def test_a_triplet_first_seen_at_one_host_passes_at_another_while_the_leader_is_cut_off(mail: Mail) -> None:
     triplet = (CLIENT, "first@example.org", RECIPIENT)
+    mail.configure(delay=LONG_SECONDS)
     mail.lead(1)
 
     first = mail.postfix[1].send(*triplet)
     assert first.recipient.code == 450, first.transcript
-    assert re.search(r"4\.2\.0 .*Greylisted, retry in [123] s", first.recipient.text), first.transcript
+    assert re.search(r"4\.2\.0 .*Greylisted, retry in \d+ s", first.recipient.text), first.transcript
     assert first.message is None
 
     early = mail.postfix[2].send(*triplet)
     assert early.recipient.code == 450, "another host, before the delay: " + early.transcript
-    assert re.search(r"Greylisted, retry in [123] s", early.recipient.text), early.transcript
+    assert re.search(r"Greylisted, retry in \d+ s", early.recipient.text), early.transcript
+    mail.configure(delay=DELAY_SECONDS)
 
     mail.hosts.cut(1)
     eventually(lambda: mail.nodes[3].leader() in ("mx2", "mx3"), ELECTION_SECONDS, "the others have elected a leader")
-    eventually(lambda: mail.nodes[3].explain(*triplet)["action"] == "pass", 2 * DELAY_SECONDS, "the delay is over")
+    eventually(lambda: mail.nodes[3].explain(*triplet)["action"] == "pass", what="the delay is over")
 
     late = mail.postfix[3].send(*triplet, subject="after the delay")
     assert late.recipient.code == 250, "a third host, after the delay: " + late.transcript
@@ -159,6 +162,7 @@ def test_without_a_quorum_mail_passes_or_waits_as_the_administrator_chose(mail: 
     assert "4.3.0" in deferred.recipient.text, deferred.transcript
     assert deferred.message is None
 
+    eventually(lambda: mail.nodes[2].leader() in ("mx2", "mx3"), ELECTION_SECONDS, "the others have a leader")
     served = mail.postfix[2].send(*triplet)
     assert (served.recipient.code, "4.2.0" in served.recipient.text) == (450, True), "the majority goes on deciding"
 

@@ -28,7 +28,7 @@ from tests.helpers import eventually, free_ports
 from tests.local_host import LocalHost
 from tests.policy_client import PolicyClient
 
-START_SECONDS: Final = 30.0
+START_SECONDS: Final = 60.0
 USER: Final = "postgrey"
 HOUR: Final = 3_600
 DAY: Final = 86_400

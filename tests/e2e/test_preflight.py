@@ -37,7 +37,7 @@ class Site:
     def command(self, verb: str, *arguments: str, user: str = "root") -> tuple[int, dict[str, Any], str]:
         """(exit code, JSON, standard error) of a command of `raftcluster` on the first machine."""
         login = ["--user", user, "--identity", f"{KEYS}/id", "--known-hosts", f"{KEYS}/known_hosts", "--json"]
-        done = self.machines[1].run(COMMAND, verb, *login, *arguments, timeout=90)
+        done = self.machines[1].run(COMMAND, verb, *login, *arguments, timeout=250)
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, json.loads(done.stdout), done.stderr
 

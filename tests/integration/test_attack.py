@@ -148,7 +148,7 @@ def test_a_call_that_meets_the_end_is_told(node: Node, monkeypatch: pytest.Monke
     node.close()
     monkeypatch.setattr(node._runtime, "_check", lambda: None)  # it was still running a moment ago
     with pytest.raises(Unavailable):
-        asyncio.run(asyncio.wait_for(node.apropose("counter", "a"), 5))
+        asyncio.run(asyncio.wait_for(node.apropose("counter", "a"), 60))
 
 
 def test_a_call_that_is_done_is_forgotten_before_its_deadline(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

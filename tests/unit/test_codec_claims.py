@@ -16,12 +16,12 @@ def test_claims_cost_no_more_than_the_bytes_that_are_there(marker: bytes) -> Non
     size = 10_000
     claim = marker + (size if marker == b"\xdd" else size // 2).to_bytes(4, "big")
     data = claim * 1_000 + b"\xc0" * (size - 5_000)
-    began = time.process_time()
+    began = time.thread_time()
     for _ in range(20):
         with pytest.raises(FrameError):
             unpack(data)
         assert decode_operation(data) is None
-    assert time.process_time() - began < 0.5, "each took 50 ms"
+    assert time.thread_time() - began < 0.5, "each took 50 ms"
 
 
 def test_what_is_whole_is_read_as_before() -> None:

@@ -421,12 +421,12 @@ def test_an_asynchronous_watch_loses_nothing_when_a_step_is_cancelled_while_it_r
     async def follow() -> Change:
         watch = AsyncWatch(Changes(read, lambda: 0))
         cancelled = asyncio.ensure_future(watch.__anext__())
-        await asyncio.to_thread(reading.wait, 10)
+        await asyncio.to_thread(reading.wait, 60)
         cancelled.cancel()
         following = asyncio.ensure_future(watch.__anext__())
         await asyncio.sleep(0)  # it has found nothing to take, and reads after the first one
         go_on.set()
-        return await asyncio.wait_for(following, 10)
+        return await asyncio.wait_for(following, 60)
 
     assert asyncio.run(follow()) == change
 

@@ -273,7 +273,7 @@ def test_what_was_got_in_the_moment_of_the_cancellation_is_released(host: LocalH
     async def work() -> None:
         lease = leases("job")
         getting = asyncio.ensure_future(lease.aacquire())
-        assert await asyncio.to_thread(asked.wait, 10)
+        assert await asyncio.to_thread(asked.wait, 60)
         getting.cancel()
         asyncio.get_running_loop().call_soon(go_on.set)
         with pytest.raises(asyncio.CancelledError):

@@ -198,9 +198,9 @@ def test_the_cost_grows_with_the_bytes_not_with_their_square() -> None:
         frame = frames.encode(bytes(size))
         best = float("inf")
         for _ in range(5):
-            begin = time.perf_counter()
+            begin = time.thread_time()
             decoded(authorised(), frame, 16_384)
-            best = min(best, time.perf_counter() - begin)
+            best = min(best, time.thread_time() - begin)
         return best
 
     assert seconds(4_000_000) < 10 * max(seconds(1_000_000), 0.0005)
@@ -208,9 +208,9 @@ def test_the_cost_grows_with_the_bytes_not_with_their_square() -> None:
 
 def test_ten_thousand_small_frames_are_quick_to_take_apart() -> None:
     stream = frames.encode({"type": "append", "term": 5, "commit": 7}) * 10_000
-    begin = time.perf_counter()
+    begin = time.thread_time()
     assert len(decoded(authorised(), stream, 65_536)) == 10_000
-    assert time.perf_counter() - begin < 2.0
+    assert time.thread_time() - begin < 2.0
 
 
 def test_the_codec_bounds_containers_when_it_is_told_to() -> None:

@@ -102,7 +102,7 @@ def test_the_loop_goes_on_while_the_cluster_is_waited_for() -> None:
         setting = asyncio.create_task(config.aset("a/b", 5, reason="so"))
         await asyncio.sleep(0)
         host.may.set()  # nobody else does
-        return await asyncio.wait_for(setting, 30), await config.aget("a/b")
+        return await asyncio.wait_for(setting, 60), await config.aget("a/b")
 
     assert asyncio.run(both()) == (1, 5)
     with pytest.raises(Rejected):
