@@ -85,7 +85,7 @@ class Leasing:
         self._places[token] = place
         self.granted += 1
         for (known, other), until in list(self._beliefs.items()):
-            if known == name and other != token:
+            if known == name and other < token:  # who has it later may have been told already, of the same entry
                 self._overlap(name, other, until, token)
 
     def _renew(self, name: str, token: int, term: int, result: list[Any], stamp: int, place: Place) -> None:

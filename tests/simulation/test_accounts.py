@@ -53,6 +53,17 @@ def test_a_lease_that_is_held_renewed_released_and_taken_over_is_well() -> None:
     )
 
 
+def test_a_holder_may_be_told_before_its_predecessors_of_the_same_entry_are_looked_at() -> None:
+    """Seed small/300315: all of an entry's results are told before the entry itself."""
+    found = Told()
+    account = Leasing(found, lambda: 0.0, lambda _: Course(1, 0.0))
+    account.believed("job", 2, 0.0, 10.0)
+    account.told(ACQUIRE, [0, [1, 10_000]], 0, (1, 1))
+    account.told(["release", "job", 1], [0, True], 0, (1, 1))
+    account.told(ACQUIRE, [0, [2, 10_000]], 0, (1, 1))
+    assert found == []
+
+
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
