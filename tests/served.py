@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 import psutil
 
 import raftcluster
+from raftcluster import limits
 from raftcluster.control.client import Client
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, Unavailable
 from tests.checkout import ROOT
@@ -30,6 +31,9 @@ PRODUCT = "raftcluster/0.1"
 
 class Served:
     """One node; its directory and its log (`NAME.log`) are in `folder`. Not thread-safe, but for `client` and `policy`."""
+
+    deadline: float = limits.CALL_SECONDS
+    """Within which its policy server answers, in seconds."""
 
     def __init__(self, name: str, folder: Path, port: int, policy_port: int) -> None:
         self.name, self.directory = name, folder / name
@@ -62,6 +66,8 @@ class Served:
             "serve",
             "--policy",
             self.policy,
+            "--deadline",
+            f"{self.deadline:g}s",
         ]
 
     def launch(self) -> None:
@@ -110,6 +116,12 @@ class Served:
     def log(self) -> str:
         """All that it has logged."""
         return self.directory.with_suffix(".log").read_text()
+
+
+class Patient(Served):
+    """Of whom no check is answered without the cluster because the machine is slow: an election takes less than this everywhere."""
+
+    deadline = 30.0
 
 
 class Cluster:

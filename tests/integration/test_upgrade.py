@@ -15,7 +15,7 @@ from raftcluster.errors import DataVersion, Rejected
 from tests.checkout import ROOT
 from tests.helpers import eventually
 from tests.rollover.load import Load
-from tests.served import SECONDS, Cluster, Served
+from tests.served import SECONDS, Cluster, Patient, Served
 
 NEWER = "raftcluster/0.2"
 FEATURE = "testing.next"
@@ -56,7 +56,7 @@ def enabled(node: Served) -> bool:
 
 
 def test_three_nodes_go_from_one_version_to_the_next_while_mail_comes_in(tmp_path: Path, newer: Path) -> None:
-    with Cluster(tmp_path, 4) as cluster:
+    with Cluster(tmp_path, 4, Patient) as cluster:
         for _ in range(2):
             cluster.grow()
         members = list(cluster.nodes)

@@ -41,12 +41,14 @@ class Life:
     generation: int
 
 
-def live(folder: Path, *, size: int = 3, per_second: float = 600.0, quiet_s: float = 10.0) -> Life:
+def live(
+    folder: Path, *, size: int = 3, per_second: float = 600.0, quiet_s: float = 10.0, kind: type[Served] = Served
+) -> Life:
     """A cluster of `size` under load is joined by one more node, which is removed again; then all certificates are replaced.
 
     The first stretch is the baseline: `quiet_s` seconds in which nothing else happens.
     """
-    with Cluster(folder, size + 1) as cluster:
+    with Cluster(folder, size + 1, kind) as cluster:
         for _ in range(size - 1):
             cluster.grow()
         members = list(cluster.nodes)

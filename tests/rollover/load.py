@@ -24,7 +24,7 @@ DECIDED = "DEFER_IF_PERMIT 4.2.0 Greylisted"
 """What the cluster tells a stranger; without the cluster it would be something else (`on_unavailable`)."""
 CLIENT, RECIPIENT = "192.0.2.7", "box@example.org"
 TRIPLETS = 40
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 AGAIN_SECONDS = 0.05
 
 
