@@ -19,7 +19,7 @@ from raftcluster.cluster.changes import Look, changes
 from raftcluster.cluster.view import View, invitations
 from raftcluster.errors import RaftclusterError, Unavailable
 from raftcluster.events.recorder import Recorder
-from raftcluster.following import Following
+from raftcluster.following import MACHINES, Following
 from raftcluster.host import Host
 from raftcluster.limits import REFUSAL_LOG_SECONDS
 from raftcluster.storage.directory import DataDirectory
@@ -29,6 +29,8 @@ log = logging.getLogger("raftcluster.events")
 FILE: Final = "audit.json"
 """The last look, in the data directory."""
 INTERVAL_SECONDS: Final = 0.5
+GATHER_SECONDS: Final = 0.1
+"""After an entry that changes the cluster's tables, others come: a generation is a dozen. They are looked at together."""
 SETTINGS_SECONDS: Final = 5.0
 """The greylist's settings are looked at this often: its tables change with every check, so that says nothing."""
 LEADERLESS_SECONDS: Final = 2.0
@@ -58,12 +60,12 @@ class Auditor:
         self._changed.set()
         self._following = Following(host, directory, recorder)
         self._last_word: str | None = None
-        self._configured = threading.Event()
-        self._configured.set()
+        self._news = {name: threading.Event() for name in ("cluster", "config", "quarantine")}
+        """Machine -> whether there may be something new in its order of changes."""
         self._look_again = 0.0
         host.on_apply("cluster", self._applied)
-        host.on_apply("config", self._configured_at)
-        host.on_apply("quarantine", self._configured_at)
+        host.on_apply("config", lambda index: self._news["config"].set())
+        host.on_apply("quarantine", lambda index: self._news["quarantine"].set())
 
     def start(self) -> None:
         """Begin."""
@@ -102,11 +104,8 @@ class Auditor:
 
     def _applied(self, index: int) -> None:
         self._changed.set()
-        self._configured.set()
+        self._news["cluster"].set()
         self._wake.set()
-
-    def _configured_at(self, index: int) -> None:
-        self._configured.set()
 
     def _run(self) -> None:
         while not self._closed.is_set():
@@ -115,15 +114,13 @@ class Auditor:
             self._take()
             try:
                 if self._changed.is_set():
+                    self._closed.wait(GATHER_SECONDS)
                     self._compare()
-                if self._configured.is_set() or time.monotonic() >= self._look_again:
-                    self._configured.clear()
-                    self._look_again = time.monotonic() + SETTINGS_SECONDS
-                    self._following.tell()
+                self._follow()
                 self._follow_leader()
             except Unavailable as error:  # closing, or the tick thread is late
                 self._changed.set()
-                self._configured.set()
+                self._look_again = 0.0
                 log.debug("nothing to audit now: %s", error)
             except RaftclusterError as error:
                 self._changed.set()
@@ -133,6 +130,16 @@ class Auditor:
         self._take()
         if self._last_word is not None:
             self._recorder.note(self._last_word)
+
+    def _follow(self) -> None:
+        machines = {name for name, news in self._news.items() if news.is_set()}
+        if time.monotonic() >= self._look_again:
+            self._look_again = time.monotonic() + SETTINGS_SECONDS
+            machines |= MACHINES
+        for name in machines & self._news.keys():
+            self._news[name].clear()
+        if machines:
+            self._following.tell(machines)
 
     def _take(self) -> None:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
@@ -32,6 +32,8 @@ from raftcluster.storage.directory import DataDirectory
 log = logging.getLogger("raftcluster.events")
 
 FILE: Final = "audit-config.json"
+MACHINES: Final = frozenset({"config", "greylist", "quarantine", "cluster"})
+"""Whose changes are told; those of the greylist's lists with the greylist's."""
 PAGE: Final = 100
 _ACTS: Final = {"forgotten": "greylist-forgotten", "imported": "greylist-imported"}
 _HELD: Final = {
@@ -53,15 +55,16 @@ class Following:
         self._host, self._directory, self._recorder = host, directory, recorder
         self._told = self._kept()
 
-    def tell(self) -> None:
-        """Record what is new. Raises `Unavailable` when the node does not answer now: nothing is lost then."""
+    def tell(self, machines: Collection[str] = MACHINES) -> None:
+        """Record what is new in the orders of these machines: each is a question to the tick thread, or more. Raises `Unavailable`
+        when the node does not answer now: nothing is lost then."""
         if self._told is None:  # a node that is new has seen nothing happen
             self._told = self._newest()
             if self._told["cluster"] == 1:  # the founder tells the founding
                 self._told["cluster"] = 0
             self._keep(self._told)
         before = dict(self._told)
-        for name, fields in self._changes(self._told):
+        for name, fields in self._changes(self._told, machines):
             self._recorder.note(name, **fields)
         if self._told != before:
             self._keep(self._told)
@@ -76,12 +79,16 @@ class Following:
             "cluster": self._host.query("cluster", lambda tables, _: auditing.read_count(tables)),
         }
 
-    def _changes(self, told: dict[str, int]) -> Iterator[Event]:
+    def _changes(self, told: dict[str, int], machines: Collection[str]) -> Iterator[Event]:
         """The events since `told`, which follows."""
-        yield from self._configured(told)
-        yield from self._greylisted(told)
-        yield from self._released(told)
-        yield from self._administered(told)
+        for machine, changed in (
+            ("config", self._configured),
+            ("greylist", self._greylisted),
+            ("quarantine", self._released),
+            ("cluster", self._administered),
+        ):
+            if machine in machines:
+                yield from changed(told)
 
     def _administered(self, told: dict[str, int]) -> Iterator[Event]:
         while rows := self._host.query(

@@ -186,9 +186,9 @@ class Node:
                 assert present in self.stored and set(trust) <= self.rooted
                 self.presented, self.trusted, self.revision = present, trust, view.revision
                 self.world.cut()
-            case Relink():
+            case Relink(peers):
                 self.links = {
-                    each: self.presented if self.can_link(self.world.node(each)) else shown
+                    each: self.presented if each in peers and self.can_link(self.world.node(each)) else shown
                     for each, shown in self.links.items()
                 }
             case Propose(command):

@@ -1,4 +1,9 @@
-"""One thread per peer that this node dials: dial, hand over, wait until the link is wanted again."""
+"""One thread per peer that this node dials: dial, hand over, wait until the link is wanted again.
+
+Links are replaced while they are up. The peer, which has the new connection first, closes the old one; that may be seen here before the new one
+has been handed over. So what counts is the newest connection: the end of an older one is not missed, and a peer that asks for
+a new link, so that it can show a newer certificate, gets none when it shows that already on the one that is on its way.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +43,10 @@ class Dialler:
         self._random = random.Random(seed)
         self._condition = threading.Condition()
         self._wanted = True
+        self._dialling = False
+        self._newest: Connection | None = None
+        self._asked: Connection | None = None
+        """The link over which the peer has asked for another one, while a dial was under way."""
         self._stopping = False
         self._failures = 0
         self._not_before = 0.0
@@ -63,13 +72,25 @@ class Dialler:
             self._not_before = 0.0
             self._condition.notify()
 
-    def lost(self, lived: float) -> None:
+    def lost(self, connection: Connection, lived: float) -> None:
         """Tick thread: the link that was delivered is gone, after `lived` seconds."""
         with self._condition:
-            self._wanted = True
-            if lived < _LIVED_SECONDS:
-                self._failed()
-            self._condition.notify()
+            if not self._dialling and connection is self._newest:
+                self._again(lived)
+
+    def asked(self, connection: Connection, lived: float) -> None:
+        """Tick thread: over the link, which has lived for so long, the peer asks for another one; with a pause, when it asks again and again."""
+        with self._condition:
+            if self._dialling:
+                self._asked = connection
+            elif self._newest is None or not _is_newer(self._newest, connection):
+                self._again(lived)
+
+    def _again(self, lived: float) -> None:
+        self._wanted = True
+        if lived < _LIVED_SECONDS:
+            self._failed()
+        self._condition.notify()
 
     def stop(self) -> None:
         """Any thread: end soon. `join` waits for it."""
@@ -103,10 +124,13 @@ class Dialler:
                 with self._condition:
                     self._failures = 0
                     self._socket = None
+                    self._newest, self._dialling = connection, False
+                    if self._asked is not None and not _is_newer(connection, self._asked):
+                        self._wanted = True
                 self._deliver(connection)
                 continue
             with self._condition:
-                self._wanted = True
+                self._wanted, self._dialling = True, False
                 self._socket = None
                 self._failed()
 
@@ -117,6 +141,7 @@ class Dialler:
                 pause = self._not_before - time.monotonic()
                 if self._wanted and pause <= 0:
                     self._wanted = self._news = False
+                    self._dialling, self._asked = True, None
                     return True
                 self._condition.wait(pause if self._wanted else None)
             return False
@@ -133,3 +158,8 @@ class Dialler:
             self._socket = sock
             if self._stopping:
                 raise OSError("stopping")
+
+
+def _is_newer(connection: Connection, than: Connection) -> bool:
+    """Whether the peer shows a newer certificate on it."""
+    return connection.shown.subject.generation > than.shown.subject.generation

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,13 +159,13 @@ class MemoryMesh:
         self._generations, self.identity = _generations(identity, roots), identity
         self._judge()
 
-    def relink(self) -> None:
-        """Replace each link at the next step."""
-        for peer, end in self.ends.items():
-            if end.dialled:
+    def relink(self, peers: Collection[str]) -> None:
+        """Replace these links at the next step."""
+        for peer in self.ends.keys() & peers:
+            if self.ends[peer].dialled:
                 self.wanted.add(peer)
             else:
-                end.remote.wanted.add(self.node_id)
+                self.ends[peer].remote.wanted.add(self.node_id)
 
     def poll(self, timeout: float) -> list[Event]:
         """Flush, and what has arrived; never waits."""

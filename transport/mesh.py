@@ -17,7 +17,7 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -67,7 +67,8 @@ class Mesh:
         self._ended: list[Dialler] = []
         self._closed = False
         self._arrivals: deque[Connection] = deque()
-        self._relink = False
+        self._renewing: deque[str] = deque()
+        """Peers whose links are to be replaced."""
         # --- the tick thread's
         self._links: dict[str, Link] = {}  # replaced, never changed: other threads look at it
         self._by_descriptor: dict[int, Link] = {}
@@ -114,9 +115,9 @@ class Mesh:
         self._reception.judge()
         self.wake()
 
-    def relink(self) -> None:
-        """Replace each link by one that shows the identity in use."""
-        self._relink = True
+    def relink(self, peers: Collection[str]) -> None:
+        """Replace the links to these by such that show the identity in use."""
+        self._renewing.extend(peers)
         self.wake()
 
     def links(self) -> dict[str, LinkInfo]:
@@ -221,7 +222,9 @@ class Mesh:
         self._attempt(link, partial(link.receive, self._scratch, self._events, time.monotonic()))
         if link.relink_asked:
             link.relink_asked = False
-            self._lost(link.connection, time.monotonic() - link.since)  # with a pause when it asks again and again
+            with self._lock:
+                if (dialler := self._diallers.get(link.peer)) is not None:
+                    dialler.asked(link.connection, time.monotonic() - link.since)
 
     def _flush(self, link: Link) -> None:
         blocked = link.blocked
@@ -251,13 +254,12 @@ class Mesh:
                 except Refused as refused:
                     self._log.note(refused.reason, link.peer, refused.message, refused.remedy)
                     self._end(link, refused.message)
-        if self._relink:
-            self._relink = False
-            for link in self._links.values():
-                if link.connection.dialled:
-                    self._want(link.peer)
-                else:
-                    self._attempt(link, link.ask_relink)
+        while self._renewing:
+            renewed = self._links.get(self._renewing.popleft())
+            if renewed is not None and renewed.connection.dialled:
+                self._want(renewed.peer)
+            elif renewed is not None:
+                self._attempt(renewed, renewed.ask_relink)
 
     def _adopt(self, connection: Connection) -> None:
         peer = connection.shown.subject.node_id
@@ -325,4 +327,4 @@ class Mesh:
     def _lost(self, connection: Connection, lived: float) -> None:
         with self._lock:
             if connection.dialled and (dialler := self._diallers.get(connection.shown.subject.node_id)) is not None:
-                dialler.lost(lived)
+                dialler.lost(connection, lived)

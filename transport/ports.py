@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -110,8 +110,8 @@ class Links(Protocol):
         """Show and trust these (PEM) from now on. Links stay, except those whose peer's generation has no root any more.
         Raises `Rejected` when the identity does not fit together; then nothing has changed."""
 
-    def relink(self) -> None:
-        """Replace each link by one that shows the identity in use: the new one first, then the old one is closed."""
+    def relink(self, peers: Collection[str]) -> None:
+        """Replace the links to these by such that show the identity in use: the new one first, then the old one is closed."""
 
     def poll(self, timeout: float) -> list[Event]:
         """Write what is queued, wait up to `timeout` seconds for something to happen, and return it in order."""

@@ -24,6 +24,7 @@ import os
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, cast
 
 from raftcluster.errors import RaftclusterError, Rejected
@@ -62,10 +63,16 @@ class Shown:
 
 
 class Credentials:
-    """An identity and the roots to trust, as one pair of contexts. Immutable; any thread may use it."""
+    """An identity and the roots to trust, as one pair of contexts. Any thread may use it; nothing of it changes.
 
-    def __init__(self, identity: Identity, roots: Sequence[bytes]) -> None:
-        """Raises `Rejected` when key, certificate, names and roots do not belong together (dates are judged by peers)."""
+    A context takes a millisecond, most of it for the key, and a generation changes the roots thrice at all nodes at once,
+    often without a connection in between: so each is made when it is first wanted, but for the first one that shows an
+    identity, which shows that OpenSSL takes it.
+    """
+
+    def __init__(self, identity: Identity, roots: Sequence[bytes], before: Credentials | None = None) -> None:
+        """`before`: what was in use until now. Raises `Rejected` when key, certificate, names and roots do not belong together
+        (dates are judged by peers)."""
         subject = certificates.subject_of(identity.certificate)
         if subject != SubjectId(identity.cluster_id, identity.generation, identity.node_id):
             raise Rejected(f"the certificate is of {subject}, not of {identity}", subject=str(subject))
@@ -80,8 +87,16 @@ class Credentials:
             self.roots[generation] = root
         if identity.generation not in self.roots:
             raise Rejected(f"no root of generation {identity.generation}", subject=str(subject))
-        self._server = _context(ssl.PROTOCOL_TLS_SERVER, ssl.CERT_OPTIONAL, roots, identity)
-        self._client = _context(ssl.PROTOCOL_TLS_CLIENT, ssl.CERT_REQUIRED, roots, identity)
+        if before is None or before.identity != identity:
+            _ = self._client
+
+    @cached_property
+    def _server(self) -> ssl.SSLContext:
+        return _context(ssl.PROTOCOL_TLS_SERVER, ssl.CERT_OPTIONAL, [*self.roots.values()], self.identity)
+
+    @cached_property
+    def _client(self) -> ssl.SSLContext:
+        return _context(ssl.PROTOCOL_TLS_CLIENT, ssl.CERT_REQUIRED, [*self.roots.values()], self.identity)
 
     @property
     def root(self) -> bytes:

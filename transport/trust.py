@@ -55,7 +55,7 @@ class Trust:
         """Replace the credentials. Raises `Rejected`, then nothing has changed."""
         if (identity.cluster_id, identity.node_id) != (self.cluster_id, self.node_id):
             raise Rejected(f"{identity} is not of {self.node_id} in {self.cluster_id}", subject=identity.node_id)
-        self.credentials = Credentials(identity, roots)
+        self.credentials = Credentials(identity, roots, self.credentials)
         self.changed = True
 
     def hello(self, kind: str) -> dict[str, Value]:

@@ -130,7 +130,9 @@ class HandOver(Action):
 
 @dataclass(frozen=True, slots=True)
 class Relink(Action):
-    """Replace the links that show another generation."""
+    """Replace the links to these peers, on which this node shows another generation."""
+
+    peers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,8 +197,8 @@ def _reports(coming: Generation, local: Local) -> list[Action]:
     if coming.phase == "switch" and me not in coming.trusted and me in coming.certificates:
         return [Vouch(coming.number)]
     if local.presented == coming.number:
-        if any(shown != coming.number for shown in local.links.values()):
-            return [Relink()]
+        if old := sorted(peer for peer, shown in local.links.items() if shown != coming.number):
+            return [Relink(tuple(old))]
         if coming.phase == "switch" and me not in coming.switched:
             return [Propose(["switched", coming.number, me])]
     return []

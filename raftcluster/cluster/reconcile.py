@@ -63,7 +63,9 @@ log = logging.getLogger("raftcluster.cluster")
 
 INTERVAL_SECONDS: Final = 1.0
 RELINKING_SECONDS: Final = 0.05
-"""While links are being replaced nothing wakes the reconciler: look often, ask for it once per interval."""
+"""While links are being replaced nothing wakes the reconciler: look so often. One link at a time, for what is on its way over a
+link is lost with it: a leader goes on with the others meanwhile. The first one only after so long, for the other members begin
+to show their new certificates, too, and a pair needs one new link for both."""
 AGAIN_SECONDS: Final = 0.005
 """After something was done; not 0, so that an action that changes nothing cannot spin."""
 PROPOSE_SECONDS: Final = 5.0
@@ -124,7 +126,10 @@ class Reconciler:
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._troubles: dict[str, str] = {}
-        self._relinked_at = -interval_s
+        self._relinked: dict[str, float] = {}
+        """Peer -> when its link was last to be replaced: once per interval."""
+        self._relinked_at = -RELINKING_SECONDS
+        """When any of them was, or this node began to show another certificate."""
         self._destroying_since: float | None = None
         self._finished = False
         self._moved: dict[str, tuple[Address, Address]] = {}
@@ -300,10 +305,8 @@ class Reconciler:
                 self._seats.hand_over()
             case Use(present, trust):
                 self._use(present, trust, view)
-            case Relink():
-                if time.monotonic() - self._relinked_at >= self._interval_s:
-                    self._relinked_at = time.monotonic()
-                    self._links.relink()
+            case Relink(peers):
+                self._relink(peers)
             case Propose(["overdue", *_] as command):
                 self._propose_itself(command, "its deadline has passed")
             case Propose(["report", *_] as command):
@@ -374,11 +377,20 @@ class Reconciler:
     def _use(self, present: int, trust: tuple[int, ...], view: View) -> None:
         """First on the disk, then in force: a restart never falls behind what others may rely on."""
         identity, roots = self._keystore.identity(present), self._keystore.roots(trust)
+        if present != self._trust.presented:
+            self._relinked_at, self._relinked = time.monotonic(), {}
         self._trust = replace(self._trust, revision=view.revision, presented=present, trusted=trust)
         self._keystore.keep(self._trust)
         self._links.use(identity, roots)
         self._expires = self._until(present)
         log.info("generation %d is presented, %s trusted", present, " and ".join(map(str, trust)))
+
+    def _relink(self, peers: Collection[str]) -> None:
+        now = time.monotonic()
+        due = [peer for peer in peers if now - self._relinked.get(peer, -self._interval_s) >= self._interval_s]
+        if due and now - self._relinked_at >= RELINKING_SECONDS:
+            self._relinked[due[0]] = self._relinked_at = now
+            self._links.relink(due[:1])
 
     def bury(self, tombstone: bytes, source: str) -> None:
         """Any thread: tear this node down, if the tombstone proves that the cluster was destroyed while it was away."""

@@ -129,7 +129,7 @@ def test_relinking_shows_the_new_generation_and_drops_what_the_old_link_held(ben
     bench.step()
     assert bench.nodes["a"].links()["b"].own_generation == 1, "links stay until they are told"
     bench.forget()
-    bench.nodes["a"].relink()
+    bench.nodes["a"].relink(["b"])
 
     def renewed() -> bool:
         infos = [bench.nodes["a"].links().get("b"), bench.nodes["b"].links().get("a")]

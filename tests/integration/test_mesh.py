@@ -535,7 +535,7 @@ def test_configuring_from_many_threads_while_links_come_and_go(nodes: Nodes) -> 
                 mesh.configure({name: peer for name, peer in members.items() if name != "c"})
                 mesh.use(HIERARCHY.identity(node), [HIERARCHY.root])
                 mesh.configure(members)
-                mesh.relink()
+                mesh.relink(["a", "b"])
                 mesh.links()
 
         return run

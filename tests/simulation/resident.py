@@ -194,8 +194,8 @@ class Resident:
                 self._propose(["amend", "x", candidate])
             case Use(present, trust):
                 self.presented, self.trusted = present, trust
-            case Relink():
-                for peer in [each for each, shown in self.links.items() if shown != self.presented]:
+            case Relink(peers):
+                for peer in peers:
                     self.process.network.drop(self.name, peer)
             case Propose(command):
                 self._propose(command)

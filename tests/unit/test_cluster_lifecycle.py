@@ -101,7 +101,7 @@ def test_trust_switch_retire() -> None:
     log.trust("n1")
     assert decide(log.view, local) == [Use(2, (1, 2))]
     local = replace(local, presented=2, links={"n2": 1})
-    assert decide(log.view, local) == [Relink()], "a link still shows the old certificate"
+    assert decide(log.view, local) == [Relink(("n2",))], "a link still shows the old certificate"
     local = replace(local, links={"n2": 2})
     assert decide(log.view, local) == [Propose(["switched", 2, "n1"])]
     view = applied(log, ["switched", 2, "n1"])
