@@ -17,11 +17,14 @@ from raftcluster.errors import MissingPrivilege, NotRunning, OutcomeUnknown, Rej
 LOOK_SECONDS = 0.2
 PATIENCE_SECONDS = 90.0
 """A teardown takes some seconds; with a member down, ten."""
+SOFTWARE_SECONDS = 20.0
+"""The removal of the program takes one."""
 
 
 @click.command()
 @click.option("--confirm", metavar="NAME", help="The cluster's name, to show that you mean it; asked for otherwise.")
 @click.option("--every-node", is_flag=True, help="Needed when the cluster has other members: their data goes too.")
+@click.option("--keep-software", is_flag=True, help="Leave the program that `push` has put on the hosts.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done on every node, and change nothing.")
 @click.option(
     "--tombstone",
@@ -36,12 +39,14 @@ def destroy(
     obj: Context,
     confirm: str | None,
     every_node: bool,
+    keep_software: bool,
     dry_run: bool,
     tombstone: BinaryIO | None,
     reason: str,
     as_json: bool,
 ) -> None:
     """Dismantle the cluster: every node records it, then stops, and is as it was before it became a member.
+    What `push` or `setup` has put on a host goes, too.
 
     First a majority signs the tombstone. A member that is down meanwhile tears itself down when it returns.
     """
@@ -50,12 +55,13 @@ def destroy(
         _gone(obj.directory)
         output.as_json({"event_id": event_id}) if as_json else click.echo(f"torn down; event {event_id} is recorded")
     elif dry_run:
-        plan = obj.client.teardown.plan()
+        plan = obj.client.teardown.plan(keep_software=keep_software)
         output.as_json(plan) if as_json else _show(plan)
     else:
         if confirm is None:
             confirm = click.prompt("This cannot be undone. The cluster's name", err=True)
-        event_id = obj.client.destroy(confirm, every_node=every_node, reason=reason, author=author())
+        options = {"every_node": every_node, "keep_software": keep_software}
+        event_id = obj.client.destroy(confirm, **options, reason=reason, author=author())
         seen = _follow(obj)
         _gone(obj.directory)
         _tell(event_id, seen, as_json)
@@ -91,14 +97,30 @@ def _follow(obj: Context) -> dict[str, Any]:
 
 
 def _gone(directory: Path) -> None:
-    """Wait until nothing of the node is left."""
+    """Wait until nothing of the node is left; the program may go under this command, so nothing is imported any more."""
+    marker, left = directory / "DESTROYED", time.monotonic() + SOFTWARE_SECONDS
     end = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < end and ((directory / "VERSION").exists() or (directory / "DESTROYED").exists()):
+    while time.monotonic() < end and ((directory / "VERSION").exists() or marker.exists()):
         threading.Event().wait(LOOK_SECONDS)
-    if (directory / "DESTROYED").exists():
+        if not _wiped(directory):
+            left = time.monotonic() + SOFTWARE_SECONDS
+        elif time.monotonic() > left:
+            click.echo(
+                "nobody has removed the program: as root, run the script `uninstall` that lies with it", err=True
+            )
+            return
+    if marker.exists():
         raise Rejected(
             f"{directory} is not removed yet", subject=str(directory), remedy="see the node's log; start it to go on"
         )
+
+
+def _wiped(directory: Path) -> bool:
+    """Only the marker is left, which whoever removes the program waits for."""
+    try:
+        return {each.name for each in directory.iterdir()} <= {"DESTROYED", "destroyed"}
+    except FileNotFoundError:
+        return True
 
 
 def _tell(event_id: str, seen: dict[str, Any], as_json: bool) -> None:

@@ -26,6 +26,7 @@ from raftcluster.firewall import preflight
 from raftcluster.firewall.nft import Nft
 from raftcluster.firewall.table import table_name
 from raftcluster.host import Host
+from raftcluster.push import software
 from raftcluster.storage.directory import DataDirectory, archive
 from raftcluster.transport.handshake import JOIN
 from raftcluster.transport.mesh import Mesh
@@ -33,6 +34,8 @@ from raftcluster.transport.stream import Stream
 
 log = logging.getLogger("raftcluster.cluster")
 
+PLAN: Final[dict[str, Value]] = {"plan": True}
+KEEP: Final = "keep_software"
 RETURN: Final = (
     "is down: when it returns it asks the other hosts for the tombstone and does all of this by itself; "
     "or hand it the file: raftcluster destroy --tombstone FILE"
@@ -53,32 +56,36 @@ class Ending:
     def __init__(self, node: Meshed, outlet: Outlet) -> None:
         self._node, self._outlet = node, outlet
 
-    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "", author: str = "") -> str:
+    def destroy(
+        self, confirm: str, *, every_node: bool = False, keep_software: bool = False, reason: str = "", author: str = ""
+    ) -> str:
         """Decide to dismantle the cluster named `confirm`. The result is the event id that every node records before it
         removes anything; when it returns the decision is committed and every node is at it. Asked again it says the same.
+        What `push` has installed on the hosts goes as well, unless `keep_software`.
 
         Raises `Rejected` when the name differs, or when there are other members and not `every_node`.
         """
-        command = ["destroy", str(uuid.uuid4()), confirm, every_node, reason]
+        command = ["destroy", str(uuid.uuid4()), confirm, every_node, reason, keep_software]
         return str(administer(self._node, command, author, reason))
 
-    def plan(self) -> list[dict[str, Value]]:
+    def plan(self, *, keep_software: bool = False) -> list[dict[str, Value]]:
         """What `destroy` would do, by node: "node", "node_id", "reached", and "steps", in their order. Changes nothing."""
         rows: list[dict[str, Value]] = []
         for member in sorted(read(self._node).live().values(), key=lambda each: each.name):
             steps, reached = [RETURN], False
             try:
-                answer = self.steps() if member.node_id == self._node.id else self._ask(member.node_id)
+                own = member.node_id == self._node.id
+                answer = self.steps(keep_software) if own else self._ask(member.node_id, keep_software)
                 steps, reached = [str(each) for each in answer], True
             except RaftclusterError as error:
                 log.info("no plan from %s: %s", member.name, error)
             rows.append({"node": member.name, "node_id": member.node_id, "reached": reached, "steps": steps})
         return rows
 
-    def _ask(self, peer: str) -> Value:
+    def _ask(self, peer: str, keep_software: bool) -> Value:
         stream = self._node.mesh.open_stream(peer, JOIN)
         try:
-            stream.send({"plan": True})
+            stream.send({**PLAN, KEEP: True} if keep_software else PLAN)
             answer = stream.receive()
         finally:
             stream.close()
@@ -86,7 +93,12 @@ class Ending:
             raise FrameError("the answer is no plan", subject=peer)
         return answer["answer"]
 
-    def steps(self) -> list[str]:
+    def answer_plan(self, asked: Value) -> Value:
+        """The answer to a member that asks what would be done here; None: it asks something else."""
+        keeping = {**PLAN, KEEP: True}
+        return {"answer": self.steps(asked == keeping)} if asked in (PLAN, keeping) else None
+
+    def steps(self, keep_software: bool = False) -> list[str]:
         """What this node would do."""
         directory, facts = self._node.directory, self._node.facts
         kept = archive(directory.path)
@@ -105,7 +117,7 @@ class Ending:
             if before.get("existed")
             else f"remove {directory.path}" + "".join(f" and {each}" for each in before.get("made", []))
         )
-        return steps
+        return [*steps, *software.steps(software.here(), directory.path, keep_software)]
 
     def progress(self) -> dict[str, Value]:
         """How far it is: "event_id" (None while nothing is decided), names of who has "signed" and "recorded", how many
@@ -140,6 +152,8 @@ def finish(path: str | os.PathLike[str], *, outlet: Outlet | None = None, nft: N
     stays marked.
     """
     marked = destroy.marked(path)
+    if marked.software and destroy.is_wiped(path):
+        return
     node, root = dict(marked.node), Path(path)
     kept = Archive(archive(root))
     kept.follow(node["cluster_id"], root)
@@ -160,6 +174,8 @@ def finish(path: str | os.PathLike[str], *, outlet: Outlet | None = None, nft: N
             lambda: recorder.note("teardown-finished", event_id=marked.event_id),
             stay_marked=trouble is not None,
         )
+        if trouble is None and marked.software:
+            log.warning("the program in %s is removed by the unit, or by supervise there, as root", marked.software)
         if trouble is not None:
             raise trouble
     except PermissionError as error:
@@ -185,9 +201,12 @@ def bury(
             recorder = Recorder(EventLog(directory.events), node, outlet)
             try:
                 keystore = Keystore(directory, node["cluster_id"], node["node_id"])
-                teardown = Teardown(directory, keystore, node["node_id"], recorder, recorder.outlet.sync)
-                event_id = teardown.believe(tombstone, "a file").event_id
-                teardown.mark(event_id)
+                teardown = Teardown(
+                    directory, keystore, node["node_id"], recorder, recorder.outlet.sync, software.of(path)
+                )
+                said = teardown.believe(tombstone, "a file")
+                event_id = said.event_id
+                teardown.mark(event_id, said.keep_software)
             except OSError as error:
                 raise Refusal(f"{path}: {error}", subject=str(path), remedy="mend the disk, then repeat it") from error
             finally:

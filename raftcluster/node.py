@@ -52,7 +52,7 @@ from raftcluster.firewall.nft import Nft
 from raftcluster.host import Consistency
 from raftcluster.logs import Logs
 from raftcluster.machine import StateMachine
-from raftcluster.push import artefact
+from raftcluster.push import artefact, software
 from raftcluster.runtime import Runtime
 from raftcluster.seats import Seats
 from raftcluster.seeking import Seeker
@@ -203,7 +203,7 @@ class Node(Logs, Verifying):
         self._auditor = Auditor(self, directory, self._recorder, self._leadership)
         self._runtime.on_role(self._auditor.wake)
         self.teardown = Ending(self, self._outlet)
-        self._teardown = Teardown(directory, keystore, me, self._recorder, self._outlet.sync)
+        self._teardown = Teardown(directory, keystore, me, self._recorder, self._outlet.sync, software.of(path))
         self._admission = Admission(self, on_refused=self._auditor.refused, answer=self.teardown.answer)
         seats = Seats(self._runtime)
         self.certs = Certs(self, directory.path, self._admission, self._schema)
@@ -244,7 +244,7 @@ class Node(Logs, Verifying):
             facts["cluster_id"],
             lambda: keystore.trust().peers.values(),
             lambda: not self._runtime.call(lambda replica: replica.led),
-            self._bury,
+            self.bury,
             lambda: Archive(archive(path)).find(facts["cluster_id"]),
         )
         for each in (self._inquiry, moving.Move(self, directory, facts, mesh.open_stream), seeker):
@@ -450,8 +450,8 @@ class Node(Logs, Verifying):
             raise Unavailable("the node is starting", subject=self.name, remedy="try again")
         if not stream.peer:
             self._admission.join(stream)
-        elif (asked := stream.receive()) == {"plan": True}:
-            stream.send({"answer": self.teardown.steps()})
+        elif (planned := self.teardown.answer_plan(asked := stream.receive())) is not None:
+            stream.send(planned)
         else:
             moving.told(self, stream, asked, self._moved)
 
@@ -473,16 +473,17 @@ class Node(Logs, Verifying):
         self._recorder.note("node-removed")
         self._runtime.post(stop)
 
-    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "", author: str = "") -> str:
+    def destroy(
+        self, confirm: str, *, every_node: bool = False, keep_software: bool = False, reason: str = "", author: str = ""
+    ) -> str:
         """Dismantle the cluster named `confirm`; see `Ending.destroy`, and `teardown` for the plan and how far it is."""
-        return self.teardown.destroy(confirm, every_node=every_node, reason=reason, author=author)
+        return self.teardown.destroy(
+            confirm, every_node=every_node, keep_software=keep_software, reason=reason, author=author
+        )
 
-    def bury(self, tombstone: bytes) -> str:
+    def bury(self, tombstone: bytes, source: str = "a file") -> str:
         """Tear this node down: the tombstone proves that its cluster was destroyed while it was away. Returns at once, with the
         event's id. Raises `Rejected` when it proves no such thing."""
-        return self._bury(tombstone, "a file")
-
-    def _bury(self, tombstone: bytes, source: str) -> str:
         said = self._teardown.verify(tombstone)
         self._reconciler.bury(tombstone, source)
         return said.event_id

@@ -32,7 +32,7 @@ class LocalTeardown:
     def __init__(self, node_id: str) -> None:
         self._node_id = node_id
 
-    def plan(self) -> list[dict[str, Value]]:
+    def plan(self, *, keep_software: bool = False) -> list[dict[str, Value]]:
         return [{"node": "mx1", "node_id": self._node_id, "reached": True, "steps": ["record the event", "stop"]}]
 
     def progress(self) -> dict[str, Value]:
@@ -71,8 +71,11 @@ class LocalNode:
     def bury(self, tombstone: bytes) -> str:
         return Tombstone.unpack(tombstone).content().event_id
 
-    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "", author: str = "") -> str:
-        return str(administer(self.host, ["destroy", "event-1", confirm, every_node, reason], author, reason))
+    def destroy(
+        self, confirm: str, *, every_node: bool = False, keep_software: bool = False, reason: str = "", author: str = ""
+    ) -> str:
+        command = ["destroy", "event-1", confirm, every_node, reason, keep_software]
+        return str(administer(self.host, command, author, reason))
 
     def audit(self, limit: int = 100) -> list[Audited]:
         return read_audit(self.host, limit)

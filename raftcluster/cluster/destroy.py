@@ -8,6 +8,9 @@
     4 remove   the firewall's table; keys and certificates, genesis, tables (in them tokens), log, the rest; the marker
     5 restore  the directory itself goes unless it was there before the node, and the folders that were made for it
 
+Where a push has put the program on this host for this node, the marker stays instead of step 5 and says so: whoever runs the node
+as root (the unit, `supervise`) then removes the program, user, unit, directory and marker, with the script that the push has left.
+
 A crash anywhere is finished by the next start, or the next `finish`: every step looks for what is left of it.
 """
 
@@ -42,6 +45,8 @@ class Marked:
     """node.json."""
     before: Mapping[str, Any]
     """What `DataDirectory.create` has found."""
+    software: str = ""
+    """Where the program lies that has to go, too; empty: none has."""
 
 
 def record(
@@ -65,9 +70,10 @@ def is_recorded(directory: DataDirectory, cluster_id: str, event_id: str) -> boo
     return Archive(archive(directory.path)).holds(cluster_id, event_id)
 
 
-def mark(directory: DataDirectory, event_id: str) -> None:
+def mark(directory: DataDirectory, event_id: str, software: str = "") -> None:
     """Step 2: from now on this directory is one to be removed, also after a crash."""
-    marked = {"event_id": event_id, "node": directory.read_node(), "before": directory.read_before()}
+    before = directory.read_before()
+    marked = {"event_id": event_id, "node": directory.read_node(), "before": before, "software": software}
     directory.write(MARKER, json.dumps(marked, indent=2, sort_keys=True).encode())
 
 
@@ -79,6 +85,11 @@ def is_marked(path: str | os.PathLike[str]) -> bool:
 def marked(path: str | os.PathLike[str]) -> Marked:
     """What the marker says."""
     return Marked(**json.loads((Path(path) / MARKER).read_bytes()))
+
+
+def is_wiped(path: str | os.PathLike[str]) -> bool:
+    """Whether the marker is all that is left, beside what is kept."""
+    return {each.name for each in Path(path).iterdir()} <= {MARKER, DESTROYED}
 
 
 def wipe(
@@ -112,6 +123,8 @@ def wipe(
     if stay_marked:
         return
     finished()
+    if marked(root).software:
+        return  # the rest is root's
     failpoints.reach("destroy.wipe.marker")
     (root / MARKER).unlink()
     sync_directory(root)

@@ -22,7 +22,9 @@ AFTER: Final = ("destroy", "signed", "recorded")
 SIGNATURE_BYTES: Final = 1_024
 
 
-def _destroy(tables: Tables, time: int, event_id: str, name: str, every_node: bool, reason: str) -> Value:
+def _destroy(
+    tables: Tables, time: int, event_id: str, name: str, every_node: bool, reason: str, keep_software: bool
+) -> Value:
     """Decide to dismantle the cluster, confirmed by its name; the result is the event's id. Decided once: again, the same."""
     known = facts(tables)
     if known is None or known.name != name:
@@ -38,7 +40,7 @@ def _destroy(tables: Tables, time: int, event_id: str, name: str, every_node: bo
             subject=name,
             remedy="say so, or remove the others first",
         )
-    tables.put(FACTS, b"destroyed", Destruction(event_id, reason, time, [], {}).pack())
+    tables.put(FACTS, b"destroyed", Destruction(event_id, reason, time, [], {}, keep_software).pack())
     return event_id
 
 
@@ -70,7 +72,7 @@ def _decided(tables: Tables, node_id: str) -> Destruction:
 
 
 COMMANDS: Commands = {
-    "destroy": (_destroy, (str, str, bool, str)),
+    "destroy": (_destroy, (str, str, bool, str, bool)),
     "signed": (_signed, (str, bytes, bytes)),
     "recorded": (_recorded, (str,)),
 }

@@ -331,7 +331,7 @@ class Reconciler:
                 self._teardown.record(view, self._host.query("cluster", lambda tables, now: links(tables)))
             case Wipe():
                 assert view.destruction is not None
-                self._leave(view.destruction.event_id)
+                self._leave(view.destruction.event_id, view.destruction.keep_software)
             case _:
                 raise AssertionError(action)
 
@@ -404,10 +404,10 @@ class Reconciler:
             log.warning("no tombstone of this cluster from %s: %s", source, error)
             self._tombstone = None
             return
-        self._leave(said.event_id)
+        self._leave(said.event_id, said.keep_software)
 
-    def _leave(self, event_id: str) -> None:
-        self._teardown.mark(event_id)
+    def _leave(self, event_id: str, keep_software: bool) -> None:
+        self._teardown.mark(event_id, keep_software)
         log.warning("cluster destroyed: this node stops and removes its data")
         self._finished = True
         self._on_destroyed()

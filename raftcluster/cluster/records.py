@@ -169,6 +169,8 @@ class Destruction(Record):
     """Nodes that have tombstone and event record on their disk."""
     signatures: Mapping[str, Sequence[bytes]]
     """node id -> [public key (DER), signature of the tombstone's statement], as they came: judged by who acts on them."""
+    keep_software: bool = False
+    """What `push` has installed on the hosts stays there."""
 
 
 def product_name(product: str) -> str:

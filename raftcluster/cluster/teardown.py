@@ -30,11 +30,13 @@ class Teardown:
         node_id: str,
         recorder: Recorder,
         sync: Callable[[], object] = lambda: None,
+        software: str = "",
     ) -> None:
-        """`sync` has the system's log write what it was sent."""
+        """`sync` has the system's log write what it was sent. `software` is where the program lies, when that was put here for
+        this node and has to go with it; empty: it stays."""
         self._directory, self._keystore, self._node_id = directory, keystore, node_id
         self._recorder, self._sync = recorder, sync
-        self._recorded = False
+        self._recorded, self._software = False, software
 
     def local(self, view: View) -> dict[str, Any]:
         """What is true on this node of the destruction, for `actions.Local`."""
@@ -79,10 +81,10 @@ class Teardown:
             self._record(tombstone)
         return said
 
-    def mark(self, event_id: str) -> None:
-        """The directory is one to be removed."""
+    def mark(self, event_id: str, keep_software: bool) -> None:
+        """The directory is one to be removed, and with it the software, unless that is kept."""
         failpoints.reach("destroy.mark.before")
-        destroy.mark(self._directory, event_id)
+        destroy.mark(self._directory, event_id, "" if keep_software else self._software)
         failpoints.reach("destroy.mark.after")
 
     def _record(self, tombstone: Tombstone) -> None:

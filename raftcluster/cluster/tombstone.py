@@ -39,6 +39,8 @@ class Statement(Record):
     """Digest of the newest link of the chain: its voters sign."""
     members: Mapping[str, Sequence[Value]]
     """node id -> [name, host, port] of each member, for who comes to ask for this."""
+    keep_software: bool
+    """What `push` has installed on the hosts stays there."""
 
     @classmethod
     def of_view(cls, view: View) -> Self:
@@ -55,13 +57,14 @@ class Statement(Record):
             decided.at,
             view.head.digest,
             {node_id: members[node_id] for node_id in sorted(members)},
+            decided.keep_software,
         )
 
     @classmethod
     def read(cls, data: bytes) -> Self:
         """The statement in these bytes. Raises `FrameError` when they are none."""
         found = cls.unpack(data)
-        kinds = (str, str, str, str, str, int, bytes, dict)
+        kinds = (str, str, str, str, str, int, bytes, dict, bool)
         if found.context != CONTEXT or not all(map(isinstance, found.values(), kinds)):
             raise FrameError("not a tombstone's statement", subject="tombstone")
         for node_id, about in found.members.items():

@@ -97,9 +97,12 @@ class Client:
         and `notices`, a node's name and why it does not answer (empty: it does again). See `Node.logs`."""
         return self.stream("logs", since=since, follow=follow)
 
-    def destroy(self, confirm: str, *, every_node: bool = False, reason: str = "", author: str = "") -> str:
+    def destroy(
+        self, confirm: str, *, every_node: bool = False, keep_software: bool = False, reason: str = "", author: str = ""
+    ) -> str:
         """Decide to dismantle the cluster named `confirm`; the id of the event that every node records."""
-        return self.call("destroy", confirm=confirm, every_node=every_node, reason=reason, author=author)  # type: ignore[no-any-return]
+        asked = {"confirm": confirm, "every_node": every_node, "keep_software": keep_software}
+        return self.call("destroy", **asked, reason=reason, author=author)  # type: ignore[no-any-return]
 
     def bury(self, tombstone: bytes) -> str:
         """Tear the node down, as the tombstone proves that its cluster was destroyed; the event's id."""

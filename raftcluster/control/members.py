@@ -124,9 +124,9 @@ class Teardown:
     def __init__(self, client: Caller) -> None:
         self._client = client
 
-    def plan(self) -> Sequence[dict[str, Value]]:
+    def plan(self, *, keep_software: bool = False) -> Sequence[dict[str, Value]]:
         """What would be done on every node."""
-        return self._client.call("teardown.plan")  # type: ignore[no-any-return]
+        return self._client.call("teardown.plan", keep_software=keep_software)  # type: ignore[no-any-return]
 
     def progress(self) -> dict[str, Value]:
         """How far it is."""

@@ -99,7 +99,7 @@ class Target:
 
     def undo(self) -> None:
         """Take away what a first push has left; refused once there is a node."""
-        self._run(script.UNDO, "")
+        self._run(script.UNDO, "", [self.place.files()["uninstall"]])
 
     def command(self, *words: str, seconds: float = COMMAND_SECONDS) -> Any:
         """The answer of the node's `raftcluster ... --json`. Raises what it says as `PushFailed`."""

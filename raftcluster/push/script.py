@@ -21,19 +21,30 @@ release=$prefix/releases/$id
 fail() { echo "$*" >&2; exit 1; }
 """
 _LOCKED: Final = f"""
-if [ ! -f "$prefix/before" ]; then
-    found=$({{ id -u {USER} >/dev/null 2>&1 || echo user
-        [ -e "$directory" ] || echo directory
-        [ -e {UNIT} ] || echo unit
-        [ -e {OPTIONS} ] || echo options
-        [ -e {COMMAND} ] || [ -L {COMMAND} ] || echo command
-        [ -e {LOG} ] || echo log; }})
-    mkdir -p "$prefix"
-    echo "$found" >"$prefix/before.new"
-    mv "$prefix/before.new" "$prefix/before"
-fi
-exec 9>"$prefix/lock"
-flock -w 300 9 || fail "another push is at work here"
+while :; do
+    if [ ! -f "$prefix/before" ]; then
+        found=$({{ id -u {USER} >/dev/null 2>&1 || echo user
+            if [ -e "$directory" ]; then stat -c 'was %u:%g %a' "$directory"; else echo directory; fi
+            [ -e {UNIT} ] || echo unit
+            [ -e {OPTIONS} ] || echo options
+            [ -e {COMMAND} ] || [ -L {COMMAND} ] || echo command
+            [ -e {LOG} ] || echo log
+            for each in "$prefix" "$directory" {UNIT} {COMMAND}; do
+                each=$(dirname "$each")
+                while [ ! -e "$each" ]; do
+                    echo "folder $each"
+                    each=$(dirname "$each")
+                done
+            done | sort -ru; }})
+        mkdir -p "$prefix"
+        echo "$found" >"$prefix/before.new"
+        mv "$prefix/before.new" "$prefix/before"
+    fi
+    exec 9>"$prefix/lock"
+    flock -w 300 9 || fail "another push is at work here"
+    # A removal that held the lock has taken it away with everything else.
+    [ "$(stat -L -c %i /proc/self/fd/9)" != "$(stat -c %i "$prefix/lock" 2>/dev/null)" ] || [ ! -f "$prefix/before" ] || break
+done
 """
 _RUNNING: Final = r"""
 running() { # prints the interpreter of the node that runs in the directory
@@ -110,6 +121,8 @@ put() {{ # MODE FILE CONTENT
     mv "$2.new" "$2"
 }}
 put 755 "$prefix/uninstall" "$uninstall"
+put 644 "$prefix/directory" "$directory
+"
 put 755 "$prefix/supervise" "$supervise"
 id -u {USER} >/dev/null 2>&1 || useradd --system --user-group --home-dir "$directory" --no-create-home \\
     --shell /usr/sbin/nologin {USER}
@@ -148,6 +161,8 @@ ENTER: Final = (
     + r"""
 shift 3
 [ ! -f "$directory/node.json" ] || exit 0
+# The last cluster's end has asked for the program's removal, which nobody has done: it is wanted again.
+[ ! -f "$directory/DESTROYED" ] || [ -e "$directory/VERSION" ] || rm -f "$directory/DESTROYED"
 umask 077
 said=$(mktemp "$prefix/said.XXXXXX")
 trap 'rm -f "$said"' EXIT
@@ -214,8 +229,7 @@ fail "the node of this release does not run with a leader"
 UNDO: Final = (
     _HEAD
     + """
-[ ! -x "$prefix/uninstall" ] || exec "$prefix/uninstall"
-rm -rf "$prefix"
+exec sh -c "$4" sh
 """
 )
-"""A first push that has failed before anything was joined leaves nothing."""
+"""What a push has left goes, once there is no node; 4: `Place.files()["uninstall"]`."""

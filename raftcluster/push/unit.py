@@ -13,15 +13,19 @@ OPTIONS: Final = "/etc/default/raftcluster"
 """Where RAFTCLUSTER_OPTIONS are set, those of `serve`."""
 
 
-def unit(program: str, directory: str, origin: str) -> str:
-    """Of a node in `directory`; `origin` is its first line, a comment."""
+def unit(program: str, directory: str, origin: str, end: str = "") -> str:
+    """Of a node in `directory`; `origin` is its first line, a comment; `end` is what root runs each time that the node has
+    ended."""
+    after = f"ExecStopPost=-+{end}\n" if end else ""
     return f"""{origin}
 [Unit]
 Description=raftcluster: configuration and greylist of several mail hosts
 Wants=network-online.target
 After=network-online.target nftables.service
 Before=postfix.service
-ConditionPathExists={directory}/VERSION
+# A node, or one of a destroyed cluster whose end was cut off.
+ConditionPathExists=|{directory}/VERSION
+ConditionPathExists=|{directory}/DESTROYED
 
 [Service]
 Type=exec
@@ -40,7 +44,7 @@ EnvironmentFile=-{OPTIONS}
 # init, join and restore are run by root; whose files they are is settled here.
 ExecStartPre=+/bin/chown -R {USER}:{USER} {directory}
 ExecStart={program} -C {directory} serve $RAFTCLUSTER_OPTIONS
-Restart=on-failure
+{after}Restart=on-failure
 RestartSec=2
 # 13: the node was removed from its cluster.
 RestartPreventExitStatus=13

@@ -32,33 +32,55 @@ mount --bind /dev "$root/dev"
 mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 hostname "$2"
-exec chroot "$root" sleep infinity
+[ "$4" = systemd ] || exec chroot "$root" sleep infinity
+mount -t tmpfs -o mode=755 tmpfs "$root/dev" # systemd makes links there, which must not be this host's
+for each in null zero full random urandom tty; do
+    : >"$root/dev/$each"
+    mount --bind "/dev/$each" "$root/dev/$each"
+done
+mkdir "$root/dev/shm"
+mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
+mount -t tmpfs tmpfs "$root/sys"
+mkdir -p "$root/sys/fs/cgroup"
+mount -t cgroup2 none "$root/sys/fs/cgroup"
+for each in timers.target systemd-tmpfiles-setup.service systemd-tmpfiles-clean.service systemd-timesyncd.service \
+    systemd-pcrphase-sysinit.service systemd-pcrphase.service systemd-update-utmp.service systemd-tmpfiles-setup-dev.service \
+    systemd-sysctl.service systemd-modules-load.service systemd-binfmt.service systemd-remount-fs.service \
+    systemd-journald-audit.socket dbus.socket; do
+    ln -sfn /dev/null "$root/etc/systemd/system/$each" # what looks after the kernel, or after all of /tmp
+done
+exec chroot "$root" env -i container=lxc PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --unit=basic.target --show-status=no
 """
 PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Machine:
-    """The host `number` of `hosts`, with a root of its own from entering to leaving. Root only. Not thread-safe."""
+    """The host `number` of `hosts`, with a root of its own from entering to leaving; with `systemd` that runs there, without the
+    units of this host. Root only. Not thread-safe."""
 
-    def __init__(self, hosts: Hosts, number: int, folder: Path, *, name: str = "") -> None:
+    def __init__(self, hosts: Hosts, number: int, folder: Path, *, name: str = "", systemd: bool = False) -> None:
         self._hosts, self._number = hosts, number
         self.name = name or f"mx{number}"
         self.address = hosts.address(number)
         self._folder = folder / f"machine-{self.name}"
         self._plug: Child | None = None
+        self._init_name = "systemd" if systemd else "sleep"
         self._init = 0
         self._started: list[Child] = []
 
     def __enter__(self) -> Machine:
         assert os.geteuid() == 0, "a root of its own needs root: ./run e2e"
         self._folder.mkdir()
-        unshare = ["unshare", "-m", "-p", "-u", "-i", "-f", "--kill-child", "--propagation", "private"]
+        unshare = ["unshare", "-m", "-p", "-u", "-i", "-C", "-f", "--kill-child", "--propagation", "private"]
         words = self._hosts.command(
-            self._number, [*unshare, "bash", "-c", BOOT, "boot", str(self._folder), self.name, str(ROOT)]
+            self._number,
+            [*unshare, "bash", "-c", BOOT, "boot", str(self._folder), self.name, str(ROOT), self._init_name],
         )
         self._plug = Child(self.name, words, self._folder.with_suffix(".log"))
         try:
             self._init = eventually(self._booted, what=f"{self.name} has booted")
+            if self._init_name == "systemd":
+                eventually(self._settled, what=f"systemd on {self.name} has started what it should")
         except BaseException:
             self._plug.kill()
             raise
@@ -72,9 +94,12 @@ class Machine:
     def _booted(self) -> int:
         assert self._plug is not None and self._plug.alive()
         for child in psutil.Process(self._plug.process.pid).children():
-            if child.name() == "sleep":
+            if child.name() == self._init_name:
                 return child.pid
         return 0
+
+    def _settled(self) -> bool:
+        return self.run("systemctl", "is-active", "basic.target").stdout.strip() == "active"
 
     def pull(self) -> None:
         """The plug: everything on it ends at once. May be called twice."""

@@ -45,6 +45,18 @@ class Site:
         """What the first node says."""
         return json.loads(self.machines[0].said(f"{PREFIX}/bin/raftcluster", "status", "--json"))
 
+    def traces(self, number: int) -> str:
+        """What a push leaves on a host, name by name, with owner and mode; who is there; what systemd knows; the firewall's rules."""
+        script = r"""
+            find /opt /usr/local /etc/systemd /etc/default /var/lib/raftcluster* /var/log/raftcluster* -xdev \
+                -printf '%p %y %u:%g %m %l\n' 2>/dev/null | sort
+            sha256sum /etc/default/* /etc/systemd/system/*.service 2>/dev/null
+            cat /etc/passwd /etc/group; grep -c . /etc/shadow
+            nft list tables
+            [ ! -d /run/systemd/system ] || systemctl list-unit-files --no-pager 'raft*' || :
+        """
+        return self.machines[number].said("sh", "-c", script)
+
     def leader(self) -> str:
         """Its name."""
 
@@ -104,11 +116,16 @@ def changed(artefact: Path, to: Path, file: str, old: str, new: str) -> Path:
 
 
 @contextmanager
-def bare(folder: Path, count: int, known: int) -> Iterator[Site]:
-    """`count` hosts, `known` of whose keys are known to the administrator; keys and a password let in."""
+def bare(folder: Path, count: int, known: int, *, systemd: int = 0) -> Iterator[Site]:
+    """`count` hosts, `known` of whose keys are known to the administrator, on the last `systemd` of which systemd runs; keys and a
+    password let in."""
     with ExitStack() as stack:
         hosts = stack.enter_context(Hosts(count + 1))
-        machines = [stack.enter_context(Machine(hosts, number, folder)) for number in hosts.numbers]
+        with_systemd = range(count + 1 - systemd, count + 1)
+        machines = [
+            stack.enter_context(Machine(hosts, number, folder, systemd=number in with_systemd))
+            for number in hosts.numbers
+        ]
         found = Site(machines[:-1], machines[-1], folder)
         public = ssh.key(folder / "id")
         for number, machine in enumerate(machines, 1):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from functools import partial
 from pathlib import Path
 
 from raftcluster.push.place import Place
 from tests.e2e import secrets
-from tests.e2e.site import MARK, PASSWORD, PREFIX, USER, bare
+from tests.e2e.site import MARK, PASSWORD, PREFIX, USER, Site, bare
 from tests.helpers import eventually
 
 ASK = """
@@ -19,8 +21,10 @@ head -n 1 <&3
 
 
 def test_bare_hosts_become_a_cluster(tmp_path: Path, artefact: Path) -> None:
-    with bare(tmp_path, 2, 1) as site, secrets.Watch(PASSWORD, secrets.TOKEN) as watch:
+    with bare(tmp_path, 2, 1, systemd=1) as site, secrets.Watch(PASSWORD, secrets.TOKEN) as watch:
         asked = ["--user", USER, "--ask-pass", "--artefact", str(artefact), "--name", "mail", "--lab", *site.names]
+
+        before = [site.traces(number) for number in (0, 1)]
 
         # A host whose key is not known is not spoken to: the key is shown, and nothing is done anywhere.
         code, told, said = site.command("setup", *asked, given=PASSWORD)
@@ -46,6 +50,30 @@ def test_bare_hosts_become_a_cluster(tmp_path: Path, artefact: Path) -> None:
         assert watch.seen == set() and watch.looked > 20
         for machine in [*site.machines, site.admin]:
             assert secrets.files(machine, PASSWORD, secrets.TOKEN, since=MARK) == []
+
+        # The end of the cluster: what the push has made goes from each host, also where systemd runs the node.
+        first = site.machines[0]
+        plan = json.loads(first.said(f"{PREFIX}/bin/raftcluster", "destroy", "--dry-run", "--json"))
+        assert [f"remove what a push has put here: {PREFIX}," in row["steps"][-1] for row in plan] == [True, True]
+        kept = json.loads(first.said(f"{PREFIX}/bin/raftcluster", "destroy", "--dry-run", "--keep-software", "--json"))
+        assert {row["steps"][-1] for row in kept} == {f"leave the program in {PREFIX}, as asked"}
+        assert [site.traces(number) == before[number] for number in (0, 1)] == [False, False]
+        first.said(f"{PREFIX}/bin/raftcluster", "destroy", "--confirm", "mail", "--every-node", timeout=120)
+        for number in (0, 1):
+            eventually(partial(as_before, site, number, before[number]), what=f"mx{number + 1} is as it was before")
+
+
+def as_before(site: Site, number: int, before: str) -> bool:
+    """But for the tombstone and the event record."""
+    lines = site.traces(number).splitlines()
+    kept = [line for line in lines if line.startswith("/var/lib/raftcluster")]
+    names = [line.split()[0].rpartition(".")[2].rpartition("/")[2] for line in kept]
+    return [line for line in lines if line not in kept] == before.splitlines() and names == [
+        "raftcluster",
+        "destroyed",
+        "log",
+        "tombstone",
+    ]
 
 
 def test_the_search_finds_what_is_secret(tmp_path: Path) -> None:

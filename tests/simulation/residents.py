@@ -233,7 +233,7 @@ class Residents:
                     self.destroy()
 
             self.destroying = True
-            self.submit(process, ["destroy", "event-1", "mail", True, "the end"], told, 2.0)
+            self.submit(process, ["destroy", "event-1", "mail", True, "the end", False], told, 2.0)
 
     # ---- what must be so
 

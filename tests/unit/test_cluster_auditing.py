@@ -66,7 +66,7 @@ def test_each_decision_is_told_with_who_where_when_and_why() -> None:
     log.by("leaving", "n2")
     log.apply("removed", "n2")
     log.time += 1
-    log.by("destroy", "e1", "mail", True, "the end")
+    log.by("destroy", "e1", "mail", True, "the end", False)
     assert log.told() == [
         "init mail",
         "invite mx2 (token t2)",

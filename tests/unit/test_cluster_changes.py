@@ -132,7 +132,7 @@ def test_a_life_step_by_step(told: Told) -> None:
     assert told.news() == [("token-revoked", {"token": "t3", "member": "mx3"})]
     told.apply("removed", "n2")
     assert told.news() == [("member-removed", {"member": "mx2", "member_id": "n2"})]
-    told.apply("destroy", "e1", "mail", False, "moved")
+    told.apply("destroy", "e1", "mail", False, "moved", False)
     assert told.news() == [("destroy-decided", {"event_id": "e1", "reason": "moved"})]
 
 

@@ -38,7 +38,7 @@ HERE = Local("n1", True, 0, {}, {3}, {3}, 3, (3,), LINKED, voters={"n1", "n2", "
 
 def destroying() -> Log:
     log = three()
-    log.apply("destroy", "e1", "mail", True, "moved")
+    log.apply("destroy", "e1", "mail", True, "moved", False)
     return log
 
 
@@ -103,7 +103,7 @@ class One:
         self.node = self.directory.read_node()
         self.host = LocalHost([ClusterMachine()])
         self.host.propose("cluster", unpack((folder / "genesis").read_bytes()))
-        self.host.propose("cluster", ["destroy", "e1", "mail", False, "moved"])
+        self.host.propose("cluster", ["destroy", "e1", "mail", False, "moved", True])
         self.view = self.host.query("cluster", View.read)
         self.links: list[Link] = self.host.query("cluster", lambda rows, now: links(rows))
         self.statement = Statement.of_view(self.view).pack()
@@ -128,6 +128,7 @@ def one(tmp_path: Path) -> One:
 def test_a_tombstone_proves_itself(one: One) -> None:
     made = one.tombstone()
     assert Tombstone.unpack(made.pack()) == made
+    assert made.content().keep_software, "as it was decided: also for who returns"
     said = made.verify(one.links[0], one.node["cluster_id"])
     assert (said.event_id, said.reason, said.cluster) == ("e1", "moved", "mail")
     assert list(said.members.values()) == [["mx1", "192.0.2.1", 9777]]

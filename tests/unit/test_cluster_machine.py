@@ -633,11 +633,11 @@ def test_a_full_cluster() -> None:
 def test_destroy_is_confirmed_and_final() -> None:
     log = grown()
     assert log.refused("recorded", "n1") == "out-of-order"
-    assert log.refused("destroy", "e1", "post", True, "") == "not-confirmed"
-    assert log.refused("destroy", "e1", "mail", False, "") == "has-members"
-    assert log.apply("destroy", "e1", "mail", True, "moved away") == "e1"
-    assert log.apply("destroy", "e2", "mail", False, "") == "e1", "decided once"
-    assert log.refused("destroy", "e2", "post", True, "") == "not-confirmed"
+    assert log.refused("destroy", "e1", "post", True, "", False) == "not-confirmed"
+    assert log.refused("destroy", "e1", "mail", False, "", False) == "has-members"
+    assert log.apply("destroy", "e1", "mail", True, "moved away", False) == "e1"
+    assert log.apply("destroy", "e2", "mail", False, "", False) == "e1", "decided once"
+    assert log.refused("destroy", "e2", "post", True, "", False) == "not-confirmed"
     assert log.refused("invite", "t7", b"k" * 32, "mx7.example.org", 60, []) == "destroyed"
     assert log.refused("signed", "n9", b"key", b"signature") == "no-member"
     assert log.refused("signed", "n2", b"", b"signature") == "malformed"
@@ -650,7 +650,7 @@ def test_destroy_is_confirmed_and_final() -> None:
     decided = log.view.destruction
     assert decided is not None and (decided.event_id, decided.recorded) == ("e1", ["n2"])
     assert decided.signatures == {each: [b"key", b"signature"] for each in ("n1", "n2")}
-    assert founded().apply("destroy", "e1", "mail", False, "") == "e1", "alone it needs no more than the name"
+    assert founded().apply("destroy", "e1", "mail", False, "", False) == "e1", "alone it needs no more than the name"
 
 
 @pytest.mark.parametrize(

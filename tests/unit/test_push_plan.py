@@ -195,7 +195,7 @@ def test_a_first_push_that_fails_is_undone() -> None:
     work.left.remove(Step.COPY)  # nothing lies at /nowhere
     rollout.prepare([work])
     assert work.undone and said[-2:] == ["failed: mx1: it broke", "as it was before"]
-    assert "uninstall" in shell.ran[-1][0][2]
+    assert PLACE.files()["uninstall"] in shell.ran[-1][0]
     error = failed([work])
     assert error is not None and error.subject == "mx1"
 

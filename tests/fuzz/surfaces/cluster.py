@@ -92,7 +92,7 @@ def _next(source: Source, view: View) -> list[list[Any]]:
         ["leaving", node],
         ["removed", node],
         ["revoke", token],
-        ["destroy", "event", source.choice(("mail", "other")), source.flag(), "reason"],
+        ["destroy", "event", source.choice(("mail", "other")), source.flag(), "reason", source.flag()],
         ["recorded", node],
         ["mark"],
     ]
