@@ -32,6 +32,7 @@ PREFIX: Final = "/opt/raftcluster"
 class Site:
     """Hosts with sshd, and the last one, where the administrator is; it becomes no node."""
 
+    hosts: Hosts
     machines: list[Machine]
     admin: Machine
     folder: Path
@@ -126,7 +127,7 @@ def bare(folder: Path, count: int, known: int, *, systemd: int = 0) -> Iterator[
             stack.enter_context(Machine(hosts, number, folder, systemd=number in with_systemd))
             for number in hosts.numbers
         ]
-        found = Site(machines[:-1], machines[-1], folder)
+        found = Site(hosts, machines[:-1], machines[-1], folder)
         public = ssh.key(folder / "id")
         for number, machine in enumerate(machines, 1):
             machine.names({f"mx{other}.test": f"10.77.0.{other}" for other in hosts.numbers})
