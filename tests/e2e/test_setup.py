@@ -84,8 +84,7 @@ def deferred_and_passed(site: Site, log: SystemLog) -> None:
         triplet = ("192.0.2.77", "first@example.org", f"box@{DOMAIN}")
         first = mails[0].send(*triplet)
         assert first.recipient.code == 450, first.transcript
-        passed = eventually(lambda: (said := mails[1].send(*triplet)).recipient.code == 250 and said, what="it passes")
-        assert passed.message is not None and passed.message.code == 250, passed.transcript
+        eventually(lambda: mails[1].send(*triplet).recipient.code == 250, what="it passes at another host")
 
 
 def as_before(site: Site, number: int, before: str) -> bool:
