@@ -3,14 +3,22 @@
 
 from __future__ import annotations
 
+import json
+import random
+import sys
 from pathlib import Path
 
 import pytest
 
 from raftcluster import builtin
+from tests.checkout import ROOT
+from tests.children import Child
 from tests.e2e.site import KEYS, PASSWORD, PREFIX, USER, Site, bare, changed
 
 NEWER = "raftcluster/0.2"
+POLICY_PORT = 10023
+DELAY_SECONDS = 3
+PER_SECOND = 60.0
 
 
 def keyed(artefact: Path, *words: str) -> list[str]:
@@ -79,6 +87,37 @@ def test_the_next_release_node_by_node(tmp_path: Path, artefact: Path) -> None:
         assert [each["product"] for each in site.status()["members"]] == [NEWER] * 2
         code, told, said = site.command("push", *keyed(newer, "--upgrade", *site.names))
         assert code == 0 and [each["done"] for each in told["hosts"]] == [[], []], said
+
+
+def test_three_nodes_are_upgraded_while_mail_comes_in(tmp_path: Path, artefact: Path) -> None:
+    newer = changed(artefact, tmp_path / "newer", "raftcluster/builtin.py", builtin.PRODUCT, NEWER)
+    seed = random.SystemRandom().randrange(2**32)
+    with bare(tmp_path, 3, 3) as site:
+        setup = ["--name", "mail", "--lab", "--policy", f"inet:0.0.0.0:{POLICY_PORT}", *site.names]
+        code, told, said = site.command("setup", *keyed(artefact, *setup))
+        assert code == 0, (told, said)
+        wanted = [f"delay={DELAY_SECONDS}", "on_unavailable=defer", "auto_allow=0"]
+        site.machines[0].said(f"{PREFIX}/bin/raftcluster", "greylist", "settings", *wanted)
+        leader = site.leader()
+        plan = [[f"inet:{each.address}:{POLICY_PORT}" for each in site.machines], DELAY_SECONDS, PER_SECOND, seed]
+        words = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "tests.e2e.traffic", json.dumps(plan)]
+        traffic = Child("traffic", site.admin.command(words), tmp_path / "traffic.log", pipes=True)
+        try:
+            assert traffic.line(60.0) == "begun"
+            code, told, said = site.command("push", *keyed(newer, "--upgrade", *site.names))
+            print(said)
+            traffic.tell("end")
+            answers, wrong, moved = json.loads(traffic.line(60.0))
+        finally:
+            traffic.stop()
+        print(
+            f"seed {seed}: {sum(answers.values())} requests, {answers}, {len(wrong)} wrong; {moved} went to the next node"
+        )
+        assert code == 0, (told, said)
+        order = [line.split()[0] for line in said.splitlines() if line.endswith("  verify")]
+        assert len(order) == 3 and order[-1] == leader, (order, leader)
+        assert [each["product"] for each in site.status()["members"]] == [NEWER] * 3
+        assert wrong == [] and answers["passed"] > 0 and moved >= 3, (answers, wrong, moved)
 
 
 def running(site: Site, number: int) -> str:
