@@ -65,6 +65,12 @@ def failed(report: dict[str, Any]) -> dict[tuple[str, str], dict[str, str]]:
     return {(each["host"], each["check"]): each for each in report["rows"] if each["outcome"] == "failed"}
 
 
+def show(found: dict[tuple[str, str], dict[str, str]]) -> None:
+    """The rows that failed, with the command that mends each: `./run e2e -k mended -s` prints the transcript."""
+    for (host, check), row in found.items():
+        print(f"{host}: {check}: {row['said']}\n    {row['remedy']}")
+
+
 def faketime() -> Path:
     found = importlib.util.find_spec("libfaketime")
     assert found is not None and found.origin is not None
@@ -99,6 +105,7 @@ def test_hosts_are_checked_and_mended_by_what_is_printed(site: Site) -> None:
         ("mx3.test", "disk"): "/var/lib is on tmpfs",
         ("mx4.test", "this account works"): "root is not let in",
     }
+    show(found)
     assert found.keys() == told.keys(), said
     assert {each: found[each]["said"] for each in found if told[each] not in found[each]["said"]} == {}
     assert found["mx4.test", "this account works"]["remedy"].startswith(f"ssh-copy-id -i {KEYS}/id.pub root@mx4.test")
@@ -118,6 +125,7 @@ def test_hosts_are_checked_and_mended_by_what_is_printed(site: Site) -> None:
     three.said("rm", "/root/.ssh/environment")
     code, report, said = site.command("preflight", "root@mx2.test", "mx3.test", "mx4.test", user="admin")
     found = failed(report)
+    show(found)
     assert set(found) == {("mx3.test", "privilege"), ("mx4.test", "privilege"), ("mx4.test", "Python")}, said
     assert found["mx4.test", "Python"]["remedy"] == "apt-get install -y python3 python3-venv"
     three.said("sh", "-c", found["mx3.test", "privilege"]["remedy"])
@@ -166,8 +174,15 @@ def test_typed_and_detected_hosts_become_one_list(site: Site) -> None:
     assert (code, listed["error"]["code"]) == (16, "mixed-realms")
     assert "mx3.test: EXAMPLE.ORG; mx2.test: standalone" in said
 
-    # Who belongs to another cluster is told so; this host is left out.
+    # Who belongs to another cluster is told so; this host is left out. Each of that is a row of the checks, too.
     two.said(COMMAND, "init", "--name", "lab", "--node", "mx2.test", "--no-firewall", "--lab")
+    one.write(f"{KEYS}/known_hosts", ssh.known({name: site.keys[name] for name in ("mx2.test", "mx3.test")}))
+    code, report, said = site.command("preflight", "mx2.test", "mx3.test", "mx4.test", "nowhere.test")
+    found = failed(report)
+    show(found)
+    others = {("mx4.test", "SSH reachable"), ("nowhere.test", "name resolves"), ("mx2.test", "existing installation")}
+    assert set(found) == others | {(name, "trust realm") for name in ("mx2.test", "mx3.test")}, said
+    assert all(each["remedy"] for each in found.values())
     code, listed, said = site.command("add", "mx2.test", "10.77.0.1")
     assert code == 16
     assert listed["left_out"] == {"mx1.test": "this host"}
