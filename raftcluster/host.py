@@ -82,6 +82,13 @@ class Host(Protocol):
 class GlanceHost(Host, Protocol):
     """A host that can be looked at without waiting: what the greylist needs besides."""
 
-    def glance(self, machine: str, read: Callable[[ReadTables, int, float], T], callback: Callable[[T], None]) -> None:
+    def glance(
+        self,
+        machine: str,
+        read: Callable[[ReadTables, int, float], T],
+        callback: Callable[[T], None],
+        refused: Callable[[RaftclusterError], None],
+    ) -> None:
         """Have `callback(read(tables, cluster_time_ms, staleness_s))` called on the tick thread, soon, between two log entries: what
-        this node has applied was current at most `staleness_s` seconds ago (infinite: nobody knows). Both must not block."""
+        this node has applied was current at most `staleness_s` seconds ago (infinite: nobody knows). `refused` is called instead
+        when the node stops before. None of them must block. Raises what `query` raises of a node that has stopped."""

@@ -84,9 +84,15 @@ class Hosting:
 
     aquery = twin(query)
 
-    def glance(self, machine: str, read: Callable[[ReadTables, int, float], T], callback: Callable[[T], None]) -> None:
-        """See `Host.glance`. Does not wait."""
-        self._runtime.glance(machine, read, callback)
+    def glance(
+        self,
+        machine: str,
+        read: Callable[[ReadTables, int, float], T],
+        callback: Callable[[T], None],
+        refused: Callable[[RaftclusterError], None],
+    ) -> None:
+        """See `GlanceHost.glance`. Does not wait."""
+        self._runtime.glance(machine, read, callback, refused)
 
     def on_apply(self, machine: str, callback: Callable[[int], None]) -> None:
         """Call `callback(index)` on the tick thread after each entry with a command for `machine`; it must only signal."""

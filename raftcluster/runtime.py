@@ -67,6 +67,7 @@ class Runtime:
         self._pid = os.getpid()
         self._posts: deque[Callable[[], None]] = deque()
         self._asked: deque[_Ask] = deque()
+        self._glances: deque[Completion] = deque()
         self._wheel: dict[int, list[Calls]] = {}
         """Deadline in units of `WHEEL_SECONDS`, rounded up -> calls. Tick thread only."""
         self._turned = int(time.monotonic() / WHEEL_SECONDS)
@@ -178,7 +179,7 @@ class Runtime:
         try:
             while not self._stopping:
                 self._asleep = True
-                idle = not self._posts and not self._asked
+                idle = not self._posts and not self._asked and not self._glances
                 events = links.poll(self._pause() if idle else 0.0)
                 self._asleep = False
                 for event in events:
@@ -194,6 +195,8 @@ class Runtime:
                             links.drop(event.peer, str(error))
                 for _ in range(len(self._posts)):
                     self._posts.popleft()()
+                for _ in range(len(self._glances)):
+                    tell(self._glances.popleft(), None, None)
                 self._take()
                 links.flush()  # acknowledgements do not wait for what is applied next
                 replica.step()
@@ -251,7 +254,7 @@ class Runtime:
         """Any thread, once it is over."""
         while True:
             try:
-                _, _, callback, _, _ = self._asked.popleft()
+                callback = self._glances.popleft() if self._glances else self._asked.popleft()[2]
             except IndexError:
                 return
             tell(callback, None, self.failure or self._closed())
@@ -426,18 +429,30 @@ class Runtime:
             # the leader changed, or nobody leads yet: wait for a heartbeat, off the tick thread, and ask again
             threading.Event().wait(limits.HEARTBEAT_SECONDS)
 
-    def glance(self, machine: str, read: Callable[[ReadTables, int, float], T], callback: Callable[[T], None]) -> None:
-        """See `Host.glance`."""
+    def glance(
+        self,
+        machine: str,
+        read: Callable[[ReadTables, int, float], T],
+        callback: Callable[[T], None],
+        refused: Callable[[RaftclusterError], None],
+    ) -> None:
+        """See `GlanceHost.glance`."""
         self._check()
 
-        def look() -> None:
+        def look(_: object, error: RaftclusterError | None) -> None:
+            if error is not None:
+                refused(error)
+                return
             replica = self.replica
             callback(read(replica.applier.tables(machine), replica.time(), replica.queries.staleness()))
 
         if self.is_tick_thread():
-            look()
-        else:
-            self.post(look)
+            tell(look, None, None)
+            return
+        self._glances.append(look)
+        self._wake()
+        if self._over:
+            self._refuse_asked()
 
     # ---- what others want to hear
 

@@ -188,7 +188,13 @@ class LocalHost:
                 raise self.failure
             return read(self.tables[machine], self.now)
 
-    def glance(self, machine: str, read: Callable[[ReadTables, int, float], T], callback: Callable[[T], None]) -> None:
+    def glance(
+        self,
+        machine: str,
+        read: Callable[[ReadTables, int, float], T],
+        callback: Callable[[T], None],
+        refused: Callable[[RaftclusterError], None],
+    ) -> None:
         with self._lock:
             seen = read(self.tables[machine], self.now, self.staleness)
         callback(seen)

@@ -24,15 +24,17 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from queue import Empty, SimpleQueue
+from struct import error as cut_short
 from typing import Final, NamedTuple
 
 from raftcluster import limits
 from raftcluster.codec import Value
-from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, StorageRefusal, Unavailable
+from raftcluster.errors import OutcomeUnknown, RaftclusterError, Refusal, Rejected, Unavailable
 from raftcluster.greylist import check
 from raftcluster.greylist.check import Told
 from raftcluster.greylist.clients import Client, client_key, counted
 from raftcluster.greylist.earned import Earned, Rows
+from raftcluster.greylist.inspection import inspect_record
 from raftcluster.greylist.kept import Kept, Overtaken, Seen, see
 from raftcluster.greylist.machine import NAME, read_settings_row
 from raftcluster.greylist.merging import ROWS_MAX
@@ -52,6 +54,9 @@ RETRY_SECONDS: Final = 1.0  # between two attempts to merge
 BATCH_BYTES: Final = 96 * limits.KIB  # of records in a merge
 WALK_ROWS: Final = 64  # looked at in a second in which nothing is decided; else twice as many as were added
 TOLD_KEPT: Final = 10_000  # answers within SMTP transactions that are remembered; they live for seconds
+
+CANNOT: Final = (Unavailable, OutcomeUnknown, Refusal)
+"""What its own store and the node raise when they do not do what is asked, whatever is asked."""
 
 _PREFIX: Final = b"greylist/"
 
@@ -142,10 +147,8 @@ class Alone:
 
     def find(self, key: bytes) -> Kept | None:
         """What this node keeps alone of the triplet with this key."""
-        if not self.kept:
-            return None
-        row = self._rows.get(_PREFIX + key)
-        return None if row is None else Kept.unpack(row)
+        row = self._rows.get(_PREFIX + key) if self.kept else None
+        return None if row is None else _sound(key, row)
 
     def earned(self, network: bytes) -> Client | None:
         """What this node has counted alone of this client."""
@@ -228,15 +231,28 @@ class Alone:
                 )
 
     def _known(self) -> dict[bytes, None]:
-        """Raises `StorageRefusal`, `Unavailable`."""
+        """Raises what `CANNOT` names."""
         if self._keys is None:
             self._keys = dict.fromkeys(key[len(_PREFIX) :] for key in self._rows.keys(_PREFIX))
         return self._keys
 
+    def _row(self, key: bytes) -> tuple[bytes, Kept] | None:
+        """What is kept of this triplet. A row that is damaged is none, and is removed: the others are to be merged."""
+        row = self._rows.get(_PREFIX + key)
+        if row is None:
+            return None
+        kept = _sound(key, row)
+        if kept is not None:
+            return row, kept
+        log.error("what this node kept of the triplet %s is damaged, and dropped", key.hex())
+        self._rows.write({_PREFIX + key: None})
+        self._known().pop(key, None)
+        return None
+
     def _want(self, job: _Bring) -> None:
         try:
             known = self._known()
-        except (StorageRefusal, Unavailable) as error:  # what this node kept is lost or later; the cluster decides
+        except CANNOT as error:  # what this node kept is lost or later; the cluster decides
             log.warning("what the node decided alone cannot be read: %s", error)
             job.brought(None)
             return
@@ -251,9 +267,9 @@ class Alone:
             known, new = self._known(), dict[bytes, Kept]()
             for request, _, _ in jobs:
                 if request.key in known and request.key not in new:
-                    row = self._rows.get(_PREFIX + request.key)
+                    row = self._row(request.key)
                     if row is not None:
-                        new[request.key] = Kept.unpack(row)
+                        new[request.key] = row[1]
             kept = dict(new)
             new.clear()
             requests = [job.request for job in jobs]
@@ -275,7 +291,7 @@ class Alone:
                 self._told[name] = answer_again
                 if len(self._told) > TOLD_KEPT:
                     self._told.popitem(last=False)
-        except (StorageRefusal, Unavailable, OutcomeUnknown) as error:
+        except CANNOT as error:
             log.warning("the node cannot decide alone: %s", error)
         for job, each in zip(jobs, told, strict=True):
             job.answer(each)
@@ -361,21 +377,21 @@ class Alone:
                 self._clean(WALK_ROWS)
                 return
             size = 0
-            for key in chain(self._wanted, self._known()):
-                row = None if key in batch else self._rows.get(_PREFIX + key)
+            kept = dict[bytes, Kept]()
+            for key in chain(self._wanted, list(self._known())):
+                row = None if key in batch else self._row(key)
                 if row is not None:
-                    batch[key] = row
-                    size += len(row)
+                    batch[key], kept[key] = row
+                    size += len(row[0])
                 if len(batch) == ROWS_MAX or size >= BATCH_BYTES:
                     break
             clients = {} if batch else self._earned.batch(ROWS_MAX)
-        except (StorageRefusal, Unavailable, OutcomeUnknown) as error:
+        except CANNOT as error:
             log.warning("what the node decided alone cannot be read: %s", error)
             self._brought(list(self._wanted), error)
             return
         if not batch and not clients:
             return
-        kept = {key: Kept.unpack(row) for key, row in batch.items()}
         records: Value = ["merge", [[key, each.began, each.record.pack()] for key, each in kept.items()]]
         command = records if batch else ["clients", [[key, row] for key, row in clients.items()]]
 
@@ -383,13 +399,18 @@ class Alone:
             self._jobs.put(_Merged(batch or clients, not batch, error))
 
         self._merging = True
-        self._host.submit(NAME, command, done)
+        try:
+            self._host.submit(NAME, command, done)
+        except CANNOT as error:  # the node has stopped for good
+            done(None, error)
 
     def _merged(self, job: _Merged) -> bool:
         """Whether it has failed."""
         batch, clients, error = job
         self._merging = False
-        if isinstance(error, Rejected):  # it will be at every time: better to lose some waits than to stop here
+        if isinstance(error, Rejected) and not isinstance(
+            error, Refusal
+        ):  # as at every time: better to lose some waits
             log.error("the cluster does not take what the node decided alone, it is dropped: %s", error)
             error = None
         if error is None:
@@ -406,7 +427,7 @@ class Alone:
                 return
             same = {key: None for key, row in batch.items() if self._rows.get(_PREFIX + key) == row}
             self._rows.write({_PREFIX + key: None for key in same})
-        except (StorageRefusal, Unavailable) as error:  # merging it once more changes nothing
+        except CANNOT as error:  # merging it once more changes nothing
             log.warning("what was merged cannot be removed: %s", error)
             return
         for key in same:
@@ -429,13 +450,23 @@ class Alone:
         del self._walk[-rows:]
         try:
             self._earned.clean(self._now, rows)
-            found = {key: row for key in keys if (row := self._rows.get(_PREFIX + key)) is not None}
-        except (StorageRefusal, Unavailable) as error:
+            found = {key: row for key in keys if (row := self._row(key)) is not None}
+        except CANNOT as error:
             log.warning("what the node decided alone cannot be read: %s", error)
             return
-        expired = {key: row for key, row in found.items() if Kept.unpack(row).record.expires <= self._now}
+        expired = {key: row for key, (row, kept) in found.items() if kept.record.expires <= self._now}
         if expired:
             self._remove(expired)
+
+
+def _sound(key: bytes, row: bytes) -> Kept | None:
+    """What a row says; None when it is damaged."""
+    try:
+        kept = Kept.unpack(row)
+        inspect_record(key, kept.record.pack())
+    except (ValueError, cut_short):
+        return None
+    return kept
 
 
 def _shared(tables: ReadTables, now: int) -> tuple[bool, int]:

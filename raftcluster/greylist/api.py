@@ -12,6 +12,7 @@ check is ever decided under two sets of settings, and none needs to read them fi
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import Counter
@@ -46,6 +47,8 @@ from raftcluster.greylist.verdict import Verdict
 from raftcluster.host import Consistency, GlanceHost
 from raftcluster.machine import ReadTables
 from raftcluster.twins import twin
+
+log = logging.getLogger("raftcluster.greylist")
 
 API: Final = "api"  # who asks, in the log
 Decided = Callable[[Asked, Verdict, str], None]
@@ -148,8 +151,7 @@ class Greylist:
         """
         mail = Mail(client, client_name, sender, recipient, instance, authenticated, spf_pass, helo)
         request = self._begin(mail)
-        if source:
-            callback = partial(self._tell, callback, mail, source)
+        callback = partial(self._tell, callback, mail, source)
         if isinstance(request, Verdict):
             callback(request, None)
         else:
@@ -163,9 +165,12 @@ class Greylist:
         verdict: Verdict | None,
         error: RaftclusterError | None,
     ) -> None:
-        if verdict is not None:
+        if verdict is not None and source:
             self.decided(mail, verdict, source)
-        callback(verdict, error)
+        try:
+            callback(verdict, error)
+        except Exception:  # it may do anything but harm the node: its threads call
+            log.exception("a caller's callback failed")
 
     def explain(
         self,

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -26,7 +27,7 @@ from typing import Final
 
 from raftcluster import limits
 from raftcluster.codec import Value
-from raftcluster.errors import OutcomeUnknown, RaftclusterError, StorageRefusal, Unavailable
+from raftcluster.errors import OutcomeUnknown, RaftclusterError, Removed, StorageRefusal, Unavailable
 from raftcluster.greylist import check
 from raftcluster.greylist.alone import Alone
 from raftcluster.greylist.check import Told
@@ -42,7 +43,7 @@ from raftcluster.greylist.verdict import Verdict
 from raftcluster.host import Consistency, GlanceHost
 
 DEGRADED_KEPT: Final = 10_000  # triplets answered without the cluster that `explain` can name
-CANNOT_DECIDE: Final = (Unavailable, OutcomeUnknown, StorageRefusal)  # the cluster, not the question, is at fault
+CANNOT_DECIDE: Final = (Unavailable, OutcomeUnknown, StorageRefusal, Removed)  # the node, not the question, is at fault
 GRACE_SECONDS: Final = 1.0  # behind a deadline, for a node that tells its callers late
 FRESH_SECONDS: Final = 1.0  # settings that spare mail the wait are not older than this
 
@@ -181,7 +182,10 @@ class Decider:
     def _send(self, request: Request, callback: Callback, end: float) -> None:
         done = partial(self._submitted, request, callback, end)
         left = max(_LEAST, end - time.monotonic())
-        self._host.submit(NAME, request.command, done, id=request.id, deadline=left)
+        try:
+            self._host.submit(NAME, request.command, done, id=request.id, deadline=left)
+        except CANNOT_DECIDE as error:  # the node has stopped for good
+            done(None, error)
 
     def _submitted(
         self, request: Request, callback: Callback, end: float, result: Value | None, error: RaftclusterError | None
@@ -213,7 +217,13 @@ class Decider:
             self._record(request)
             callback(verdict, None)
 
-        self._host.glance(NAME, partial(foresee, request), seen)
+        def refused(error: RaftclusterError) -> None:
+            self._submitted(request, callback, end, None, error)
+
+        try:
+            self._host.glance(NAME, partial(foresee, request), seen, refused)
+        except CANNOT_DECIDE as error:  # as in `_send`
+            refused(error)
 
     def _record(self, request: Request) -> None:
         """Have a check recorded that was answered early; on its way the settings may change, more than once."""
@@ -233,7 +243,8 @@ class Decider:
                 self._record(request)
 
         command, seconds = check.answered(request.command), limits.CALL_SECONDS
-        self._host.submit(NAME, command, done, id=request.id, deadline=seconds)
+        with suppress(*CANNOT_DECIDE):  # its client was told what is true of every stranger
+            self._host.submit(NAME, command, done, id=request.id, deadline=seconds)
 
     # --- by this node
 

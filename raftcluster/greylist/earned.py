@@ -31,7 +31,7 @@ class Rows(Protocol):
 
 
 class Earned:
-    """See the head of the file. Every method may raise `StorageRefusal`, `Unavailable`."""
+    """See the head of the file. Every method may raise what its rows raise."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows

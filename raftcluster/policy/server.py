@@ -184,10 +184,11 @@ class PolicyServer:
         connection.answer(action(verdict))
 
     def _undecided(self, asked: Question, error: RaftclusterError | None) -> str:
-        chosen: Action = PASS if isinstance(error, Rejected) else self._greylist.known_settings.without_cluster()
+        never = isinstance(error, Rejected) and not isinstance(error, Refusal)  # the question is at fault, not the node
+        chosen: Action = PASS if never else self._greylist.known_settings.without_cluster()
         reason = "overdue" if error is None else error.code
         self._greylist.decided(asked, Verdict(chosen, reason, 0, 0, None, True, ""), SOURCE)
-        if isinstance(error, Rejected):  # it never will be decided, so deferring it would defer it for ever
+        if never:  # deferring it would defer it for ever
             self.trouble("rejected", f"{error}; passed without greylisting")
             return NO_OPINION
         self.trouble("overdue", f"{error or 'the node is silent'}: answered without the cluster, {chosen}")

@@ -18,10 +18,21 @@ import pytest
 import raftcluster
 from examples.counter import Counter
 from raftcluster import Node, runtime
-from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, StorageRefusal, Unavailable
+from raftcluster.errors import (
+    OutcomeUnknown,
+    RaftclusterError,
+    Rejected,
+    Removed,
+    StorageFailed,
+    StorageRefusal,
+    Unavailable,
+)
+from raftcluster.policy.server import PolicyServer
 from tests.helpers import eventually, free_ports
+from tests.policy_client import PolicyClient
 
 IDENT = bytes(range(16))
+MAIL: dict[str, Any] = {"client": "192.0.2.9", "sender": "a@example.net", "recipient": "b@example.org"}
 
 
 @pytest.fixture
@@ -169,3 +180,39 @@ def test_a_fork_closes_nothing(node: Node) -> None:
     with pytest.raises(StorageRefusal):
         Node.open(node.directory.path)
     assert node.propose("counter", "a") == 1
+
+
+@pytest.mark.parametrize("ack", ["commit", "early"])
+@pytest.mark.parametrize("failure", [StorageFailed("the disk broke"), Removed("it was removed"), ZeroDivisionError()])
+def test_a_node_that_has_stopped_for_good_passes_nobody_whom_the_administrator_did_not(
+    node: Node, failure: BaseException, ack: str
+) -> None:
+    """To Postfix, to who waits, and to who is called: as without a quorum."""
+
+    told: list[Any] = []
+    asked = threading.Event()
+
+    def fail() -> None:
+        assert asked.wait(60)
+        raise failure
+
+    def ask() -> None:
+        node.greylist.submit(lambda verdict, error: told.append(verdict or error), **MAIL)
+
+    node.greylist.configure({"on_unavailable": "defer", "ack": ack})
+    assert node.greylist.check(**MAIL).reason == "new"
+    server = PolicyServer(node.greylist, "inet:127.0.0.1:0")
+    server.start()
+    try:
+        node._runtime.post(fail)
+        ask()  # it waits for the thread that stops
+        asked.set()
+        eventually(lambda: node.failure is not None and not node._runtime._thread.is_alive())
+        ask()
+        with PolicyClient(server.address) as client:
+            assert client.ask(instance="1").startswith("DEFER_IF_PERMIT 4.3.0")
+        told.append(node.greylist.check(**MAIL))
+        told.append(asyncio.run(node.greylist.acheck(**MAIL)))
+    finally:
+        server.close()
+    assert [(each.action, each.degraded) for each in told] == 4 * [("defer", True)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from raftcluster.errors import RaftclusterError, StorageFull, Unavailable
+from raftcluster.errors import MissingPrivilege, RaftclusterError, Removed, StorageFailed, StorageFull, Unavailable
 from raftcluster.greylist import alone
 from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.lists.machine import ListsMachine
@@ -277,3 +277,57 @@ def test_an_allowed_client_passes(node: Node) -> None:
     node.greylist._hints.refresh()
     node.host.failure = CUT
     assert told(node.check(sender="new@example.net")) == ("pass", "client", True)
+
+
+@pytest.mark.parametrize(
+    "error", [MissingPrivilege("may not be read"), StorageFailed("the disk broke"), Removed("gone")]
+)
+def test_whatever_its_store_refuses_everybody_is_answered_and_it_goes_on(
+    node: Node, monkeypatch: pytest.MonkeyPatch, error: RaftclusterError
+) -> None:
+    node.greylist.configure({"replicate": False})
+
+    def refuse(_: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(node.rows, "write", refuse)
+        assert told(node.check()) == told(node.check()) == ("defer", "unavailable", True)
+    assert told(node.check()) == ("defer", "new", False)
+
+
+def test_a_node_that_stops_for_good_keeps_what_it_decided_alone(node: Node) -> None:
+    """It could not be merged, but is no worse for that: another start brings it."""
+    node.host.failure = CUT
+    node.check()
+    for error in (StorageFailed("the disk broke"), Removed("gone")):
+        node.host.failure = error
+        before = node.host.proposals
+        eventually(lambda before=before: node.host.proposals > before + 1, what="merging is tried")  # type: ignore[misc]
+        assert len(node.rows.keys(b"greylist/")) == 1, "only what the cluster itself refuses is dropped"
+    node.healed()
+    assert node.record() is not None
+
+
+def test_a_row_that_is_damaged_is_dropped_alone(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    node.host.failure = CUT
+    for number in range(3):
+        node.check(sender=f"s{number}x@example.net")
+    cut, odd, _ = keys = node.rows.keys(b"greylist/")
+    node.rows.rows[cut] = node.rows.rows[cut][:20]
+    node.rows.rows[odd] = node.rows.rows[odd][:-3] + b"xxx"
+    node.healed()
+    assert caplog.text.count("is damaged, and dropped") == 2
+    records = node.host.tables["greylist"].scan("records")
+    assert [key for key, _ in records] == [keys[2].removeprefix(b"greylist/")], "the others are merged"
+
+
+def test_a_callback_that_fails_ends_no_thread_of_ours(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    node.greylist.configure({"replicate": False})
+
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    node.greylist.submit(fail, **MAIL)
+    eventually(lambda: "a caller's callback failed" in caplog.text)
+    assert node.check().reason == "new", "its time stands still"
