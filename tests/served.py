@@ -27,6 +27,11 @@ T = TypeVar("T")
 SECONDS = 60.0
 NEAR_ENTRIES = 50
 PRODUCT = "raftcluster/0.1"
+PREPARED = (
+    "import sys, raftcluster.cli.serve, raftcluster.service, raftcluster.cli.main as cli; "
+    "print('ready', flush=True); sys.stdin.readline(); cli.main(prog_name='raftcluster')"
+)
+"""What a process runs whose start shall not be measured: the command, once it is told to go on."""
 
 
 class Served:
@@ -43,6 +48,7 @@ class Served:
         """Where the version lies that it runs from its next start on."""
         self.client = Client(self.directory / "control.sock", timeout=SECONDS)
         self._child: Child | None = None
+        self._prepared: Child | None = None
 
     def init(self, **options: Any) -> None:
         raftcluster.init(self.directory, cluster="test", node=self.name, listen=self.place, product=PRODUCT, **options)
@@ -70,7 +76,18 @@ class Served:
             f"{self.deadline:g}s",
         ]
 
+    def prepare(self) -> None:
+        """Start its program, which imports everything and then waits for `launch`; returns when it waits."""
+        arguments = [sys.executable, "-P", "-c", PREPARED, *self.command()[4:]]
+        log = self.directory.with_suffix(".log")
+        self._prepared = Child(self.name, arguments, log, env={**os.environ, "PYTHONPATH": str(self.code)}, pipes=True)
+        assert self._prepared.line(SECONDS) == "ready"
+
     def launch(self) -> None:
+        if self._prepared is not None:
+            self._child, self._prepared = self._prepared, None
+            self._child.tell("go")
+            return
         log = self.directory.with_suffix(".log")
         self._child = Child(self.name, self.command(), log, env={**os.environ, "PYTHONPATH": str(self.code)})
 
@@ -135,12 +152,27 @@ class Cluster:
         self.nodes[0].init(**options)
         self.nodes[0].start()
 
-    def grow(self) -> Served:
-        """One more node joins and starts; returns when it votes."""
-        node = self._rooms[len(self.nodes)]
+    def coming(self) -> Served:
+        """The one that `admit` takes next."""
+        return self._rooms[len(self.nodes)]
+
+    def admit(self) -> Served:
+        """One more node joins and starts."""
+        node = self.coming()
         node.join(self.nodes[0])
         self.nodes.append(node)
         node.start()
+        return node
+
+    def forget(self, node: Served) -> None:
+        """It is no member any more: end it, and use neither it nor its directory again."""
+        node.kill()
+        self.nodes.remove(node)
+        self._rooms.remove(node)
+
+    def grow(self) -> Served:
+        """One more node joins and starts; returns when it votes."""
+        node = self.admit()
         eventually(lambda: len(self.voters()) == len(self.nodes), SECONDS, f"{node.name} votes")
         return node
 

@@ -14,7 +14,7 @@ PER_SECOND = 200.0
 
 
 def test_no_check_notices_that_all_certificates_are_replaced(tmp_path: Path) -> None:
-    life = live(tmp_path, per_second=PER_SECOND, quiet_s=2.0, kind=Patient)
+    life = live(tmp_path, per_second=PER_SECOND, quiet_s=0.5, kind=Patient)
     for each in life.stretches:
         print(each)
     assert life.errors == [] and life.degraded == [] and not any(life.wrong.values())
