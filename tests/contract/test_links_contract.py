@@ -13,7 +13,8 @@ from tests.contract.links import HELLO, WORLDS, Bench
 
 
 @pytest.fixture(params=WORLDS)
-def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setattr(limits, "LINK_IDLE_SECONDS", 60.0)  # a test that is not run for some seconds loses no message
     made = Bench(WORLDS[request.param]())
     yield made
     made.close()

@@ -13,6 +13,7 @@ import pytest
 
 from raftcluster import limits
 from raftcluster.cluster import dismantling, lifecycle, reconcile
+from raftcluster.cluster.api import Members
 from raftcluster.cluster.reconcile import Reconciler
 from raftcluster.seeking import Seeker
 
@@ -54,6 +55,8 @@ def waits_long() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for call in with_the_usual_deadline():
             patch.setitem(call.__kwdefaults__, "deadline", PATIENCE_SECONDS)  # type: ignore[arg-type]
+        for call in (Members.remove, Members.replace, Members.move):
+            patch.setitem(call.__kwdefaults__, "wait_s", 2 * PATIENCE_SECONDS)  # type: ignore[arg-type]
         patch.setattr(limits, "CALL_SECONDS", PATIENCE_SECONDS)
         yield
 

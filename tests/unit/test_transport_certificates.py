@@ -302,6 +302,15 @@ def test_a_child_that_cannot_run_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -
             minting.mint("mail", 1, {"a": request})
 
 
+def test_a_child_that_gets_no_processor_time_is_followed_by_one_that_does_not_step_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(minting, "CHILD", "import signal; signal.pause()")
+    monkeypatch.setattr(minting, "GENTLE_SECONDS", 0.1)
+    minted = minting.mint("mail", 1, {"a": certificates.make_request(certificates.new_key(), "a")})
+    assert certificates.verify_root(minted.root_pem) == ("mail", 1)
+
+
 def test_a_request_hash_is_of_the_request_not_of_its_wrapping() -> None:
     request = certificates.make_request(certificates.new_key(), "a")
     assert certificates.request_hash(b"text before\n" + request) == certificates.request_hash(request)
