@@ -99,14 +99,18 @@ def _founding(work: Work, where: Where, cluster: str, lab: bool) -> Entry:
 
 
 def _invited(rollout: Rollout, works: Sequence[Work], where: Where, seat: Seat) -> dict[str, Entry]:
-    """For each that is no node yet."""
+    """For each that is no node yet. Where a join was cut off after the cluster had let the host in, that member goes first."""
     entries = {}
+    begun = any(each.found.joining for each in works)
+    known = {str(each["node_id"]) for each in seat.command("members")} if begun else set()
     for work in works:
         if Step.ENTER not in work.left:
             continue
         words = [each for address in where[work.name][1] for each in ("--address", address)]
+        half = work.found.joining in known
+        verb = ["members", "replace", work.name, "--reason", "its join was cut off"] if half else ["invite"]
         try:
-            invited = seat.command("invite", work.name, "--ttl", str(TTL_SECONDS), *words)
+            invited = seat.command(*verb, work.name, "--ttl", str(TTL_SECONDS), *words)
         except RaftclusterError as error:
             work.error = error
             rollout.say(work.name, f"not invited: {error}")

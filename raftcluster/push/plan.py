@@ -48,6 +48,8 @@ class Found:
     systemd: bool = False
     foreign: str = ""
     """A unit of that name which no push has written."""
+    joining: str = ""
+    """Node id of a join that was cut off there: the cluster may have a member of that id, which will never run."""
 
     @classmethod
     def read(cls, text: str) -> Found:
@@ -60,6 +62,7 @@ class Found:
             arranged=told.get("arranged", ""),
             current=told.get("current", ""),
             node="node" in told,
+            joining=told.get("joining", ""),
             running=told.get("running", ""),
             systemd="systemd" in told,
             foreign=told.get("foreign", ""),

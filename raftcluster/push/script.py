@@ -66,6 +66,11 @@ tell() {{ echo "$1=$2"; }}
 [ ! -f "$prefix/arranged" ] || tell arranged "$(cat "$prefix/arranged")"
 [ ! -L "$prefix/current" ] || tell current "$(basename "$(readlink "$prefix/current")")"
 [ ! -f "$directory/node.json" ] || tell node yes
+if [ ! -f "$directory/node.json" ] && [ -f "$directory/join.json" ] && [ -f "$prefix/lock" ]; then
+    exec 9<"$prefix/lock"
+    # Whoever has the lock may be joining right now.
+    ! flock -n 9 || tell joining "$(sed 's/.*"node_id": "//; s/".*//' "$directory/join.json")"
+fi
 if found=$(running); then tell running "$found"; fi
 [ ! -d /run/systemd/system ] || tell systemd yes
 [ -f "$prefix/before" ] || [ ! -e {UNIT} ] || tell foreign {UNIT}

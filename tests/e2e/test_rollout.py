@@ -7,6 +7,7 @@ import json
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ NEWER = "raftcluster/0.2"
 POLICY_PORT = 10023
 DELAY_SECONDS = 3
 PER_SECOND = 60.0
+FILES_OF_A_JOINER = 5
 
 
 def keyed(artefact: Path, *words: str) -> list[str]:
@@ -35,6 +37,33 @@ def test_ended_at_every_step_and_asked_again(tmp_path: Path, artefact: Path) -> 
         assert code == 0, (told, said)
         assert {each["role"] for each in told["hosts"]} == {"leader", "voter"} and len(told["members"]) == 3
         assert {each["artefact"] for each in told["hosts"]} == {told["artefact"]}
+
+
+@pytest.mark.timeout(900)
+def test_a_host_dies_when_it_was_let_in_and_has_written_nothing_of_it(tmp_path: Path, artefact: Path) -> None:
+    with bare(tmp_path, 2, 2) as site:
+        two, asked = site.machines[1], keyed(artefact, "--name", "mail", "--lab", *site.names)
+        # before.json, VERSION, join.json, key and request are written before it asks; the next file is of what it is told.
+        two.write("/root/.ssh/environment", f"RAFTCLUSTER_FAILPOINT=file.rename.before:{FILES_OF_A_JOINER + 1}\n")
+        code, told, said = site.command("setup", *asked)
+        print(said)
+        assert code == 17 and [bool(each["error"]) for each in told["hosts"]] == [False, True], said
+        half = {each["name"]: each["node_id"] for each in members(site)}
+        assert set(half) == set(site.names), "the cluster has let it in"
+        left = two.said("ls", "/var/lib/raftcluster").split()
+        assert "join.json" in left and "node.json" not in left
+        two.said("rm", "/root/.ssh/environment")
+
+        code, told, said = site.command("setup", *asked)
+        assert code == 0, (told, said)
+        assert {each["role"] for each in told["hosts"]} == {"leader", "voter"} and len(told["members"]) == 2
+        after = {each["name"]: each["node_id"] for each in members(site)}
+        assert [after[name] == half[name] for name in site.names] == [True, False]
+
+
+def members(site: Site) -> list[dict[str, Any]]:
+    said = site.machines[0].said(f"{PREFIX}/bin/raftcluster", "members", "--json")
+    return list(json.loads(said))
 
 
 @pytest.mark.timeout(900)
