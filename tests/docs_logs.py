@@ -44,7 +44,8 @@ Other categories and their actions are the product's: `node.maillog.write`.
 
 Whoever decides waits for nothing: an entry is put into a queue and written within a fifth of a second, and is on the disk a
 second later; a power failure may cost that second. A crash of the process costs what was in the queue. When less than 64 MiB
-are free on the disk nothing is logged, for the cluster's own data need it.
+are free on the disk nothing is logged, for the cluster's own data need it. When the disk fails to take what was written, the log
+goes on in another file; how many entries may be lost by that is `unsure` in `raftcluster status`, with an alarm until the next start.
 
 With the greylist's setting `privacy` the cluster keeps hashes; this log has the addresses all the same. Switch it off, or keep it
 short, where that must not be.

@@ -136,8 +136,8 @@ class MailLog:
         return writer is None or writer.flush(seconds)
 
     def status(self) -> dict[str, Value]:
-        """Whether it is written, up to which number, how much is kept, how many entries were dropped since the start, and why
-        nothing is written just now, if so."""
+        """Whether it is written, up to which number, how much is kept, how many entries were dropped since the start, how many
+        may be lost because a sync failed, and why nothing is written just now, or what is wrong, if so."""
         writer, exporter, kept, first, last = self._writer, self._exporter, 0, 0, 0
         try:
             found = files.files(self.folder)
@@ -152,6 +152,7 @@ class MailLog:
             "last": last,
             "bytes": kept,
             "dropped": 0 if writer is None else writer.dropped,
+            "unsure": 0 if writer is None else writer.unsure,
             "trouble": self._trouble if writer is None else writer.trouble,
             "export": None if exporter is None else exporter.status(),
         }

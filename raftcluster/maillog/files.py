@@ -123,10 +123,15 @@ class Appender:
         _settle(folder)
         self.last = last_sequence(folder)
         """The number of the newest entry."""
+        self.unsure = 0
+        """How many entries may be lost, because the disk was to have them and failed."""
         self._descriptor: int | None = None
         self._size = 0
         self._began = 0.0
-        self._synced = True
+        self._sure = self.last
+        """Up to which number all is on the disk."""
+        self._spoilt = False
+        """The newest file is not to be gone on with."""
 
     def append(self, entries: Sequence[Line], missing: int = 0) -> None:
         """Write these with the next numbers but `missing`, in one piece. Readers see them; on the disk they are after `sync`."""
@@ -147,15 +152,27 @@ class Appender:
             os.ftruncate(self._descriptor, whole)
             raise
         self._size += len(data)
-        self._synced = False
         self.last += missing + len(entries)
 
     def sync(self) -> bool:
-        """Have it on the disk; whether there was anything to do."""
-        if self._synced or self._descriptor is None:
+        """Have it on the disk; whether there was anything to do.
+
+        What a disk has failed to take the kernel may drop and call written, so a second attempt would prove nothing: those
+        entries are `unsure`, and it goes on in another file, whose name keeps their numbers from being given again.
+        """
+        if self._spoilt:
+            self._turn()
+        if self._sure == self.last:
             return False
-        os.fdatasync(self._descriptor)
-        self._synced = True
+        if self._descriptor is not None:
+            try:
+                os.fdatasync(self._descriptor)
+            except OSError:
+                self.unsure += self.last - self._sure
+                self._sure, self._spoilt = self.last, True
+                self.close()
+                raise
+        self._sure = self.last
         return True
 
     def retain(self) -> None:
@@ -183,7 +200,7 @@ class Appender:
     def _turn(self) -> None:
         """Go on in the newest file when it has room, else in a new one."""
         found = files(self.folder)
-        newest = found[-1] if found and self._descriptor is None else None
+        newest = found[-1] if found and self._descriptor is None and not self._spoilt else None
         if self._descriptor is not None:
             self.sync()
             self.close()
@@ -193,6 +210,7 @@ class Appender:
             _mend(newest.path)
         full = newest is None or newest.path.stat().st_size >= self.settings.file_bytes
         self._open(self._next() if newest is None or full else newest.path)
+        self._spoilt = False
         self.retain()
 
     def _next(self) -> Path:

@@ -56,6 +56,8 @@ class Writer:
         self._dropped = 0
         self._told = 0  # of those, how many the log has said; the thread's
         self._trouble = ""
+        self._failure = ""
+        """How the disk has failed last when it was to have what was written."""
         self._complained = 0.0
         self._settings = settings
         self._woken = False
@@ -77,9 +79,16 @@ class Writer:
         return self._appender.last
 
     @property
+    def unsure(self) -> int:
+        """How many entries since the start may be lost, because the disk failed when it was to have them."""
+        return self._appender.unsure
+
+    @property
     def trouble(self) -> str:
-        """Why nothing is written just now; empty when it is."""
-        return self._trouble
+        """Why nothing is written just now; else, from then on, that the disk has failed; empty when all is well."""
+        if self._trouble or not self.unsure:
+            return self._trouble
+        return f"{self.unsure} entries may be lost: the disk has failed, {self._failure}"
 
     def put(self, *what: Any) -> None:
         """Log this, soon."""
@@ -200,11 +209,15 @@ class Writer:
         self._next_sync = time.monotonic() + SYNC_SECONDS
         if self._dropped != self._told:
             self._write([])
+        unsure = self.unsure
         try:
             self._appender.sync()
         except OSError as error:
+            self._failure = str(error) if self.unsure > unsure else self._failure
             self._complain(str(error))
             return
+        if self._trouble == self._failure:
+            self._trouble = ""
         with self._idle:
             more, self.durable = self.durable != self._appender.last, self._appender.last
             self._idle.notify_all()

@@ -128,6 +128,38 @@ def test_a_disk_that_fails_costs_entries_and_nothing_else(disk: Disk, monkeypatc
     assert [(each.action, each.sequence) for each in disk.entries()] == [("Dropped", 2), ("Rejected", 3)]
 
 
+def test_what_a_disk_failed_to_take_is_counted_for_good_and_not_called_durable_by_a_second_attempt(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "SYNC_SECONDS", 0.01)
+    sync, synced = os.fdatasync, list[str]()
+
+    def name(descriptor: int) -> str:
+        return Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+
+    def fail(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    def count(descriptor: int) -> None:
+        synced.append(name(descriptor))
+        sync(descriptor)
+
+    disk.writer.put(1)
+    assert disk.writer.flush()
+    monkeypatch.setattr(os, "fdatasync", fail)
+    for number in (2, 3):
+        disk.writer.put(number)
+    eventually(lambda: disk.writer.unsure == 2)
+    monkeypatch.setattr(os, "fdatasync", count)
+    disk.writer.put(4)
+    assert disk.writer.flush() and disk.writer.durable == disk.writer.last == 4
+    assert [each.sequence for each in disk.entries()] == [1, 2, 3, 4]
+    *before, newest = [each.path.name for each in files.files(disk.folder)]
+    assert before and set(synced) == {newest}, "nothing is written behind what may be lost"
+    assert disk.writer.unsure == 2 and disk.writer.dropped == 0
+    assert disk.writer.trouble == "2 entries may be lost: the disk has failed, [Errno 5] Input/output error"
+
+
 def test_what_waits_is_written_at_the_end(disk: Disk) -> None:
     for number in range(1_000):
         disk.writer.put(number)
