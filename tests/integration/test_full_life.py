@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -15,8 +16,10 @@ import pytest
 from tests.checkout import ROOT
 from tests.children import Child
 from tests.helpers import eventually, free_ports
+from tests.rollover.load import Load
 
 SECONDS = 90.0
+PER_SECOND = 100.0
 COMMAND = (sys.executable, "-m", "raftcluster.cli")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -50,42 +53,60 @@ class Host:
         eventually(lambda: self.asked("status").get("leader"), SECONDS, f"{self.name} has a leader")
 
     def launch(self) -> None:
-        words = [*COMMAND, "-C", str(self.directory), "serve", "--policy", self.policy]
+        print(f"{self.name}# raftcluster serve")
+        words = [*COMMAND, "-C", str(self.directory), "serve", "--policy", self.policy, "--deadline", "30s"]
         self.serving = Child(self.name, words, self.directory.with_suffix(".log"), env=ENVIRONMENT)
 
     def kill(self) -> None:
         assert self.serving is not None
+        print(f"({self.name} is switched off)")
         self.serving.kill()
         self.serving = None
 
     def end(self) -> None:
         if self.serving is not None:
-            self.kill()
+            self.serving.kill()
 
     def ended(self) -> int:
         """Its process has ended by itself, or does so soon: the exit code."""
         assert self.serving is not None
         process, self.serving = self.serving.process, None
-        return process.wait(SECONDS)
+        status = process.wait(SECONDS)
+        print(f"({self.name}: `raftcluster serve` has ended by itself, exit code {status})")
+        return status
 
     def join(self, member: Host, token: str) -> None:
         self.said("join", member.address, "--node", self.name, "--listen", self.address, given=token)
         self.serve()
+
+    def stop(self) -> int:
+        """As `systemctl stop` does; its exit status."""
+        assert self.serving is not None
+        child, self.serving = self.serving, None
+        return child.stop(SECONDS)
+
+    def leader(self) -> str:
+        """The leader's name, as this node knows it; "" while it knows of none."""
+        state = self.asked("status")
+        return next((str(row["name"]) for row in state.get("members", ()) if row["id"] == state["leader"]), "")
 
     def votes(self, count: int) -> None:
         eventually(lambda: len(self.asked("status").get("voters", ())) == count, SECONDS, f"{count} voters")
         eventually(lambda: self.asked("certs").get("pending", 0) is None, SECONDS, "their certificates are in force")
 
     def events(self) -> list[str]:
-        return [json.loads(line)["event"] for line in self.said("events", "--json").splitlines()]
+        """What is in its event record, each once."""
+        names = [json.loads(line)["event"] for line in self.run("events", "--json").stdout.splitlines()]
+        print(f"{self.name}# raftcluster events\n({', '.join(dict.fromkeys(names))})")
+        return names
 
 
 @pytest.mark.timeout(600)
 def test_from_the_first_init_to_the_next_one(tmp_path: Path) -> None:
-    names = ("mx1", "mx2", "mx3", "mx4")
+    names = ("mx1", "mx2", "mx3", "mx4", "mx5", "mx6")
     ports = free_ports(2 * len(names))
     hosts = [Host(name, tmp_path, *ports[2 * n : 2 * n + 2]) for n, name in enumerate(names)]
-    mx1, mx2, mx3, mx4 = hosts
+    mx1, mx2, mx3, mx4, mx5, mx6 = hosts
     with ExitStack() as stack:
         for host in hosts:
             stack.callback(host.end)
@@ -101,20 +122,58 @@ def test_from_the_first_init_to_the_next_one(tmp_path: Path) -> None:
         mx1.votes(3)
         assert mx1.asked("certs")["generation"] == first + 1
 
-        mx3.kill()
-        token = mx1.said("members", "replace", "mx3", "mx4")
-        mx1.votes(2)
-        mx4.join(mx1, token)
-        mx1.votes(3)
-        assert sorted(row["name"] for row in mx2.asked("members")) == ["mx1", "mx2", "mx4"]
-        mx3.launch()
-        assert mx3.ended() == 13, "it was removed while it was dead, is shown that, and says so"
-        assert "was removed from" in mx3.directory.with_suffix(".log").read_text()
-        assert mx3.run("serve").returncode == 13, "and does not start again"
+        with Load([mx1, mx2, mx3], PER_SECOND, tmp_path) as load:
+            mx4.join(mx1, mx1.said("invite", "mx4"))
+            mx1.votes(4)
+            load.end()
+        print(
+            f"(meanwhile {len(load.answers)} checks, {len(load.errors)} errors, {len(load.degraded())} without the cluster)"
+        )
+        assert load.answers and load.errors == [] and load.degraded() == [], "the mail has noticed nothing"
 
-        backup = tmp_path / "mail.backup"
-        mx4.said("backup", "write", str(backup))
-        assert "mail" in mx4.said("backup", "verify", str(backup))
+        mx1.said("transfer", "mx3")
+        eventually(lambda: mx1.leader() == "mx3", SECONDS, "mx3 leads")
+        mx1.said("members", "remove", "mx3")
+        mx1.votes(3)
+        assert mx3.ended() == 13 and mx1.leader() in ("mx1", "mx2", "mx4"), "it has handed over, was told, and stops"
+
+        mx4.kill()
+        token = mx1.said("members", "replace", "mx4", "mx5")
+        mx1.votes(2)
+        mx5.join(mx1, token)
+        mx1.votes(3)
+        assert sorted(row["name"] for row in mx2.asked("members")) == ["mx1", "mx2", "mx5"]
+        mx4.launch()
+        assert mx4.ended() == 13, "it was removed while it was dead, is shown that, and says so"
+        assert "was removed from" in mx4.directory.with_suffix(".log").read_text()
+        assert mx4.run("serve").returncode == 13, "and does not start again"
+
+        request, bundle, backup = (str(tmp_path / name) for name in ("mx6.request", "mx6.bundle", "mail.backup"))
+        mx6.said("certs", "request", request, "--node", "mx6", "--listen", mx6.address)
+        mx1.said("certs", "export", "--request", request, bundle)
+        mx6.said("certs", "import", bundle)
+        mx6.serve()
+        mx1.votes(4)
+
+        mx6.said("backup", "write", backup)
+        assert "mail" in mx6.said("backup", "verify", backup)
+
+        for host in (mx2, mx5, mx6):
+            host.kill()
+        assert mx1.stop() == 0
+        assert "mx2" in mx1.said("recover", "--preview")
+        mx1.said("recover", "--confirm", "mail", "--reason", "three hosts have burnt down")
+        mx1.serve()
+        assert mx1.said("config", "get", "kept").strip() == "through it all"
+        mx2.launch()
+        eventually(lambda: "recovered" in mx2.asked("status").get("alarms", ()), SECONDS, "who comes back is told")
+        mx2.kill()
+        shutil.rmtree(mx2.directory)
+        mx2.join(mx1, mx1.said("invite", "mx2"))
+        mx1.votes(2)
+        shutil.rmtree(mx4.directory)
+        mx4.join(mx1, mx1.said("invite", "mx4"))
+        mx1.votes(3)
 
         mx4.kill()
         assert [row["reached"] for row in mx1.asked("destroy", "--dry-run")] == [True, True, False]
