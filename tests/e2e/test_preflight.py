@@ -16,12 +16,14 @@ from tests.e2e import ssh
 from tests.e2e.hosts import Hosts
 from tests.e2e.machines import Machine
 from tests.e2e.node import COMMAND
+from tests.helpers import eventually
 
 NUMBERS = (1, 2, 3, 4)
 FIREWALL = (
     "table inet filter { chain input { type filter hook input priority 0; policy accept; tcp dport 9000-9999 drop; }; }"
 )
 KEYS = "/root/keys"
+AGENT = "/run/agent"
 KEYTAB = (  # as ktutil of MIT Kerberos 1.20.1 has written it, for host/mx3.example.org@EXAMPLE.ORG, of a password that is none
     "BQIAAABHAAIAC0VYQU1QTEUuT1JHAARob3N0AA9teDMuZXhhbXBsZS5vcmcAAAABawvQogEAEQAQNJreiGaR/ikNSOBBBt9NtQAAAAE="
 )
@@ -34,10 +36,15 @@ class Site:
     machines: dict[int, Machine]
     keys: dict[str, str]
 
-    def command(self, verb: str, *arguments: str, user: str = "root") -> tuple[int, dict[str, Any], str]:
-        """(exit code, JSON, standard error) of a command of `raftcluster` on the first machine."""
-        login = ["--user", user, "--identity", f"{KEYS}/id", "--known-hosts", f"{KEYS}/known_hosts", "--json"]
-        done = self.machines[1].run(COMMAND, verb, *login, *arguments, timeout=250)
+    def command(
+        self, verb: str, *arguments: str, user: str = "root", agent: str = ""
+    ) -> tuple[int, dict[str, Any], str]:
+        """(exit code, JSON, standard error) of a command of `raftcluster` on the first machine; with the key in a file, or with
+        the `agent` at that socket."""
+        login = ["--user", user, "--known-hosts", f"{KEYS}/known_hosts", "--json"]
+        login += [] if agent else ["--identity", f"{KEYS}/id"]
+        environment = ["env", f"SSH_AUTH_SOCK={agent}"] if agent else []
+        done = self.machines[1].run(*environment, COMMAND, verb, *login, *arguments, timeout=250)
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, json.loads(done.stdout), done.stderr
 
@@ -129,7 +136,15 @@ def test_hosts_are_checked_and_mended_by_what_is_printed(site: Site) -> None:
     assert set(found) == {("mx3.test", "privilege"), ("mx4.test", "privilege"), ("mx4.test", "Python")}, said
     assert found["mx4.test", "Python"]["remedy"] == "apt-get install -y python3 python3-venv"
     three.said("sh", "-c", found["mx3.test", "privilege"]["remedy"])
-    code, report, said = site.command("preflight", "admin@mx3.test")
+
+    # The key may be an agent's: the file is nowhere but there.
+    one = site.machines[1]
+    one.start("ssh-agent", ["ssh-agent", "-D", "-a", AGENT])
+    eventually(
+        lambda: one.run("env", f"SSH_AUTH_SOCK={AGENT}", "ssh-add", f"{KEYS}/id").returncode == 0, what="an agent"
+    )
+    one.said("rm", f"{KEYS}/id")
+    code, report, said = site.command("preflight", "admin@mx3.test", agent=AGENT)
     assert code == 0, said
     assert {each["said"] for each in report["rows"] if each["check"] == "privilege"} == {"sudo without a password"}
 
