@@ -95,6 +95,17 @@ entries are `behind`, and since the start how many were `exported` and how many 
 `CEF:0|raftcluster|raftcluster|VERSION|signature|name|severity|` and these keys, without those that say nothing; values are cut at
 1,000 bytes, or at 250 where the whole would be longer than 8 KiB.
 
+As a real rsyslog has received it, the same over UDP, TCP and TLS (`tests/e2e/test_syslog.py`; here in several lines):
+
+```
+<21>1 2026-11-29T10:04:14.264681Z mx1 raftcluster 12591 greylist-rejected [meta sequenceId="1"]
+  [raftcluster@32473 sequence="1" node="c26fcbf7-0e15-4b1b-ae2a-f18753975c32" cluster="6774657d-da22-4829-b1d4-b049bad5719b"]
+  CEF:0|raftcluster|raftcluster|0.1.0|greylist-rejected|Greylisting: first attempt rejected|3|rt=1795946654265
+  src=192.0.2.7 shost=mx|1\\=a\\\\b]"c suser=a@example.net duser=b1@example.org act=Rejected cat=greylisting reason=new
+  dhost=mx1 deviceExternalId=c26fcbf7-0e15-4b1b-ae2a-f18753975c32 sourceServiceName=policy externalId=1 cn1=180
+  cn1Label=Seconds left cs1=test cs1Label=Cluster cs2=1 cs2Label=SMTP transaction cs3=mail.example.net cs3Label=Client name
+```
+
 | key | is |
 |---|---|
 """
