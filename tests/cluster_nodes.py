@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import copy
-import socket
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -31,7 +30,7 @@ from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport.mesh import Mesh
 from raftcluster.transport.ports import Address, Down, Up
 from raftcluster.transport.stream import Stream
-from tests.helpers import eventually
+from tests.helpers import eventually, free_ports
 from tests.local_host import LocalHost
 
 SCHEMA = {"cluster": 1}
@@ -181,9 +180,7 @@ class Running:
 
 def port() -> int:
     """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 class Cluster:

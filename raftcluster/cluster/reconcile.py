@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
 from raftcluster import failpoints
@@ -69,6 +70,8 @@ to show their new certificates, too, and a pair needs one new link for both."""
 AGAIN_SECONDS: Final = 0.005
 """After something was done; not 0, so that an action that changes nothing cannot spin."""
 PROPOSE_SECONDS: Final = 5.0
+CLOSE_SECONDS: Final = 0.5
+"""For which a node that closes waits for a commit that is under way."""
 ASK_SECONDS: Final = 4.0
 """Between two attempts of a lonely node to find out what it has slept through."""
 GENESIS: Final = "genesis"
@@ -124,6 +127,8 @@ class Reconciler:
         self._trust = keystore.trust()
         self._wake = threading.Event()
         self._closed = threading.Event()
+        self._answers: SimpleQueue[RaftclusterError | None] = SimpleQueue()
+        """Where the answer to what is proposed comes."""
         self._thread: threading.Thread | None = None
         self._troubles: dict[str, str] = {}
         self._relinked: dict[str, float] = {}
@@ -155,10 +160,13 @@ class Reconciler:
         check_understood(names, self._features, self._host.name)
 
     def close(self) -> None:
-        """Stop, and wait for what is under way (a commit, the minting child) to end. Idempotent."""
+        """Stop, and wait for what is under way (a commit, the minting child) to end; for a commit not long: without a quorum there is
+        none, and with one it may come afterwards, as after a crash. Idempotent."""
         self._closed.set()
         self._wake.set()
         if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(CLOSE_SECONDS)
+            self._answers.put(OutcomeUnknown("the node was closed meanwhile", subject=self._host.name))
             self._thread.join()
 
     def troubles(self) -> dict[str, str]:
@@ -413,7 +421,15 @@ class Reconciler:
         self._on_destroyed()
 
     def _propose(self, command: Value) -> None:
-        self._host.propose("cluster", command, deadline=PROPOSE_SECONDS)
+        """Raises what `Host.propose` raises; when it is closed meanwhile it does not wait for the answer."""
+        answers: SimpleQueue[RaftclusterError | None] = SimpleQueue()
+        self._answers = answers
+        if self._closed.is_set():
+            raise Unavailable("the node is closed", subject=self._host.name)
+        self._host.submit("cluster", command, lambda _, error: answers.put(error), deadline=PROPOSE_SECONDS)
+        error = answers.get()
+        if error is not None:
+            raise error
 
     def _propose_itself(self, command: Value, reason: str) -> None:
         """What nobody has asked for and people may wonder about."""

@@ -397,6 +397,18 @@ def test_members_that_stop_in_the_middle_of_a_generation_go_on_where_they_were(c
         eventually(partial(cluster.settled, number), what=f"generation {number} after {phase}")
 
 
+def test_a_node_that_closes_waits_for_no_commit_that_does_not_come(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    (founder,) = cluster.nodes
+    monkeypatch.setattr(founder.host, "submit", lambda *call, **options: asked.append(call))
+    cluster.certs.rotate()
+    eventually(lambda: asked, what="it proposes what the generation needs of it")
+    founder.reconciler.close()
+    assert len(asked) == 1, "and nothing behind it"
+
+
 def reached(cluster: Cluster, number: int, phase: str) -> bool:
     """Whether the generation is in that phase, or past it."""
     pending, order = cluster.view().pending, ["collect", "trust", "switch"]

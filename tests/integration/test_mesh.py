@@ -22,7 +22,7 @@ from raftcluster.transport.mesh import Mesh
 from raftcluster.transport.ports import Address, Down, Message, Peer, Up
 from raftcluster.transport.reception import Services
 from raftcluster.transport.stream import Stream
-from tests.helpers import eventually
+from tests.helpers import eventually, free_ports
 from tests.hierarchy import Hierarchy
 from tests.integration.meshes import ABOUT, LOOPBACK, Turned, descriptors, until
 
@@ -211,7 +211,7 @@ def test_listening_on_all_addresses_and_on_ipv6(nodes: Nodes) -> None:
 
 
 def test_a_restarted_peer_is_linked_again_whoever_dials(nodes: Nodes) -> None:
-    a, b = nodes.start("a"), nodes.start("b")
+    a, b = (nodes.start(node, listen=("127.0.0.1", port)) for node, port in zip("ab", free_ports(2), strict=True))
     nodes.introduce()
     nodes.linked()
     for node in "ab":
