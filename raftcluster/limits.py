@@ -89,7 +89,10 @@ TABLES: Final = 512  # LMDB databases per environment; each costs every transact
 DISK_RESERVE_BYTES: Final = (
     16 * MIB
 )  # full is declared this early: LMDB cannot tell a write cut short from a broken disk
-LOG_MAP_BYTES: Final = 4 * GIB  # address space, not memory: the log is cut behind each checkpoint
+LOG_BYTES: Final = 4 * GIB  # of segments: the log is cut behind each checkpoint
+FIRST_SEGMENT_BYTES: Final = 256 * KIB  # of the log; what is cut is freed by the segment
+SEGMENT_SECONDS: Final = 10.0  # one that is full earlier is followed by one twice as long, and the other way round
+SEGMENT_BYTES: Final = 8 * MIB  # at most: two seconds of the highest rate
 TABLES_MAP_BYTES: Final = 64 * GIB  # address space for 10 M triplets and more
 LOCAL_MAP_BYTES: Final = 1 * GIB  # of a node's own settings, and of a million triplets that it keeps alone
 SNAPSHOT_BYTES: Final = TABLES_MAP_BYTES  # what could never be stored is not received

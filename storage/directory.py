@@ -1,9 +1,10 @@
 """A node's data directory: its layout, its version, its lock, and how a file in it is written.
 
-    VERSION        raftcluster-data 1; written last, so that what has it is complete
+    VERSION        raftcluster-data 2; written last, so that what has it is complete
     LOCK           held with flock while a process uses the directory; names the process
     node.json      who this node is
-    log/ tables/ local/                     LMDB environments
+    log/                                    the segments of the log
+    tables/ local/                         LMDB environments
     certificates/<generation>/{root.pem,node.pem,node.key}
     before.json    what was there before, for the end of the cluster
     events.log     what has happened; see docs/events.md
@@ -28,7 +29,7 @@ from typing import Any, Final
 from raftcluster import failpoints
 from raftcluster.errors import DataVersion, MissingPrivilege, StorageFailed, StorageFull, StorageRefusal
 
-VERSION: Final = "raftcluster-data 1"
+VERSION: Final = "raftcluster-data 2"
 
 EVENTS: Final = "events.log"
 """The node's own record of events."""

@@ -1,41 +1,60 @@
-"""The log on LMDB: one writer thread, one durable transaction for all records that wait (group commit).
+"""The log in files: one writer thread, one synchronous write for all records that wait (group commit).
 
-    entries   index (8 bytes, big-endian) -> term (8) + CRC-32 of index, term and command (4) + command
-    meta      "vote" -> term (8) + CRC-32 (4) + candidate, absent for none;  "commit" -> commit index (8) + CRC-32 (4)
+The format, and what is torn and what damaged, is `segment`'s. A directory holds
 
-LMDB's transactions leave no torn tail: whatever fails its checksum was corrupted later, and that is never repaired.
+    0000000000000001.segment    named by the number of its first frame, in hexadecimal; the last one is written to
+    next                        the next segment, being filled with zeros; not there after a crash
 
-Full: the transaction is aborted, its records stay queued in order, and all that waits is tried again until there is space.
-Records that cut the log may use the reserve of the disk, and of the map, that appends may not: otherwise a full log could
-never be cut. Failed: latched; no ticket becomes durable any more, and queued records are dropped.
+Writing into a file whose blocks exist already needs no change of the file system's own records: one flush of the disk, where a
+tree that copies its pages needs two, and a tenth of the bytes. So a segment is filled with zeros ahead, by a thread of its own.
+
+Full: the records stay queued in order, and all that waits is tried again until there is space. Records that cut the log may use
+the reserve of the disk that appends may not: otherwise a full log could never be cut. Failed: latched; no ticket becomes durable
+any more, and queued records are dropped.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from struct import Struct
-from typing import TYPE_CHECKING, Final
-from zlib import crc32
+from typing import Final
 
 from raftcluster import failpoints, limits
-from raftcluster.errors import RaftclusterError, StorageFailed, StorageFull, Unavailable
-from raftcluster.storage.environment import Environment, corrupt
-from raftcluster.storage.ports import Entry, Health, LogImage, Record
-
-if TYPE_CHECKING:
-    from raftcluster.storage.environment import Database, Transaction
+from raftcluster.errors import MissingPrivilege, RaftclusterError, StorageFailed, StorageFull, Unavailable
+from raftcluster.storage import segment
+from raftcluster.storage.directory import sync_directory
+from raftcluster.storage.ports import Health, LogImage, Record
+from raftcluster.storage.segment import Damage, Place, Replay, State
 
 RETRY_SECONDS: Final = 0.1  # while full
-MAP_RESERVE_BYTES: Final = 64 * limits.MIB  # by which a full map grows so that it can be cut
+SUFFIX: Final = ".segment"
+NEXT: Final = "next"
+REBUILD: Final = "remove this node from the cluster, delete its data directory and join again"
 
-_NUMBER: Final = Struct(">Q")
-_HEAD: Final = Struct(">QI")
+_FREEING: Final = {"cut", "reset"}
+"""Records after which segments may go."""
+_ZEROS: Final = bytes(256 * limits.KIB)
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Segment:
+    path: Path
+    number: int
+    """Of its first frame."""
+    length: int
+    """Of the file, in bytes."""
+    last: int = 0
+    """The greatest index of an entry that was appended in it."""
 
 
 class LogStore:
@@ -45,54 +64,58 @@ class LogStore:
     returns, `on_durable` was called for its ticket.
     """
 
-    def __init__(self, path: Path, *, map_bytes: int = limits.LOG_MAP_BYTES) -> None:
-        """Open or create. Raises as `Environment` does."""
+    def __init__(self, path: Path, *, most_bytes: int = limits.LOG_BYTES) -> None:
+        """Open or create. Raises `StorageFailed` for a log that is damaged or cannot be read, `StorageFull` when there is no room
+        for its first segment, `MissingPrivilege` when this user may not."""
         self.health: Health = "ok"
         self.on_durable: Callable[[int], None] = lambda ticket: None
         self.on_health: Callable[[Health, str], None] = lambda health, reason: None
         self._path = path
-        self._env = Environment(path, map_bytes)
+        self._most_bytes = most_bytes
         self._ticket = 0
         self._durable = 0
-        self._last: int | None = None  # index of the last entry, the writer's
         self._reason = ""
         self._settled = threading.Condition()  # `block` waits for _durable or health
         self._queue: SimpleQueue[tuple[int, Sequence[Record]] | None] = SimpleQueue()
         self._closed = False
         self._closing = threading.Event()
-        self._mapped = threading.Lock()  # held while `scrub` reads, so that nobody unmaps under it
-        self._writer = threading.Thread(target=self._run, name="raftcluster-log", daemon=True)
+        self._segments: list[_Segment] = []
+        """Oldest first, the last one is written to. Replaced, never changed, under `_reading`."""
+        self._place = Place(0, 1)
+        """Where the next frame goes, in the last segment; all before it is durable. Changed under `_reading`."""
+        self._reading = threading.Lock()
+        """Held while readers open files and while the writer changes which there are, or how far they are durable."""
+        self._state = State()
+        """After all that is durable. The writer's."""
+        self._file = -1
+        self._begun = time.monotonic()
+        """When the last segment was begun."""
+        self._ahead: threading.Thread | None = None
+        """Fills the next segment with zeros."""
+        self._ready: _Segment | None = None
+        """That segment, once it is done; its name and number come when it is used."""
         try:
-            self._entries, self._meta = self._databases()
-            with self._env.reading() as transaction:
-                cursor = transaction.cursor(self._entries)
-                if cursor.last():
-                    self._last = int.from_bytes(cursor.key())
+            path.mkdir(mode=0o700, exist_ok=True)
+            self._image: LogImage | None = self._opened()
+        except OSError as error:
+            self._release()
+            raise self._refusal(error) from error
         except BaseException:
-            self._env.close()
+            self._release()
             raise
+        self._writer = threading.Thread(target=self._run, name="raftcluster-log", daemon=True)
         self._writer.start()
 
     def load(self) -> LogImage:
-        """Read what is there. Raises `StorageFailed` for an entry or a vote that fails its checksum, or a gap."""
-        with self._env.reading() as transaction:
-            entries = list(self._read(transaction))
-            term, vote, commit = self._numbers(transaction)
-        return LogImage(entries, term, vote, commit)
+        """What is durable. Raises `StorageFailed` for what is damaged."""
+        image, self._image = self._image, None
+        return image if image is not None and not self._ticket else self._read()
 
     def scrub(self) -> int:
-        """What `load` checks, of what is durable now; how many entries. Thread: any; a map that must grow waits for it."""
-        with self._mapped:
-            if self._closed:
-                raise Unavailable("the log is closed", subject=str(self._path))
-            count = 0
-            with self._env.reading() as transaction:
-                for _ in self._read(transaction):
-                    count += 1
-                    if self._closing.is_set():
-                        raise Unavailable("the log is closed", subject=str(self._path))
-                self._numbers(transaction)
-        return count
+        """What `load` checks, of what is durable now; how many entries. Thread: any."""
+        if self._closed:
+            raise Unavailable("the log is closed", subject=str(self._path))
+        return len(self._read().entries)
 
     def submit(self, records: Sequence[Record]) -> int:
         """Queue `records` and return their ticket. Never waits."""
@@ -119,8 +142,7 @@ class LogStore:
             self._closing.set()
             self._queue.put(None)
             self._writer.join()
-            with self._mapped:
-                self._env.close()
+            self._release()
 
     # --- the writer thread
 
@@ -150,18 +172,13 @@ class LogStore:
         return False
 
     def _attempt(self, waiting: list[tuple[int, Sequence[Record]]]) -> None:
-        """Write all of `waiting` in one transaction; it is empty afterwards unless there is no space."""
+        """Write all of `waiting` in one frame; it is empty afterwards unless there is no space."""
         try:
-            try:
-                last = self._write(waiting)
-            except StorageFull:
-                if not any(record[0] in ("cut", "reset") for _, records in waiting for record in records):
-                    raise
-                if self._env.has_space():
-                    with self._mapped:
-                        self._env.grow(self._env.map_bytes + MAP_RESERVE_BYTES)
-                    self._entries, self._meta = self._databases()
-                last = self._write(waiting, reserve=False)
+            self._write([record for _, records in waiting for record in records])
+        except OSError as error:
+            refusal = self._refusal(error)
+            self._become("full" if isinstance(refusal, StorageFull) else "failed", str(refusal))
+            return
         except StorageFull as error:
             self._become("full", str(error))
             return
@@ -169,7 +186,6 @@ class LogStore:
             self._become("failed", str(error))
             return
         failpoints.reach("log.commit.after")
-        self._last = last
         ticket = waiting[-1][0]
         waiting.clear()
         self._durable = ticket
@@ -179,48 +195,128 @@ class LogStore:
         with self._settled:
             self._settled.notify_all()
 
-    def _write(self, waiting: list[tuple[int, Sequence[Record]]], *, reserve: bool = True) -> int | None:
-        """One durable transaction; returns the index of the last entry after it."""
-        last = self._last
-        with self._env.write(reserve=reserve) as transaction:
-            for _, records in waiting:
-                for record in records:
-                    if record[0] == "append":
-                        _, command, index, term = record
-                        if last is not None and index != last + 1:
-                            raise StorageFailed(f"append of entry {index} after {last}", subject=str(self._path))
-                        key, value = sealed_entry((command, index, term))
-                        transaction.put(key, value, append=True, db=self._entries)
-                        last = index
-                    elif record[0] == "commit":
-                        transaction.put(b"commit", _sealed(record[1], b""), db=self._meta)
-                    elif record[0] == "vote":
-                        vote = b"" if record[2] is None else record[2].encode()
-                        transaction.put(b"vote", _sealed(record[1], vote), db=self._meta)
-                    else:
-                        last = self._shorten(transaction, record, last)
-            failpoints.reach("log.commit.before")
-        return last
+    def _write(self, records: Sequence[Record]) -> None:
+        """One durable frame. Raises what the disk does, then nothing has changed."""
+        if not records:
+            return
+        state, most = replace(self._state), 0
+        shorter: set[str] = set()
+        for record in records:
+            try:
+                state.take(record)
+            except Damage as error:
+                raise StorageFailed(f"{self._path}: {error}", subject=str(self._path)) from error
+            if record[0] == "append":
+                most = max(most, record[2])
+            elif record[0] in segment.SHORTER:
+                shorter.add(record[0])
+        if not shorter & _FREEING and not self._has_space():
+            raise self._full("the file system is nearly full")
+        data = segment.frame(self._place.sequence, records)
+        if self._place.offset + len(data) > self._segments[-1].length:
+            self._begin(len(data), bounded=not shorter & _FREEING)
+            data = segment.frame(self._place.sequence, records)
+        failpoints.reach("log.commit.before")
+        self._put(data)
+        self._state = state
+        newest = self._segments[-1]
+        newest.last = max(newest.last, most)
+        if shorter:
+            self._retire(shorter)
+        if 2 * self._place.offset > newest.length and self._ready is None and self._ahead is None:
+            self._ahead = threading.Thread(target=self._fill_ahead, name="raftcluster-log-ahead", daemon=True)
+            self._ahead.start()
 
-    def _shorten(self, transaction: Transaction, record: Record, last: int | None) -> int | None:
-        """Carry out a truncate, a cut or a reset; returns the index of the last entry after it."""
-        if record[0] == "reset" or last is None:
-            transaction.drop(self._entries, delete=False)
+    def _put(self, data: bytes) -> None:
+        """Write a frame at its place; durable when this returns."""
+        written = 0
+        while written < len(data):  # less than all of it only where the disk becomes full: the next one says so
+            written += os.pwrite(self._file, data[written:] if written else data, self._place.offset + written)
+        with self._reading:
+            self._place = Place(self._place.offset + len(data), self._place.sequence + 1)
+
+    def _begin(self, needed: int, *, bounded: bool) -> None:
+        """A new segment, with room for `needed` bytes. What it begins with holds before the frame that did not fit."""
+        if self._ahead is not None:
+            self._ahead.join()
+            self._ahead = None
+        data = segment.frame(self._place.sequence, [self._state.start()])
+        new, self._ready = self._ready, None
+        length = max(new.length if new else self._following(time.monotonic() - self._begun), needed + len(data))
+        if bounded and sum(each.length for each in self._segments) + length > self._most_bytes:
+            self._ready = new
+            raise self._full(f"the log has {self._most_bytes} bytes")
+        if new is None or new.length < length:
+            self._fill(length)
+        path = self._path / f"{self._place.sequence:016x}{SUFFIX}"
+        file = self._open(self._path / NEXT)
+        try:
+            os.pwrite(file, data, 0)
+            failpoints.reach("log.segment.before")
+            (self._path / NEXT).rename(path)
+            failpoints.reach("log.segment.after")
+            sync_directory(self._path)
+        except BaseException:
+            os.close(file)
+            raise
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = file
+        with self._reading:
+            self._segments = [*self._segments, _Segment(path, self._place.sequence, length)]
+            self._place = Place(len(data), self._place.sequence + 1)
+        self._begun = time.monotonic()
+
+    def _following(self, full_after: float) -> int:
+        """The length of the next segment: a log that is written to fast has long ones."""
+        if not self._segments:
+            return limits.FIRST_SEGMENT_BYTES
+        length = min(self._segments[-1].length, limits.SEGMENT_BYTES)
+        if full_after < limits.SEGMENT_SECONDS:
+            return min(2 * length, limits.SEGMENT_BYTES)
+        return max(length // 2, limits.FIRST_SEGMENT_BYTES)
+
+    def _retire(self, shorter: set[str]) -> None:
+        """Remove the oldest segments as far as none of their entries is left. Whether that is durable does not matter."""
+        if "reset" in shorter:
             failpoints.reach("log.reset")
-            return None
-        cursor = transaction.cursor(self._entries)
-        if record[0] == "truncate":
-            if record[1] <= last and cursor.set_range(_NUMBER.pack(max(record[1], 0))):
-                while cursor.delete():
-                    pass
-        elif record[0] == "cut":
-            bound = _NUMBER.pack(max(record[1], 0))
-            present = cursor.first()
-            while present and cursor.key() < bound:
-                cursor.delete()
-                present = bool(cursor.key())
+            for each in self._segments[:-1]:
+                each.last = 0
+        if "cut" in shorter:
             failpoints.reach("log.cut")
-        return int.from_bytes(cursor.key()) if cursor.last() else None
+        kept = self._segments
+        while len(kept) > 1 and (kept[0].last < self._state.first or not self._state.last):
+            kept = kept[1:]
+        with self._reading:
+            removed, self._segments = self._segments[: -len(kept)], kept
+            for each in removed:
+                each.path.unlink()
+
+    def _fill_ahead(self) -> None:
+        """On a thread of its own: have the next segment ready when this one is full. What fails here is met again there."""
+        try:
+            if self._has_space():
+                half = time.monotonic() - self._begun
+                self._ready = self._fill(self._following(2 * half))
+        except (OSError, StorageFull) as error:
+            logger.info("the next segment of the log is not there yet: %s", error)
+
+    def _fill(self, length: int) -> _Segment:
+        """A durable file of zeros under the name `NEXT`."""
+        path = self._path / NEXT
+        path.unlink(missing_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            written = 0
+            while written < length:
+                written += os.write(file, _ZEROS[: length - written])
+            os.fsync(file)
+        except BaseException:
+            path.unlink()
+            raise
+        finally:
+            os.close(file)
+        return _Segment(path, 0, length)
 
     def _become(self, health: Health, reason: str) -> None:
         if self.health != health:
@@ -230,56 +326,95 @@ class LogStore:
                 self._settled.notify_all()
             self.on_health(health, reason)
 
+    # --- opening and reading
+
+    def _opened(self) -> LogImage:
+        """Find what there is, and make sure that it is durable: what a restarted process reads may be in memory alone, also after
+        a sync that failed (Rebello et al., Can Applications Recover from fsync Failures?, ATC 2020)."""
+        (self._path / NEXT).unlink(missing_ok=True)
+        replay = Replay()
+        found = sorted(self._path.glob(f"*{SUFFIX}"))
+        if not found:
+            self._begin(0, bounded=True)
+            return replay.image()
+        data, left = b"", 0
+        try:
+            for path in found:
+                data = path.read_bytes()
+                each = _Segment(path, int(path.name.removesuffix(SUFFIX), 16), len(data))
+                self._place = replay.take(data, each.number)
+                each.last = replay.most
+                left = segment.torn(data, self._place)
+                if left and path != found[-1]:
+                    raise Damage(f"frame {self._place.sequence} fails its checksum, and others follow")
+                self._segments.append(each)
+            image = replay.image()
+        except (Damage, ValueError) as error:
+            raise self._damaged(str(error)) from error
+        self._state = replay.state
+        self._file = self._open(self._segments[-1].path)
+        if left:
+            logger.info("%d bytes that were torn when this node ended are removed from its log", left)
+            os.pwrite(self._file, bytes(left), self._place.offset)
+        os.pwrite(self._file, data[replay.newest : self._place.offset], replay.newest)
+        sync_directory(self._path)
+        return image
+
+    def _read(self) -> LogImage:
+        """What is durable, from the disk. Thread: any."""
+        replay = Replay()
+        with ExitStack() as files:
+            with self._reading:
+                found = [(each.number, files.enter_context(each.path.open("rb"))) for each in self._segments]
+                end = self._place.offset
+            try:
+                place = Place(0, 0)
+                for number, file in found:
+                    if self._closed:
+                        raise Unavailable("the log is closed", subject=str(self._path))
+                    data = file.read(end if file is found[-1][1] else -1)
+                    place = replay.take(data, number)
+                    if data[place.offset :].strip(b"\0"):
+                        raise Damage(f"frame {place.sequence} fails its checksum")
+                if place.offset != end:
+                    raise Damage(f"frame {place.sequence} fails its checksum")
+                return replay.image()
+            except Damage as error:
+                raise self._damaged(str(error)) from error
+
     # --- parts
 
-    def _databases(self) -> tuple[Database, Database]:
-        return self._env.database("entries"), self._env.database("meta")
+    def _open(self, path: Path) -> int:
+        """For writes that are durable when they return: one call of the system, during which others may run, for both."""
+        return os.open(path, os.O_RDWR | os.O_DSYNC | os.O_CLOEXEC)
 
-    def _read(self, transaction: Transaction) -> Iterator[Entry]:
-        """All entries in order, each checked."""
-        last: int | None = None
-        for key, value in transaction.cursor(self._entries):
-            entry = read_entry(self._path, key, value, last)
-            last = entry[1]
-            yield entry
+    def _has_space(self) -> bool:
+        """Whether the file system has more free than the reserve."""
+        status = os.statvfs(self._path)
+        return status.f_bavail * status.f_frsize > limits.DISK_RESERVE_BYTES
 
-    def _numbers(self, transaction: Transaction) -> tuple[int, str | None, int]:
-        """Term, vote and commit index, checked."""
-        term, vote = read_number(self._path, "vote", transaction.get(b"vote", db=self._meta))
-        commit, _ = read_number(self._path, "commit", transaction.get(b"commit", db=self._meta))
-        return term, vote, commit
+    def _release(self) -> None:
+        if self._ahead is not None:
+            self._ahead.join()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
+    def _full(self, reason: str) -> StorageFull:
+        return StorageFull(f"no space in {self._path}: {reason}", subject=str(self._path), remedy="free disk space")
 
-def read_entry(path: Path, key: bytes, value: bytes, last: int | None) -> Entry:
-    """The entry in a row of the log at `path`, which must follow index `last`. Raises `StorageFailed`."""
-    index = int.from_bytes(key)
-    if len(key) != _NUMBER.size or len(value) < _HEAD.size or index < 1 or (last is not None and index != last + 1):
-        raise corrupt(path, f"entry {index} is torn or does not follow")
-    term, checksum = _HEAD.unpack_from(value)
-    command = value[_HEAD.size :]
-    if crc32(command, crc32(value[:8], crc32(key))) != checksum:
-        raise corrupt(path, f"entry {index} fails its checksum")
-    return command, index, term
+    def _damaged(self, reason: str) -> StorageFailed:
+        return StorageFailed(f"{self._path} is corrupt: {reason}", subject=str(self._path), remedy=REBUILD)
 
-
-def read_number(path: Path, name: str, value: bytes | None) -> tuple[int, str | None]:
-    """The number and the text in the row `name`; 0 and None without one. Raises `StorageFailed`."""
-    if value is None:
-        return 0, None
-    if len(value) < _HEAD.size or _sealed(_NUMBER.unpack_from(value)[0], value[_HEAD.size :]) != value:
-        raise corrupt(path, f"the {name} fails its checksum")
-    try:
-        return _NUMBER.unpack_from(value)[0], value[_HEAD.size :].decode() or None
-    except UnicodeDecodeError as error:
-        raise corrupt(path, f"the {name} names nobody") from error
-
-
-def sealed_entry(entry: Entry) -> tuple[bytes, bytes]:
-    """The row of an entry: key and value."""
-    command, index, term = entry
-    key = _NUMBER.pack(index)
-    return key, _HEAD.pack(term, crc32(command, crc32(_NUMBER.pack(term), crc32(key)))) + command
-
-
-def _sealed(number: int, text: bytes) -> bytes:
-    return _HEAD.pack(number, crc32(text, crc32(_NUMBER.pack(number)))) + text
+    def _refusal(self, error: OSError) -> RaftclusterError:
+        """What an error of the operating system means: see `environment`."""
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return self._full(reason)
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return MissingPrivilege(
+                f"cannot write {self._path}: {reason}", subject=str(self._path), remedy="run as its owner"
+            )
+        return StorageFailed(
+            f"writing {self._path} failed: {reason}", subject=str(self._path), remedy="check the disk, restart the node"
+        )

@@ -56,6 +56,7 @@ MOMENTS = (
     Moment("while writing"),
     Moment("log commit", deaths.write, ("log.commit.before", "log.commit.after", "log.durable"), 5),
     Moment("checkpoint", deaths.write, ("tables.commit.before", "tables.commit.after"), 3),
+    Moment("log segment", deaths.write, ("log.segment.before", "log.segment.after"), 5),
     Moment("log compaction", deaths.write, ("log.cut",), 3),
     Moment("election", deaths.campaign, ("vote.persist.before", "vote.persist.after")),
     Moment("snapshot install", deaths.receive, ("snapshot.install.before", "snapshot.install.after", "log.reset")),

@@ -1,7 +1,8 @@
 """Both implementations of each port, and how their disks are filled and broken, under one interface.
 
-The LMDB ones are broken for real: the descriptor that LMDB writes through is replaced by one of /dev/full (every write
-fails with ENOSPC) or of /dev/null (writes succeed, fdatasync fails), and put back later.
+The real ones are broken for real: the descriptor that is written through is replaced by one of /dev/full (every write
+fails with ENOSPC) or, LMDB's, of /dev/null (writes succeed, fdatasync fails), the log's by one that cannot be written to; and
+put back later.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
+import pytest
+
+from raftcluster import limits
 from raftcluster.storage import log, tables
 from raftcluster.storage.memory import MemoryDisk, MemoryLog, MemoryTables
 from raftcluster.storage.ports import Log, TableStore
@@ -32,7 +36,7 @@ class Bench(Protocol):
     def well(self) -> None: ...
 
 
-class LmdbBench:
+class FileBench:
     """Real files."""
 
     def __init__(self, path: Path, bounds: Bounds) -> None:
@@ -71,9 +75,11 @@ class LmdbBench:
                 target = Path(os.readlink(f"/proc/self/fd/{name}"))
             except FileNotFoundError:
                 continue  # the listing's own
-            if target.name == "data.mdb" and self.path in target.parents and descriptor not in self._kept.values():
+            mine = target.name == "data.mdb" or target.suffix == log.SUFFIX
+            if mine and self.path in target.parents and descriptor not in self._kept.values():
                 self._kept[descriptor] = os.dup(descriptor)
-                replacement = os.open(device, os.O_RDWR)
+                reading = device == "/dev/null" and target.suffix == log.SUFFIX
+                replacement = os.open(device, os.O_RDONLY if reading else os.O_RDWR)
                 os.dup2(replacement, descriptor, inheritable=False)
                 os.close(replacement)
         assert self._kept
@@ -109,7 +115,9 @@ class MemoryBench:
 
 TINY = Bounds(burst_keys=1, burst_share=0, run_keys=5, runs=2, slice_keys=3)
 """Every unit is a burst, and some generation of runs is always being swept."""
-LOGS = ("lmdb", "memory")
+LOGS = ("files", "segments", "memory")
+SMALL_SEGMENTS = {"FIRST_SEGMENT_BYTES": 1_024, "SEGMENT_BYTES": 4_096}
+"""Nearly every frame begins a segment."""
 TABLES = ("lmdb", "runs", "memory")
 
 
@@ -119,8 +127,11 @@ def bench_of(kind: str, path: Path) -> Iterator[Bench]:
     if kind == "memory":
         yield MemoryBench()
         return
-    bench = LmdbBench(path, TINY if kind == "runs" else DEFAULT)
-    try:
-        yield bench
-    finally:
-        bench.well()
+    bench = FileBench(path, TINY if kind == "runs" else DEFAULT)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SMALL_SEGMENTS.items() if kind == "segments" else ():
+            patch.setattr(limits, name, value)
+        try:
+            yield bench
+        finally:
+            bench.well()

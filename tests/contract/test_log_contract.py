@@ -1,4 +1,4 @@
-"""What every `Log` promises, tried on LMDB and on its twin in memory."""
+"""What every `Log` promises, tried on files and on their twin in memory."""
 
 from __future__ import annotations
 

@@ -30,7 +30,11 @@ PASSING = ("unavailable", "outcome-unknown", "generation-under-way")
 """Errors that say: ask again."""
 REPEATED = 20
 """Checks of a node and a round that are asked again although they were acknowledged."""
-SMALL = {"bounds": {"keep_entries": 8}, "timing": {"checkpoint": 0.1}}
+SMALL = {
+    "bounds": {"keep_entries": 8},
+    "timing": {"checkpoint": 0.1},
+    "limits": {"FIRST_SEGMENT_BYTES": 2_048, "SEGMENT_BYTES": 16_384},
+}
 """Options of a node whose log is cut all the time, so that a short absence needs a snapshot."""
 
 

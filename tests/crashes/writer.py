@@ -15,7 +15,7 @@ A line that is a number says that the cluster has acknowledged this check; every
     ["rotate"] ["remove", name] ["transfer", node or null] ["destroy", cluster]  -> what the node says to it
 
 OPTIONS is a JSON object: `bounds`, `timing`
-and `ready_seconds` of the node, `history`: a file for the votes and leaders that it hears of.
+and `ready_seconds` of the node, `limits`: other values of these, `history`: a file for the votes and leaders that it hears of.
 
 A check is known by (seed, round, node, number): from these follow its triplet and its instance, so the test can compute
 what every record must have counted.
@@ -33,7 +33,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from raftcluster import Node, failpoints
+from raftcluster import Node, failpoints, limits
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.engine.guards import Message
 from raftcluster.engine.ports import Bounds, Timing
@@ -222,6 +222,8 @@ def note_votes(history: Path) -> None:
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     options = json.loads(sys.argv[2])
+    for name, value in options.get("limits", {}).items():
+        setattr(limits, name, value)
     if "history" in options:
         note_votes(Path(options["history"]))
     bounds, timing = Bounds(**options.get("bounds", {})), Timing(**options.get("timing", {}))

@@ -140,6 +140,7 @@ CASES = [
     *(Case(f"log.append.{when}", deaths.write, leads) for when in ("before", "after") for leads in (True, False)),
     *(Case(f"log.commit.{when}", deaths.write, leads) for when in ("before", "after") for leads in (True, False)),
     *(Case("log.durable", deaths.write, leads) for leads in (True, False)),
+    *(Case(f"log.segment.{when}", deaths.write, leads) for when, leads in (("before", True), ("after", False))),
     Case("log.cut", deaths.write, True),
     *(Case(f"append_entries.send.{when}", deaths.write, True) for when in ("before", "after")),
     *(Case(f"entry.apply.{when}", deaths.write, leads) for when in ("before", "after") for leads in (True, False)),

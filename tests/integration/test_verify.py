@@ -231,7 +231,7 @@ def made(machines: list[Own]) -> Own:
 def test_a_log_that_decays_under_a_running_node_is_found(cluster: Cluster) -> None:
     cluster.nodes[0].config.set("needle", "in the haystack")
     eventually(cluster.settled, what="all have it")
-    file = cluster.path(1) / "log" / "data.mdb"
+    (file,) = (cluster.path(1) / "log").glob("*.segment")
     found = file.read_bytes()
     with file.open("r+b") as writing:
         at = found.find(b"in the haystack")

@@ -9,6 +9,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from tests.soak import growth
 from tests.soak.growth import BOUNDS, MIB, Sample, changes, in_use, measured, rates, table
 
 LEVELS = {
@@ -16,9 +17,8 @@ LEVELS = {
     "private": 44 * MIB,
     "descriptors": 25,
     "threads": 11,
-    "log map": 4096 * MIB,
     "tables map": 65536 * MIB,
-    "log file": MIB / 4,
+    "log files": MIB / 2,
     "tables used": 3 * MIB,
     "tables file": 4 * MIB,
     "log entries": 265,
@@ -44,7 +44,7 @@ def test_what_is_level_is_good_however_it_rose_in_the_first_quarter() -> None:
         ("private", 10 * 50 * 20.0),
         ("descriptors", 1 / 60),  # one per certificate rotation
         ("threads", 1 / 60),
-        ("log file", 2000.0),
+        ("log files", 8000.0),
         ("tables used", 3000.0),
         ("tables file", 60_000.0),
         ("log entries", 1.0),
@@ -80,7 +80,7 @@ def test_too_few_samples_show_nothing() -> None:
 
 def test_the_kernel_tells_of_a_process(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
-    (tmp_path / "log" / "data.mdb").write_bytes(bytes(8192))
+    (tmp_path / "log" / "1.segment").write_bytes(bytes(8192))
     with lmdb.open(str(tmp_path / "tables"), max_dbs=2) as env, env.begin(write=True) as transaction:
         transaction.put(b"key", b"", db=env.open_db(b"one", transaction))
     before = measured(os.getpid(), tmp_path)
@@ -90,13 +90,14 @@ def test_the_kernel_tells_of_a_process(tmp_path: Path) -> None:
     assert after["anonymous"] - before["anonymous"] > 0.9 * len(held)
     assert after["private"] - before["private"] > 0.9 * len(held)
     assert after["descriptors"] == before["descriptors"] + 1
-    assert before["threads"] >= 1 and before["log file"] == 8192 and before["log map"] == 0
+    assert before["threads"] >= 1 and before["log files"] == 8192
     assert before["tables used"] == in_use(tmp_path / "tables") == os.sysconf("SC_PAGESIZE")
 
 
-def test_the_pages_of_a_mapped_store_are_not_private_memory(tmp_path: Path) -> None:
-    lmdb.open(str(tmp_path / "tables")).close()
-    with lmdb.open(str(tmp_path / "log"), map_size=64 * MIB) as env:
+def test_the_pages_of_a_mapped_store_are_not_private_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "in_use", lambda environment: 0)  # LMDB opens nothing twice in a process
+    (tmp_path / "log").mkdir()
+    with lmdb.open(str(tmp_path / "tables"), map_size=64 * MIB) as env:
         with env.begin(write=True) as transaction:
             transaction.put(b"key", bytes(16 * MIB))
         before = measured(os.getpid(), tmp_path)
@@ -104,4 +105,4 @@ def test_the_pages_of_a_mapped_store_are_not_private_memory(tmp_path: Path) -> N
             value = transaction.get(b"key")
             assert value is not None and not any(value[:: os.sysconf("SC_PAGESIZE")])
             after = measured(os.getpid(), tmp_path)
-    assert after["log map"] == 64 * MIB and after["private"] - before["private"] < 4 * MIB
+    assert after["tables map"] == 64 * MIB and after["private"] - before["private"] < 4 * MIB

@@ -56,7 +56,7 @@ def test_nobody_else_may_look_into_it(tmp_path: Path) -> None:
 
 def test_another_version_is_named_with_the_remedy(tmp_path: Path) -> None:
     DataDirectory.create(tmp_path / "data").close()
-    (tmp_path / "data" / "VERSION").write_text("raftcluster-data 2\n")
+    (tmp_path / "data" / "VERSION").write_text("raftcluster-data 99\n")
     with pytest.raises(DataVersion) as caught:
         DataDirectory.open(tmp_path / "data")
     assert "'raftcluster-data 2'" in str(caught.value) and f"'{VERSION}'" in str(caught.value) and caught.value.remedy

@@ -1,22 +1,23 @@
-"""Rows of the log as a disk may give them back, and what becomes of a node that goes on from them."""
+"""Segments of the log as a disk may give them back, and what becomes of a node that goes on from them."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from pathlib import Path
+from typing import Any
 
 from raftcluster.codec import pack
 from raftcluster.engine import membership, operations
 from raftcluster.engine.operations import Operation
 from raftcluster.engine.recovery import Anchor, check_stores, recover
 from raftcluster.errors import FrameError, StorageFailed
-from raftcluster.storage.log import _sealed, read_entry, read_number, sealed_entry
+from raftcluster.storage import segment
 from raftcluster.storage.ports import Entry, LogImage
+from raftcluster.storage.segment import Damage, Replay, State
 from tests.fuzz.source import Source
 from tests.fuzz.victim import Victim
 
-PATH = Path("log")
+SEGMENT_BYTES = 4_096
 
 
 def seeds() -> Iterable[bytes]:
@@ -28,22 +29,14 @@ def seeds() -> Iterable[bytes]:
 def run(data: bytes) -> None:
     """What was damaged is told, or does not matter: a node that starts from it takes part like any other."""
     source = Source(data)
-    entries: list[Entry] = []
     try:
-        for _ in range(source.below(8)):
-            entries.append(_row(source, entries))
-        term, vote = read_number(PATH, "vote", _number(source))
-        commit, _ = read_number(PATH, "commit", _number(source))
-        image = LogImage(entries, term, vote, commit)
-        anchor = _anchor(source, entries)
+        image = _read(source)
+        anchor = _anchor(source, image.entries)
         check_stores(image, anchor)
-    except StorageFailed:
+    except (Damage, StorageFailed):
         return
-    assert (
-        [index for _, index, _ in entries] == list(range(entries[0][1], entries[0][1] + len(entries)))
-        if entries
-        else True
-    )
+    entries, term = image.entries, image.term
+    assert not entries or [index for _, index, _ in entries] == list(range(entries[0][1], entries[0][1] + len(entries)))
     found = recover(image, anchor)
     assert not found.entries or found.commit <= found.entries[-1][1]
     if (
@@ -56,22 +49,45 @@ def run(data: bytes) -> None:
         victim.check()
 
 
-def _row(source: Source, entries: list[Entry]) -> Entry:
-    index = entries[-1][1] + 1 if entries else 1 + source.below(3)
-    entry_term = max(entries[-1][2] if entries else 0, source.below(4))
-    key, value = sealed_entry((command(source), source.spoilt_number(index), source.spoilt_number(entry_term)))
-    if source.flag(16):
-        key, value = source.damaged(key), source.damaged(value)
-    return read_entry(PATH, key, value, entries[-1][1] if entries else None)
+def _read(source: Source) -> LogImage:
+    """Up to three segments, sound but for a few bytes, and what is read of them. Raises `Damage`."""
+    replay, state, number = Replay(), State(), 1
+    for last in (False,) * source.below(3) + (True,):
+        frames, begins = [segment.frame(number, [state.start()])], number
+        number += 1
+        for _ in range(source.below(4)):
+            records = [_record(source, state) for _ in range(source.below(5))]
+            frames.append(segment.frame(number, [each for each in records if each is not None]))
+            number += 1
+        data = b"".join(frames)
+        data += bytes(max(0, SEGMENT_BYTES - len(data)))
+        if source.flag(16):
+            data = source.damaged(data)
+        place = replay.take(data, begins)
+        if segment.torn(data, place) and not last:
+            raise Damage("a torn frame that others follow")
+    return replay.image()
 
 
-def _number(source: Source) -> bytes | None:
-    how = source.byte()
-    if how < 40:
-        return None
-    text = source.take(3) if how > 230 else source.choice((b"a", b"b", b""))
-    value = _sealed(source.spoilt_number(source.below(8)), text)
-    return source.damaged(value) if how % 16 == 15 else value
+def _record(source: Source, state: State) -> Any:
+    """One that the state allows, for the most part; None for one that no writer would write."""
+    kind = source.below(8)
+    if kind == 0:
+        record: list[Any] = ["vote", source.spoilt_number(source.below(8)), source.choice((None, "a", "b", ""))]
+    elif kind == 1:
+        record = ["commit", source.spoilt_number(source.below(8))]
+    elif kind == 2:
+        record = [source.choice(("truncate", "cut")), source.spoilt_number(source.below(8))]
+    elif kind == 3 and source.flag(8):
+        record = source.spoilt(["reset"])
+    else:
+        index = state.last + 1 if state.last else 1 + source.below(3)
+        record = ["append", command(source), source.spoilt_number(index), source.spoilt_number(source.below(4))]
+    try:
+        state.take(record)
+    except (Damage, TypeError):
+        return record if source.flag(8) else None
+    return record
 
 
 def _anchor(source: Source, entries: list[Entry]) -> Anchor | None:
