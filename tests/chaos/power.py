@@ -154,10 +154,13 @@ class Plant:
 
 
 def rounds(random: Random) -> Iterator[tuple[tuple[int, ...], Moment, str | int]]:
-    """Every set of nodes, and every moment, once in each seven rounds."""
-    assert len(SUBSETS) == len(MOMENTS)
+    """Every moment once, and every set of nodes at least once, in each eight rounds."""
+    more = len(MOMENTS) - len(SUBSETS)
     while True:
-        sets, moments = random.sample(SUBSETS, len(SUBSETS)), random.sample(MOMENTS, len(MOMENTS))
+        sets, moments = (
+            random.sample([*SUBSETS, *random.choices(SUBSETS, k=more)], len(MOMENTS)),
+            random.sample(MOMENTS, len(MOMENTS)),
+        )
         yield from ((numbers, moment, random.choice(MANNERS)) for numbers, moment in zip(sets, moments, strict=True))
 
 
