@@ -1,18 +1,19 @@
 """The log's format: a sequence of frames in segments, files of a fixed length that are zero where nothing was written yet.
 
     segment   frames, then zeros
-    frame     length of the payload (4), its CRC-32 (4), sequence number (8), CRC-32 of these sixteen bytes (4); the payload:
-              records, in order, as one msgpack array of arrays; all numbers big-endian
+    frame     a mark (1), length of the payload (4), its CRC-32 (4), sequence number (8), CRC-32 of these seventeen bytes (4); the
+              payload: records, in order, as one msgpack array of arrays; a mark (1); all numbers big-endian
 
 Frames are numbered through all segments without a gap; a segment is named by the number of its first frame, whose only
 record says what holds before it: `["segment", index of the first and of the last entry, term, vote, commit index]`. All other
 records are those of `ports.Record`.
 
-A frame is written at once, and the next one when that is durable. So only the last frame may be torn, and where it is torn a
-whole sector still is zero: disks write sectors or do not. Whatever else fails its checksum has been damaged later, and that
-is never repaired (Alagappan et al., Protocol-Aware Recovery for Consensus-Based Storage, FAST 2018: a log that takes the one
-for the other loses what was acknowledged). A frame with a whole sector of zeros in it that decays as the very last one is
-taken for a torn one.
+A frame is written at once, and the next one when that is durable. So only the last frame may be torn, and where it is torn its
+part of some sector still is zero: disks write sectors or do not. The marks, which are not zero, see to it that the first and the
+last part, however short, tell. A process that ends while the kernel copies leaves a beginning of any length: no last mark. Whatever
+else fails its checksum has been damaged later, and that is never repaired (Alagappan et al., Protocol-Aware Recovery for
+Consensus-Based Storage, FAST 2018: a log that takes the one for the other loses what was acknowledged). A frame with a whole
+sector of zeros in it that decays as the very last one is taken for a torn one.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from raftcluster.storage.ports import Entry, LogImage, Record
 SECTOR: Final = 512
 """What a disk writes as a whole, at the least."""
 
-_HEAD: Final = Struct(">IIQ")
+MARK: Final = 0xFF
+_HEAD: Final = Struct(">BIIQ")
 _CHECK: Final = Struct(">I")
+_SEQUENCE: Final = slice(9, 17)
 HEAD_BYTES: Final = _HEAD.size + _CHECK.size
 _RECORDS: Final[dict[str, tuple[tuple[type, ...], ...]]] = {
     "append": ((bytes, int, int),),
@@ -63,8 +66,8 @@ class Place(NamedTuple):
 def frame(sequence: int, records: Sequence[Record | list[Any]]) -> bytes:
     """One frame."""
     payload = codec.pack(records)
-    head = _HEAD.pack(len(payload), crc32(payload), sequence)
-    return b"".join((head, _CHECK.pack(crc32(head)), payload))
+    head = _HEAD.pack(MARK, len(payload), crc32(payload), sequence)
+    return b"".join((head, _CHECK.pack(crc32(head)), payload, bytes((MARK,))))
 
 
 def frames(data: bytes, sequence: int) -> Iterator[tuple[Place, list[Any]]]:
@@ -72,7 +75,7 @@ def frames(data: bytes, sequence: int) -> Iterator[tuple[Place, list[Any]]]:
     Raises `Damage` for a frame that was written by another program."""
     place = Place(0, sequence)
     while (payload := _payload(data, place)) is not None:
-        place = Place(place.offset + HEAD_BYTES + len(payload), place.sequence + 1)
+        place = Place(_end(place, len(payload)), place.sequence + 1)
         try:
             records = codec.unpack(payload, limit_bytes=len(payload))
         except FrameError as error:
@@ -88,19 +91,28 @@ def torn(data: bytes, place: Place) -> int:
     rest = data[place.offset :].rstrip(b"\0")
     if not rest:
         return 0
-    end = place.offset + len(rest)
+    last = place.offset + len(rest)
     head = data[place.offset : place.offset + HEAD_BYTES]
-    if _is_head(head, place.sequence):
-        end = min(len(data), max(end, place.offset + HEAD_BYTES + _HEAD.unpack_from(head)[0]))
+    whole = _is_head(head, place.sequence)
+    end = _end(place, _HEAD.unpack_from(head)[1]) if whole else max(last, _end(place, 0))
+    if end > len(data):
+        raise Damage(f"frame {place.sequence} is longer than its file")
     boundaries = [place.offset, *range(place.offset - place.offset % SECTOR + SECTOR, end, SECTOR), end]
-    if all(any(data[start:stop]) for start, stop in pairwise(boundaries)):
+    if data[end - 1] and all(any(data[start:stop]) for start, stop in pairwise(boundaries)):
         raise Damage(f"frame {place.sequence} fails its checksum")
-    at = data.find(_sequence(place.sequence + 1), place.offset)
+    following = (end,) if whole else _places(data, place)
+    if any(_payload(data, Place(offset, place.sequence + 1)) is not None for offset in following):
+        raise Damage(f"frame {place.sequence} fails its checksum, and others follow")
+    return max(last, end) - place.offset
+
+
+def _places(data: bytes, place: Place) -> Iterator[int]:
+    """Where frames may begin that follow the one at `place`, whose length is not known."""
+    number = _sequence(place.sequence + 1)
+    at = data.find(number, place.offset + _SEQUENCE.start)
     while at >= 0:
-        if _payload(data, Place(at - 8, place.sequence + 1)) is not None:
-            raise Damage(f"frame {place.sequence} fails its checksum, and others follow")
-        at = data.find(_sequence(place.sequence + 1), at + 1)
-    return end - place.offset
+        yield at - _SEQUENCE.start
+        at = data.find(number, at + 1)
 
 
 def _payload(data: bytes, place: Place) -> bytes | None:
@@ -108,13 +120,22 @@ def _payload(data: bytes, place: Place) -> bytes | None:
     head = data[place.offset : place.offset + HEAD_BYTES]
     if not _is_head(head, place.sequence):
         return None
-    length, checksum, _ = _HEAD.unpack_from(head)
-    payload = data[place.offset + HEAD_BYTES : place.offset + HEAD_BYTES + length]
-    return payload if len(payload) == length and crc32(payload) == checksum else None
+    _, length, checksum, _ = _HEAD.unpack_from(head)
+    end = _end(place, length)
+    payload = data[place.offset + HEAD_BYTES : end - 1]
+    return payload if data[end - 1 : end] == bytes((MARK,)) and crc32(payload) == checksum else None
+
+
+def _end(place: Place, length: int) -> int:
+    """Where a frame ends whose payload is so long."""
+    return place.offset + HEAD_BYTES + length + 1
 
 
 def _is_head(head: bytes, sequence: int) -> bool:
-    return len(head) == HEAD_BYTES and head[8:16] == _sequence(sequence) and head[16:] == _CHECK.pack(crc32(head[:16]))
+    checked, check = head[: _HEAD.size], head[_HEAD.size :]
+    return (
+        head[:1] == bytes((MARK,)) and head[_SEQUENCE] == _sequence(sequence) and check == _CHECK.pack(crc32(checked))
+    )
 
 
 def _sequence(number: int) -> bytes:

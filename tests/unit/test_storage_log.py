@@ -55,12 +55,12 @@ def files(path: Path) -> list[Path]:
 def frames(data: bytes) -> list[tuple[int, int, list[Any]]]:
     """Number, length and records of each frame, read with nothing but what the format says."""
     found, at = [], 0
-    while any(data[at : at + 20]):
-        length, checksum, number, check = struct.unpack_from(">IIQI", data, at)
-        payload = data[at + 20 : at + 20 + length]
-        assert checksum == crc32(payload) and check == crc32(data[at : at + 16])
-        found.append((number, 20 + length, msgpack.unpackb(payload)))
-        at += 20 + length
+    while any(data[at : at + 21]):
+        begin, length, checksum, number, check = struct.unpack_from(">BIIQI", data, at)
+        payload, end = data[at + 21 : at + 21 + length], data[at + 21 + length]
+        assert checksum == crc32(payload) and check == crc32(data[at : at + 17]) and begin == end == 255
+        found.append((number, 22 + length, msgpack.unpackb(payload)))
+        at += 22 + length
     assert not any(data[at:])
     return found
 
