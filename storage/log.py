@@ -39,6 +39,8 @@ SUFFIX: Final = ".segment"
 NEXT: Final = "next"
 REBUILD: Final = "remove this node from the cluster, delete its data directory and join again"
 
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
+"""The last two: there are no descriptors for the next segment. That passes, too, and nothing has been written."""
 _FREEING: Final = {"cut", "reset"}
 """Records after which segments may go."""
 _ZEROS: Final = bytes(256 * limits.KIB)
@@ -88,6 +90,8 @@ class LogStore:
         self._state = State()
         """After all that is durable. The writer's."""
         self._file = -1
+        self._left = 0
+        """How long a frame is that the disk may have taken in part when it was full. Nothing may be written before that is gone."""
         self._begun = time.monotonic()
         """When the last segment was begun."""
         self._ahead: threading.Thread | None = None
@@ -95,7 +99,9 @@ class LogStore:
         self._ready: _Segment | None = None
         """That segment, once it is done; its name and number come when it is used."""
         try:
-            path.mkdir(mode=0o700, exist_ok=True)
+            if not path.exists():
+                path.mkdir(mode=0o700)
+                sync_directory(path.parent)
             self._image: LogImage | None = self._opened()
         except OSError as error:
             self._release()
@@ -212,6 +218,7 @@ class LogStore:
                 shorter.add(record[0])
         if not shorter & _FREEING and not self._has_space():
             raise self._full("the file system is nearly full")
+        self._clean()
         data = segment.frame(self._place.sequence, records)
         if self._place.offset + len(data) > self._segments[-1].length:
             self._begin(len(data), bounded=not shorter & _FREEING)
@@ -227,11 +234,17 @@ class LogStore:
             self._ahead = threading.Thread(target=self._fill_ahead, name="raftcluster-log-ahead", daemon=True)
             self._ahead.start()
 
+    def _clean(self) -> None:
+        """Remove what a full disk has left of a frame: the next one may be another, and may stand in the next segment."""
+        if self._left:
+            _erase(self._file, self._place.offset, self._place.offset + self._left)
+            self._left = 0
+
     def _put(self, data: bytes) -> None:
         """Write a frame at its place; durable when this returns."""
-        written = 0
-        while written < len(data):  # less than all of it only where the disk becomes full: the next one says so
-            written += os.pwrite(self._file, data[written:] if written else data, self._place.offset + written)
+        self._left = len(data)
+        _write_at(self._file, data, self._place.offset)
+        self._left = 0
         with self._reading:
             self._place = Place(self._place.offset + len(data), self._place.sequence + 1)
 
@@ -251,7 +264,7 @@ class LogStore:
         path = self._path / f"{self._place.sequence:016x}{SUFFIX}"
         file = self._open(self._path / NEXT)
         try:
-            os.pwrite(file, data, 0)
+            _write_at(file, data, 0)
             failpoints.reach("log.segment.before")
             (self._path / NEXT).rename(path)
             failpoints.reach("log.segment.after")
@@ -284,13 +297,14 @@ class LogStore:
                 each.last = 0
         if "cut" in shorter:
             failpoints.reach("log.cut")
-        kept = self._segments
-        while len(kept) > 1 and (kept[0].last < self._state.first or not self._state.last):
-            kept = kept[1:]
         with self._reading:
-            removed, self._segments = self._segments[: -len(kept)], kept
-            for each in removed:
-                each.path.unlink()
+            while len(self._segments) > 1 and (self._segments[0].last < self._state.first or not self._state.last):
+                try:
+                    self._segments[0].path.unlink(missing_ok=True)
+                except OSError as error:  # what was written is durable, whatever becomes of this
+                    logger.warning("%s stays until the log is cut again: %s", self._segments[0].path, error)
+                    break
+                self._segments = self._segments[1:]
 
     def _fill_ahead(self) -> None:
         """On a thread of its own: have the next segment ready when this one is full. What fails here is met again there."""
@@ -355,20 +369,19 @@ class LogStore:
         self._file = self._open(self._segments[-1].path)
         if left:
             logger.info("%d bytes that were torn when this node ended are removed from its log", left)
-            os.pwrite(self._file, bytes(left), self._place.offset)
-        os.pwrite(self._file, data[replay.newest : self._place.offset], replay.newest)
+        _erase(self._file, self._place.offset, len(data))
+        _write_at(self._file, data[replay.newest : self._place.offset], replay.newest)
         sync_directory(self._path)
         return image
 
     def _read(self) -> LogImage:
         """What is durable, from the disk. Thread: any."""
-        replay = Replay()
-        with ExitStack() as files:
-            with self._reading:
-                found = [(each.number, files.enter_context(each.path.open("rb"))) for each in self._segments]
-                end = self._place.offset
-            try:
-                place = Place(0, 0)
+        replay, place = Replay(), Place(0, 0)
+        try:
+            with ExitStack() as files:
+                with self._reading:
+                    found = [(each.number, files.enter_context(each.path.open("rb"))) for each in self._segments]
+                    end = self._place.offset
                 for number, file in found:
                     if self._closed:
                         raise Unavailable("the log is closed", subject=str(self._path))
@@ -379,8 +392,11 @@ class LogStore:
                 if place.offset != end:
                     raise Damage(f"frame {place.sequence} fails its checksum")
                 return replay.image()
-            except Damage as error:
-                raise self._damaged(str(error)) from error
+        except Damage as error:
+            raise self._damaged(str(error)) from error
+        except OSError as error:
+            reason = f"reading {self._path} failed: {error.strerror or error}"
+            raise StorageFailed(reason, subject=str(self._path), remedy="check the disk") from error
 
     # --- parts
 
@@ -409,7 +425,7 @@ class LogStore:
     def _refusal(self, error: OSError) -> RaftclusterError:
         """What an error of the operating system means: see `environment`."""
         reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             return self._full(reason)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return MissingPrivilege(
@@ -418,3 +434,17 @@ class LogStore:
         return StorageFailed(
             f"writing {self._path} failed: {reason}", subject=str(self._path), remedy="check the disk, restart the node"
         )
+
+
+def _write_at(file: int, data: bytes, offset: int) -> None:
+    """All of `data`. A disk takes less than all of it where it becomes full -- the next call says so -- or of gigabytes."""
+    written = 0
+    while written < len(data):
+        written += os.pwrite(file, data[written:] if written else data, offset + written)
+
+
+def _erase(file: int, start: int, stop: int) -> None:
+    """Zeros, durably; in an order in which also a part of them leaves no frame at `start`, or one that is torn."""
+    middle = min(start + segment.HEAD_BYTES, stop)
+    for first, last in ((max(start, stop - 1), stop), (middle, stop), (start, middle)):
+        _write_at(file, bytes(last - first), first)

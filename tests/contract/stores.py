@@ -42,6 +42,7 @@ class FileBench:
     def __init__(self, path: Path, bounds: Bounds) -> None:
         self.path, self._bounds = path, bounds
         self._kept: dict[int, int] = {}
+        self._patch = pytest.MonkeyPatch()
         self._tables: tables.TableStore | None = None
 
     def open_log(self) -> Log:
@@ -62,6 +63,7 @@ class FileBench:
             os.dup2(kept, descriptor, inheritable=False)
             os.close(kept)
         self._kept.clear()
+        self._patch.undo()
 
     def _swap(self, device: str) -> None:
         """Between two transactions of the tables, whose sweeps come unasked: fdatasync of /dev/full would be a broken disk."""
@@ -83,6 +85,10 @@ class FileBench:
                 os.dup2(replacement, descriptor, inheritable=False)
                 os.close(replacement)
         assert self._kept
+        mode = os.O_RDONLY if device == "/dev/null" else os.O_RDWR
+        self._patch.setattr(
+            log.LogStore, "_open", lambda store, path: os.open(device, mode)
+        )  # of a segment that is begun
 
 
 class MemoryBench:
