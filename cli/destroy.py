@@ -61,7 +61,12 @@ def destroy(
         if confirm is None:
             confirm = click.prompt("This cannot be undone. The cluster's name", err=True)
         options = {"every_node": every_node, "keep_software": keep_software}
-        event_id = obj.client.destroy(confirm, **options, reason=reason, author=author())
+        try:
+            event_id = obj.client.destroy(confirm, **options, reason=reason, author=author())
+        except Rejected as error:
+            if error.code == "has-members":
+                error.remedy = "look at it with --dry-run, then say --every-node; or remove the others first"
+            raise
         seen = _follow(obj)
         _gone(obj.directory)
         _tell(event_id, seen, as_json)

@@ -43,7 +43,7 @@ def facts(values: Mapping[str, Cell]) -> None:
     shown = {_title(name): _timed(name, value) for name, value in values.items()}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
-        click.echo(f"{name:<{width}}  {text(value)}")
+        click.echo(f"{name:<{width}}  {text(value) or '-'}")
 
 
 def document(value: Mapping[str, Any]) -> None:

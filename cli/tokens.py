@@ -15,9 +15,11 @@ def tokens(ctx: click.Context, as_json: bool) -> None:
     """List the invitations; with a command, change them."""
     if ctx.invoked_subcommand is None:
         found = ctx.obj.client.tokens.list()
-        columns = ("token_id", "name", "expires", "used", "revoked")
-        rows = [[{**row, "used": row["used_by"] is not None}[name] for name in columns] for row in found]
-        output.as_json(found) if as_json else output.table(columns, rows)
+        rows = [
+            [row["token_id"], row["name"], output.moment(row["expires"]), row["used_by"] is not None, row["revoked"]]
+            for row in found
+        ]
+        output.as_json(found) if as_json else output.table(("token", "name", "expires", "used", "revoked"), rows)
 
 
 @tokens.command()

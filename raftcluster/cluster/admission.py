@@ -122,8 +122,7 @@ class Admission:
                     return Bundle.make(view, chain, held, each, node_id)
             if record is not None and record.phase == "aborted":
                 raise Unavailable(f"generation {number} was given up: {record.reason}", remedy="try again")
-            requests = len(view.pending.requests) if view.pending else 0
-            text = f"generation {number}: requests {requests}/{len(view.pending.holders()) if view.pending else 0}"
+            text = _progress(view, number)
             if text != said or not self._wait(seen):
                 told(text)
                 said = text
@@ -258,6 +257,17 @@ class Admission:
         log.warning("refused %s: %s: %s", stream.address, error.code, error.message)
         self._on_refused(error.code, _origin(stream), error.message)
         stream.part({"refused": error.code, "text": error.message, "remedy": error.remedy})
+
+
+def _progress(view: View, number: int) -> str:
+    """What a joiner is told that waits for its certificate: how many have asked for theirs, and who has not."""
+    coming = view.pending
+    if coming is None:
+        return f"generation {number}: not begun"
+    wanted = coming.holders()
+    missing = sorted(view.members[each].name for each in wanted if each not in coming.requests)
+    rest = f", waiting for {', '.join(missing)}" if missing else ""
+    return f"generation {coming.number}: requests {len(coming.requests)}/{len(wanted)}{rest}"
 
 
 def _read(tables: ReadTables, now: int, number: int) -> tuple[View, Generation | None, list[Link]]:

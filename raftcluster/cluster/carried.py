@@ -141,7 +141,10 @@ def take(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Joined
     file = Path(folder) / BUNDLE
     try:
         bundle = Bundle.read(unpack(file.read_bytes()))
-    except (OSError, FrameError) as error:
+    except OSError as error:
+        remedy = "name the folder that `raftcluster certs export` has written"
+        raise StorageRefusal(f"{file}: {error.strerror}", subject=str(file), remedy=remedy) from error
+    except FrameError as error:
         raise StorageRefusal(f"{file} is no bundle: {error}", subject=str(file), remedy="export it again") from error
     with DataDirectory.open(path) as directory:
         try:

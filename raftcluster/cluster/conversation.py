@@ -117,6 +117,7 @@ def ask_chain(
 
 def await_bundle(stream: Stream, progress: Callable[[str], None]) -> Bundle:
     """What the member sends at last. Raises what it refuses with, or `Unavailable` when it is gone."""
+    said = ""
     while True:
         answer = stream.receive(timeout=4 * PROGRESS_SECONDS)
         if not isinstance(answer, dict):
@@ -125,7 +126,10 @@ def await_bundle(stream: Stream, progress: Callable[[str], None]) -> Bundle:
             raise refusal(answer)
         if "bundle" in answer:
             return Bundle.read(answer["bundle"])
-        progress(str(answer.get("progress", ""))[:200])
+        text = str(answer.get("progress", ""))[:200]
+        if text != said:
+            progress(text)
+        said = text
 
 
 def refusal(answer: Mapping[str, Any]) -> RaftclusterError:

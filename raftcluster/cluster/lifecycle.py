@@ -197,7 +197,11 @@ def _reports(coming: Generation, local: Local) -> list[Action]:
     if coming.phase == "switch" and me not in coming.trusted and me in coming.certificates:
         return [Vouch(coming.number)]
     if local.presented == coming.number:
-        if old := sorted(peer for peer, shown in local.links.items() if shown != coming.number):
+        part = {
+            *coming.holders(),
+            *coming.leaving,
+        }  # a link to whoever hangs, and was therefore left out, is not waited for
+        if old := sorted(peer for peer, shown in local.links.items() if shown != coming.number and peer in part):
             return [Relink(tuple(old))]
         if coming.phase == "switch" and me not in coming.switched:
             return [Propose(["switched", coming.number, me])]

@@ -90,6 +90,24 @@ def test_one_generation_for_all_who_are_invited() -> None:
     assert View.read(log.rows, log.view.time + 1_000).invited == 0, "nor with a token that has expired"
 
 
+def test_a_link_to_who_was_left_out_is_not_waited_for() -> None:
+    """It hangs, so that its link is up for a while yet, and gets nothing that could replace it."""
+    log = three()
+    before = log.view.active.number  # type: ignore[union-attr]
+    log.apply("rotate", "x", ["n3"], False)
+    number = before + 1
+    for node in ("n1", "n2"):
+        log.apply("csr", number, node, f"csr-{node}".encode())
+    log.mint()
+    for node in ("n1", "n2"):
+        log.trust(node)
+    both = {before, number}
+    local = Local("n2", False, 0, {}, both, both, number, (before, number), {"n1": before, "n3": before}, rooted=both)
+    assert decide(log.view, local) == [Relink(("n1",))]
+    local = replace(local, links={"n1": number, "n3": before})
+    assert decide(log.view, local) == [Propose(["switched", number, "n2"])]
+
+
 def test_trust_switch_retire() -> None:
     log = minted()
     local = replace(ALONE, requests={2: b"csr-n1"}, on_disk={1, 2})
