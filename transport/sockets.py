@@ -7,7 +7,7 @@ import contextlib
 import errno
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from struct import Struct
 from typing import Any, Final
@@ -89,21 +89,7 @@ def dial(address: Address, deadline: float, opened: Callable[[Socket], None]) ->
     `deadline` is a time of the monotonic clock. `opened` gets each socket before it connects, so that another thread can
     :func:`abort` it. Raises `OSError`.
     """
-    found = _resolve(address)
-    for left, (family, kind, protocol, resolved) in zip(range(len(found), 0, -1), found, strict=True):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            opened(sock)
-            sock.settimeout(max(0.001, (deadline - time.monotonic()) / left))
-            sock.connect(resolved)
-            _prepare(sock)
-        except OSError:
-            sock.close()
-            if left == 1:
-                raise
-        else:
-            return sock
-    raise OSError(errno.EADDRNOTAVAIL, f"{text(address)} has no address")
+    return _connected(address, _resolve(address), deadline, opened, _prepare)
 
 
 def outbound(address: Address, datagrams: bool, deadline: float, opened: Callable[[Socket], None]) -> Socket:
@@ -111,15 +97,29 @@ def outbound(address: Address, datagrams: bool, deadline: float, opened: Callabl
     while is waited for: only one that is gone ends the connection. Raises `OSError`."""
     kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM
     found = [each for each in _resolve(address, type=kind) if each[1] == kind]
-    for left, (family, _, protocol, resolved) in zip(range(len(found), 0, -1), found, strict=True):
+
+    def prepare(sock: Socket) -> None:
+        for level, option, value in () if datagrams else _OUTBOUND:
+            sock.setsockopt(level, option, value)
+
+    return _connected(address, found, deadline, opened, prepare)
+
+
+def _connected(
+    address: Address,
+    found: Sequence[Any],
+    deadline: float,
+    opened: Callable[[Socket], None],
+    prepare: Callable[[Socket], None],
+) -> Socket:
+    """To the first of `found` that can be had."""
+    for left, (family, kind, protocol, resolved) in zip(range(len(found), 0, -1), found, strict=True):
         sock = socket.socket(family, kind, protocol)
         try:
             opened(sock)
             sock.settimeout(max(0.001, (deadline - time.monotonic()) / left))
             sock.connect(resolved)
-            if not datagrams:
-                for level, option, value in _OUTBOUND:
-                    sock.setsockopt(level, option, value)
+            prepare(sock)
         except OSError:
             sock.close()
             if left == 1:
