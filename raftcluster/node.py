@@ -251,12 +251,8 @@ class Node(Logs, Verifying):
             each.start()
             self._undo.callback(each.close)
         self._undo.callback(self._withdraw)
-        if facts["lab"] and facts["founder"] == me:
-            founding = threading.Thread(
-                target=lab.found, args=(self, self._ending), name="raftcluster-found", daemon=True
-            )
-            founding.start()
-            self._undo.callback(founding.join)
+        self._founding = lab.Founding(self, self._ending, wanted=facts["lab"] and facts["founder"] == me)
+        self._undo.callback(self._founding.join)
         self._undo.callback(self._ending.set)
 
     @classmethod
@@ -285,13 +281,15 @@ class Node(Logs, Verifying):
         return node
 
     def wait_ready(self, seconds: float) -> None:
-        """Wait until this node has applied what was committed before this call, the genesis at least. Raises `Unavailable`."""
+        """Wait until this node has applied what was committed before this call, the genesis at least; the founder of a lab cluster
+        also until it is one, for settings that are made first make it none. Raises `Unavailable`."""
         end = time.monotonic() + seconds
         while seconds > 0:
             self._role_changed.clear()
             try:
                 view = self._runtime.query("cluster", View.read, consistency="linearizable", deadline=1.0)
                 if view.facts is not None:
+                    self._founding.join(max(0.0, end - time.monotonic()))
                     return
                 raise Unavailable("the cluster's genesis is not committed yet", subject=self.name)
             except Unavailable as error:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -13,6 +16,7 @@ from raftcluster import Node
 from raftcluster.cli.main import main
 from raftcluster.errors import Rejected, StorageRefusal
 from raftcluster.events import log
+from raftcluster.greylist.api import Greylist
 from tests.helpers import eventually, free_ports
 
 
@@ -35,7 +39,7 @@ def test_a_nodes_life_is_in_its_file(tmp_path: Path) -> None:
                 product="mta/1.0",
             )  # fmt: skip
         assert caught.value.code == "token-name"
-        eventually(lambda: "join-refused" in names(path))
+        eventually(lambda: {"token-created", "join-refused"} <= set(names(path)))
     with Node.open(path, product="mta/1.0"):
         pass
     found = names(path)
@@ -51,3 +55,19 @@ def test_a_nodes_life_is_in_its_file(tmp_path: Path) -> None:
     shown = CliRunner().invoke(main, ["-C", str(path), "events", "--event", "join-refused"]).stdout
     assert shown.count("\n") == 1 and "was not let in: token-name" in shown
     assert CliRunner().invoke(main, ["-C", str(tmp_path / "none"), "events"]).exit_code == 8
+
+
+def test_a_lab_cluster_is_one_when_its_founder_is_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting that is made first would make it none, for good."""
+    ready, configure = threading.Event(), Greylist.configure
+
+    def slow(greylist: Greylist, changes: Mapping[str, Any], **options: Any) -> int:
+        if "lab" in changes:
+            ready.wait(0.5)
+        return configure(greylist, changes, **options)
+
+    monkeypatch.setattr(Greylist, "configure", slow)
+    raftcluster.init(tmp_path / "mx0", cluster="mail", node="mx0", listen=("127.0.0.1", free_ports(1)[0]), lab=True)
+    with Node.open(tmp_path / "mx0") as node:
+        node.greylist.configure({"delay": 1})
+        assert node.greylist.settings(consistency="linearizable").lab

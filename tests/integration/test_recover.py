@@ -73,6 +73,12 @@ def files(path: Path) -> dict[str, bytes]:
     return {str(each.relative_to(path)): each.read_bytes() for each in found}
 
 
+def recoveries(path: Path) -> list[dict[str, Any]]:
+    """What the node has told of recoveries that somebody decided."""
+    told = [each["fields"] for each in raftcluster.read_events(path) if each["event"] == "cluster-changed"]
+    return [each for each in told if each["action"] == "recover"]
+
+
 def test_the_preview_shows_what_is_kept_and_lost_and_changes_nothing(template: Lost, copy: Path) -> None:
     before = files(copy)
     shown = backup.preview(copy, machines=[Counter()])
@@ -96,16 +102,17 @@ def test_a_survivor_goes_on_with_everything_as_a_new_cluster(template: Lost, cop
         assert node.config.get("antispam/threshold") == 5 and node.greylist.stats()["records"] == 1
         assert node.propose("counter", "a") == 21
         status = node.status()
-        assert status["voters"] == [node.id] and status["term"] > shown.term and status["alarms"] == {}
+        assert status["voters"] == [node.id] and status["term"] > shown.term
+        eventually(lambda: node.status()["alarms"] == {}, what="all is well")
         assert node.certs.show().generation == 4
         newest, *older = node.members.log()
         assert (newest.action, newest.subject) == ("recover", f"cluster {template.former} at entry {shown.last_index}")
         assert (newest.author, newest.origin, newest.reason) == ("admin", template.name, "two are on fire")
         assert [each.action for each in reversed(older)] == ["init", *2 * ["invite", "join"]], "it goes on from there"
+        decided = eventually(lambda: recoveries(copy), what="it tells who decided that")
+        assert [each["number"] for each in decided] == [newest.number]
     (told,) = (each for each in raftcluster.read_events(copy) if each["event"] == "cluster-recovered")
     assert told["fields"]["removed"] == done.removed and told["fields"]["reason"] == "two are on fire"
-    decided = [each["fields"] for each in raftcluster.read_events(copy) if each["event"] == "cluster-changed"]
-    assert decided[-1]["action"] == "recover" and decided[-1]["number"] == newest.number
     assert told["cluster_id"] == done.cluster_id
     assert [each.name for each in (copy / "certificates").iterdir() if each.is_dir()] == ["4"], "old keys are gone"
     with Node.open(copy, machines=[Counter()]) as node:
@@ -216,7 +223,8 @@ def test_certificates_that_have_expired_everywhere_end_in_a_recovery_as_document
         done = template.recover(here)
     assert done.generation == 4
     with Node.open(here, machines=[Counter()]) as recovered:
-        assert recovered.propose("counter", "a") == 21 and recovered.status()["alarms"] == {}
+        assert recovered.propose("counter", "a") == 21
+        eventually(lambda: recovered.status()["alarms"] == {}, what="all is well")
         token = str(recovered.members.invite(f"mx{first}"))
         where = (recovered.facts["listen"][0], recovered.facts["listen"][1])
         listen = ("127.0.0.1", free_ports(1)[0])
