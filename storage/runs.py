@@ -39,6 +39,8 @@ from raftcluster.storage.ports import Row
 if TYPE_CHECKING:
     from raftcluster.storage.environment import Database, Transaction
 
+SWEEP_AHEAD: Final = 1.25
+"""Of two generations of one length: keys swept per key gathered."""
 MARK: Final = "@"  # no table of a machine has it in its name
 SLOTS: Final = 1 << 23
 _SLOT: Final = SLOTS - 1
@@ -156,7 +158,7 @@ class Detour:
         """The table's rows in key order, from `start` on, or behind it."""
         databases = [each for _, found in self._generations for each in reversed(found)]
         sources = [rows_from(view, each, start, behind=behind) for each in (*databases, self._handle)]
-        pages = merged(sources[::-1], _PAGE, plain=True)
+        pages = merged(sources[::-1], [_PAGE] * len(sources), plain=True)
         return ((key, value) for key, value in chain.from_iterable(pages) if value is not None)
 
 
@@ -197,18 +199,21 @@ def row_of(value: bytes | None) -> bytes:
     return _REMOVED if value is None else _KEPT + value
 
 
-def merged(sources: Sequence[Iterator[Row]], page: int, *, plain: bool) -> Iterator[list[tuple[bytes, bytes | None]]]:
+def merged(
+    sources: Sequence[Iterator[Row]], pages: Sequence[int], *, plain: bool
+) -> Iterator[list[tuple[bytes, bytes | None]]]:
     """What `sources`, oldest first and each in key order, say of every key: the newest version, None when it is removed; in
-    key order, about `page` rows of each source at a time. `plain`: the first source is the table itself, without marks.
+    key order, at a time about so many rows of each source as `pages` says. `plain`: the first source is the table itself,
+    without marks.
     """
     held: list[list[Row]] = [[] for _ in sources]
     ended = [False] * len(sources)
     while True:
         for at, source in enumerate(sources):
             if not ended[at]:
-                wanted = page - len(held[at])
+                wanted = pages[at] - len(held[at])
                 held[at].extend(islice(source, wanted))
-                ended[at] = len(held[at]) < page
+                ended[at] = len(held[at]) < pages[at]
         bounds = [rows[-1][0] for rows, end in zip(held, ended, strict=True) if not end]
         bound = min(bounds) if bounds else None
         found: dict[bytes, bytes | None] = {}
@@ -265,6 +270,14 @@ class Writer:
         rows = [(key, row_of(changes[key])) for key in sorted(changes)]
         transaction.cursor(run).putmulti(rows, append=empty)
 
+    def due(
+        self, transaction: Transaction, handles: Mapping[str, Database], oldest: Generation, gathered: int
+    ) -> float:
+        """How many keys are to be swept for so many that were gathered: so the oldest generation is gone before the next one is full,
+        also where its units were larger."""
+        rows = sum(transaction.stat(handles[run])["entries"] for run in oldest.runs)
+        return SWEEP_AHEAD * gathered * max(1.0, rows / self.bounds.generation_keys)
+
     def closed(self, found: tuple[Generation, ...], rows: int) -> tuple[Generation, ...]:
         """The generations of a table, the newest marked as full when it is, given the rows of its newest run."""
         newest = found[-1]
@@ -279,15 +292,18 @@ class Writer:
         generation: Generation,
         handles: Mapping[str, Database],
         rest: bytearray | None,
-    ) -> Generation | None:
-        """Move the next slice of a generation into its table; None: that was the last, the runs may be emptied."""
+    ) -> tuple[Generation | None, int]:
+        """Move the next slice of a generation into its table: what is left of it, None when the runs may be emptied, and how
+        many keys were moved."""
         start = generation.position
         behind = start is not None
         sources = [rows_from(transaction, handles[run], start or b"\0", behind=behind) for run in generation.runs]
-        page = max(1, self.bounds.slice_keys // len(sources))
-        found = next(merged(sources, page, plain=False), None)
+        rows = [transaction.stat(handles[run])["entries"] for run in generation.runs]
+        # A slice ends where the first source does: shares as large as the runs end at about the same key.
+        pages = [1 + self.bounds.slice_keys * each // max(1, sum(rows)) for each in rows]
+        found = next(merged(sources, pages, plain=False), None)
         if found is None:
-            return None
+            return None, 0
         kept = [(key, value) for key, value in found if value is not None]
         if rest is not None:
             rest_in(rest, [key for key, _ in kept])
@@ -296,4 +312,4 @@ class Writer:
             for key, value in found:
                 if value is None:
                     transaction.delete(key, db=database)
-        return replace(generation, full=True, position=found[-1][0])
+        return replace(generation, full=True, position=found[-1][0]), len(found)

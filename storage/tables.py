@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 RETRY_SECONDS: Final = 0.1  # while full
 QUIET_SECONDS: Final = 3.0  # without a burst, after which a generation is swept before it is full
 REST_SECONDS: Final = 0.1  # between two slices of such a sweep
-SWEEP_AHEAD: Final = 1.25  # keys swept per key gathered: a generation is gone before the next one is full
 SWEEP_DEBT: Final = 8  # slices a sweep may be behind before a unit waits for it
 
 logger = logging.getLogger(__name__)
@@ -203,7 +202,7 @@ class TableStore:
         with self._publishing:
             handles, generations = dict(self._state.handles), dict(self._state.generations)
             rests = dict(self._state.rests)
-            gathered = 0
+            due = 0.0
             with self._env.write() as transaction:
                 before = reached(transaction, self._meta)
                 if before is not None and unit.index <= before[0]:
@@ -218,15 +217,15 @@ class TableStore:
                             count = transaction.stat(handle)["entries"]
                             keys = transaction.cursor(handle).iternext(keys=True, values=False)
                             rests[table] = runs.resting(keys, count + self._runs.bounds.generation_keys)
-                        gathered += len(changes)
+                        due += self._runs.due(transaction, handles, generations[table][0], len(changes))
                     else:
                         self._put(transaction, handle, changes)
                 row = self._reach(transaction, unit.index, unit.anchor, generations)
                 failpoints.reach("tables.commit.before")
             failpoints.reach("tables.commit.after")
             self._state = _State(handles, generations, row, rests)
-        if gathered:
-            self._behind += SWEEP_AHEAD * gathered
+        if due:
+            self._behind += due
             self._gathered = time.monotonic()
         return True
 
@@ -262,8 +261,8 @@ class TableStore:
         return SWEEP_DEBT * self._runs.bounds.slice_keys
 
     def _sweep(self, *, all_of_it: bool) -> int:
-        """Move a slice of a full generation, or of any when `all_of_it`, into its table: about how many keys, 0 when there is
-        nothing to move or no space to do it. Raises what else the disk does."""
+        """Move a slice of a full generation, or of any when `all_of_it`, into its table: how many keys, at least 1, and 0 when
+        there is nothing to move or no space to do it. Raises what else the disk does."""
         state = self._state
         table = next((t for t, found in state.generations.items() if all_of_it or runs.is_due(found)), None)
         if table is None:
@@ -274,7 +273,7 @@ class TableStore:
         try:
             with self._publishing:
                 with self._env.write() as transaction:
-                    left = self._runs.sweep(transaction, state.handles[table], oldest, state.handles, rest)
+                    left, moved = self._runs.sweep(transaction, state.handles[table], oldest, state.handles, rest)
                     generations[table] = (*([left] if left else []), *newer)
                     if left is None:
                         for run in oldest.runs:
@@ -286,7 +285,7 @@ class TableStore:
                 self._state = _State(state.handles, generations, row, rests)
         except StorageFull:
             return 0
-        return self._runs.bounds.slice_keys
+        return max(1, moved)
 
     def _install(self, index: int, anchor: bytes, chunks: Iterable[Chunk], done: _Done) -> bool:
         """False: as above."""

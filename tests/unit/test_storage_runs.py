@@ -36,7 +36,7 @@ def test_the_newest_version_of_every_key_is_told_once_in_order(
         wanted.update(layer)
         bare = plain and not at
         sources.append(iter(sorted((k, v or b"" if bare else runs.row_of(v)) for k, v in layer.items())))
-    pages = list(runs.merged(sources, page, plain=plain))
+    pages = list(runs.merged(sources, [1 + page * at % 8 for at in range(len(sources))], plain=plain))
     assert [row for rows in pages for row in rows] == sorted(wanted.items(), key=lambda row: row[0])
 
 
@@ -91,6 +91,12 @@ class Written:
         """The runs that there are."""
         return {run for found in self.store._state.generations.values() for each in found for run in each.runs}
 
+    def lengths(self) -> list[int]:
+        """The rows of each run."""
+        with self.store._env.reading() as transaction:
+            state = self.store._state
+            return [transaction.stat(state.handles[run])["entries"] for run in sorted(self.runs)]
+
     def check(self) -> None:
         """By all ways to read."""
         store = self.store
@@ -125,6 +131,17 @@ def test_bursts_go_through_runs_and_all_readers_see_them(written: Written) -> No
         seen.add(len(written.runs))
         written.check()
     assert max(seen) >= SMALL.runs and len(seen) > 2, "runs came and went"
+
+
+def test_a_generation_is_swept_before_the_next_one_is_full_however_uneven_its_runs_are(written: Written) -> None:
+    """A slice was counted as long as it was meant to be. It ends where the longest run's share of it does: with runs of unequal
+    length the sweep fell behind, the next generation's last run grew without end, and each unit wrote a page a key."""
+    longest = 0
+    for _ in range(6):
+        for keys in (900, 120, 120, 120):
+            written.burst(keys)
+            longest = max([longest, *written.lengths()])
+    assert longest <= SMALL.run_keys + 900 * 5 // 4, "a run that was full took more"
 
 
 def test_a_few_changes_follow_a_burst_into_its_run_and_do_not_begin_one(written: Written) -> None:
