@@ -108,43 +108,46 @@ if [ -e {directory}/node.json ]; then
     echo "a node is in {directory}: destroy the cluster or remove the member, then delete that directory" >&2
     exit 4
 fi
-[ -f {prefix}/before ] || exit 0
+if [ ! -f {prefix}/before ]; then
+    rmdir {prefix} 2>/dev/null || : # nothing else is left
+    exit 0
+fi
 exec 9>{prefix}/lock
 flock -w 300 9
 made() {{ grep -qx "$1" {prefix}/before; }}
-if made options; then rm -f {options}; fi
-if made command; then rm -f {command}; fi
-if made log; then rm -f {log}; fi
 if [ -d /run/systemd/system ] && made unit && [ "${{1-}}" != destroyed ]; then
     systemctl stop raftcluster.service || : # with `destroyed` it is the unit's own end
 fi
-if made user && id -u {user} >/dev/null 2>&1; then
-    userdel {user} >/dev/null 2>&1 || {{ echo "the user {user} cannot be removed: do processes run as it?" >&2; exit 1; }}
+# Before anything else: a push that finds what is left of this does all of it again.
+rm -f {prefix}/arranged {prefix}/releases/*/installed {prefix}/releases/*/SHA256SUMS
+if made options; then rm -f {options}; fi
+if made command; then rm -f {command}; fi
+if made log; then rm -f {log}; fi
+rm -rf {prefix}/releases {prefix}/current {prefix}/bin {prefix}/current.new {prefix}/said.* {prefix}/*.new
+if [ -d {directory} ]; then
+    was=$(sed -n 's/^was //p' {prefix}/before)
+    [ -n "$was" ] || was='root:root 700'
+    chown -R "${{was%% *}}" {directory}
+    chmod "${{was#* }}" {directory}
 fi
+# Before its user, without whom it would be started again and again; from here on systemd does not go on by itself.
 if made unit; then
     if [ -d /run/systemd/system ]; then systemctl disable --quiet raftcluster.service || :; fi
     rm -f {unit}
     if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 fi
-if made directory; then
-    if [ -d {directory}/destroyed ]; then
-        find {directory} -mindepth 1 -maxdepth 1 ! -name destroyed -exec rm -rf {{}} +
-        chown -R root:root {directory}
-    else
-        rm -rf {directory}
-    fi
-elif [ -d {directory} ]; then
-    was=$(sed -n 's/^was //p' {prefix}/before)
-    if [ -n "$was" ]; then
-        chown -R "${{was%% *}}" {directory}
-        chmod "${{was#* }}" {directory}
-    fi
-    rm -f $marker
+if made user && id -u {user} >/dev/null 2>&1; then
+    userdel {user} >/dev/null 2>&1 || {{ echo "the user {user} cannot be removed: do processes run as it?" >&2; exit 1; }}
 fi
+if made directory && [ -d {directory} ]; then
+    find {directory} -mindepth 1 -maxdepth 1 ! -name destroyed ! -name DESTROYED -exec rm -rf {{}} +
+    rm -f $marker
+    rmdir {directory} 2>/dev/null || : # the archive stays
+fi
+rm -f $marker
 folders=$(sed -n 's/^folder //p' {prefix}/before)
 cd /
-rm -rf {prefix}/releases {prefix}/current {prefix}/bin {prefix}/current.new {prefix}/said.* {prefix}/*.new
-rm -f {prefix}/arranged {prefix}/directory {prefix}/supervise {prefix}/uninstall {prefix}/lock {prefix}/before
+rm -f {prefix}/directory {prefix}/supervise {prefix}/uninstall {prefix}/lock {prefix}/before
 rmdir {prefix} 2>/dev/null || :
 for each in $folders; do rmdir "$each" 2>/dev/null || :; done
 """

@@ -12,7 +12,7 @@ from tests.e2e.hosts import Hosts
 from tests.e2e.node import COMMAND
 from tests.e2e.postfix import SystemLog
 
-collect_ignore = ["test_rollout.py", "test_kerberos.py"]  # they take minutes: ./run setups
+collect_ignore = ["test_rollout.py", "test_removal.py", "test_kerberos.py"]  # they take minutes: ./run setups
 
 
 @pytest.fixture

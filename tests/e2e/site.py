@@ -25,6 +25,15 @@ MARK: Final = "/root/begun"
 PASSWORD: Final = "wachtwoord-met-zout-7391"
 USER: Final = "keeper"
 SECONDS: Final = 150.0
+TRACES: Final = r"""
+find /opt /usr/local /etc/systemd /etc/default /var/lib/raftcluster* /var/log/raftcluster* -xdev \
+    -printf '%p %y %u:%g %m %l\n' 2>/dev/null | sort
+sha256sum /etc/default/* /etc/systemd/system/*.service 2>/dev/null
+cat /etc/passwd /etc/group
+grep -c . /etc/shadow
+nft list tables
+[ ! -d /run/systemd/system ] || systemctl list-unit-files --no-pager 'raft*' || :
+"""
 PREFIX: Final = "/opt/raftcluster"
 
 
@@ -45,18 +54,6 @@ class Site:
     def status(self) -> Any:
         """What the first node says."""
         return json.loads(self.machines[0].said(f"{PREFIX}/bin/raftcluster", "status", "--json"))
-
-    def traces(self, number: int) -> str:
-        """What a push leaves on a host, name by name, with owner and mode; who is there; what systemd knows; the firewall's rules."""
-        script = r"""
-            find /opt /usr/local /etc/systemd /etc/default /var/lib/raftcluster* /var/log/raftcluster* -xdev \
-                -printf '%p %y %u:%g %m %l\n' 2>/dev/null | sort
-            sha256sum /etc/default/* /etc/systemd/system/*.service 2>/dev/null
-            cat /etc/passwd /etc/group; grep -c . /etc/shadow
-            nft list tables
-            [ ! -d /run/systemd/system ] || systemctl list-unit-files --no-pager 'raft*' || :
-        """
-        return self.machines[number].said("sh", "-c", script)
 
     def leader(self) -> str:
         """Its name."""
@@ -99,6 +96,11 @@ class Site:
             process.stderr.close()
             process.wait(SECONDS)
         return found
+
+
+def traces(machine: Machine) -> str:
+    """What a push leaves on a host, name by name, with owner and mode; who is there; what systemd knows; the firewall's tables."""
+    return machine.said("sh", "-c", TRACES)
 
 
 def changed(artefact: Path, to: Path, file: str, old: str, new: str) -> Path:

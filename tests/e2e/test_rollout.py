@@ -15,6 +15,7 @@ from raftcluster import builtin
 from tests.checkout import ROOT
 from tests.children import Child
 from tests.e2e.site import KEYS, PASSWORD, PREFIX, USER, Site, bare, changed
+from tests.helpers import eventually
 
 NEWER = "raftcluster/0.2"
 POLICY_PORT = 10023
@@ -116,6 +117,20 @@ def test_the_next_release_node_by_node(tmp_path: Path, artefact: Path) -> None:
         assert [each["product"] for each in site.status()["members"]] == [NEWER] * 2
         code, told, said = site.command("push", *keyed(newer, "--upgrade", *site.names))
         assert code == 0 and [each["done"] for each in told["hosts"]] == [[], []], said
+
+        # The cluster ends and the program stays; then another one is begun with what is there, and ends with all of it.
+        destroy = [f"{PREFIX}/bin/raftcluster", "destroy", "--every-node", "--confirm"]
+        site.machines[0].said(*destroy, "mail", "--keep-software", timeout=120)
+        eventually(lambda: two.run("test", "-e", "/var/lib/raftcluster/VERSION").returncode != 0, what="mx2 has ended")
+        assert (
+            NEWER in two.said(f"{PREFIX}/bin/raftcluster", "version") and two.run("id", "raftcluster").returncode == 0
+        )
+        code, told, said = site.command("setup", *keyed(newer, "--name", "next", "--lab", *site.names))
+        assert code == 0, (told, said)
+        assert {str(each["done"]) for each in told["hosts"]} == {"['join', 'start', 'verify']"}
+        two.said(*destroy, "next", timeout=120)
+        eventually(lambda: two.run("sh", "-c", there).stdout == bare_host, what="mx2 is as it was before")
+        eventually(lambda: site.machines[0].run("test", "-e", PREFIX).returncode != 0, what="and so is mx1")
 
 
 def test_three_nodes_are_upgraded_while_mail_comes_in(tmp_path: Path, artefact: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from raftcluster.push.place import Place
 from tests.e2e import secrets
 from tests.e2e.postfix import DOMAIN, Postfix, SystemLog
-from tests.e2e.site import MARK, PASSWORD, PREFIX, USER, Site, bare
+from tests.e2e.site import MARK, PASSWORD, PREFIX, USER, Site, bare, traces
 from tests.helpers import eventually
 
 DELAY_SECONDS = 2
@@ -29,7 +29,7 @@ def test_bare_hosts_become_a_cluster(tmp_path: Path, artefact: Path, system_log:
     with bare(tmp_path, 3, 1, systemd=1) as site, secrets.Watch(PASSWORD, secrets.TOKEN) as watch:
         asked = ["--user", USER, "--ask-pass", "--artefact", str(artefact), "--name", "mail", "--lab", *site.names]
 
-        before = [site.traces(number) for number in range(3)]
+        before = [traces(site.machines[number]) for number in range(3)]
 
         # A host whose key is not known is not spoken to: the key is shown, and nothing is done anywhere.
         code, told, said = site.command("setup", *asked, given=PASSWORD)
@@ -66,7 +66,7 @@ def test_bare_hosts_become_a_cluster(tmp_path: Path, artefact: Path, system_log:
         assert [f"remove what a push has put here: {PREFIX}," in row["steps"][-1] for row in plan] == [True] * 3
         kept = json.loads(first.said(f"{PREFIX}/bin/raftcluster", "destroy", "--dry-run", "--keep-software", "--json"))
         assert {row["steps"][-1] for row in kept} == {f"leave the program in {PREFIX}, as asked"}
-        assert [site.traces(number) == before[number] for number in range(3)] == [False] * 3
+        assert [traces(site.machines[number]) == before[number] for number in range(3)] == [False] * 3
         first.said(f"{PREFIX}/bin/raftcluster", "destroy", "--confirm", "mail", "--every-node", timeout=120)
         for number in range(3):
             eventually(partial(as_before, site, number, before[number]), what=f"mx{number + 1} is as it was before")
@@ -89,7 +89,7 @@ def deferred_and_passed(site: Site, log: SystemLog) -> None:
 
 def as_before(site: Site, number: int, before: str) -> bool:
     """But for the tombstone and the event record."""
-    lines = site.traces(number).splitlines()
+    lines = traces(site.machines[number]).splitlines()
     kept = [line for line in lines if line.startswith("/var/lib/raftcluster")]
     names = [line.split()[0].rpartition(".")[2].rpartition("/")[2] for line in kept]
     return [line for line in lines if line not in kept] == before.splitlines() and names == [
