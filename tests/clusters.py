@@ -8,11 +8,24 @@ from typing import Any
 
 import raftcluster
 from raftcluster import Node
-from raftcluster.errors import RaftclusterError
+from raftcluster.errors import OutcomeUnknown, RaftclusterError, Unavailable
 from raftcluster.machine import StateMachine
 from tests.helpers import eventually, free_ports
 
 SECONDS = 60.0
+
+
+def joined(path: Path, **how: Any) -> None:
+    """Have a node join, with the same token and directory as often as the cluster does not answer in time."""
+
+    def attempt() -> bool:
+        try:
+            raftcluster.join(path, **how)
+        except (Unavailable, OutcomeUnknown):
+            return False
+        return True
+
+    eventually(attempt, SECONDS, f"{path.name} is let in")
 
 
 class Cluster:
@@ -27,7 +40,7 @@ class Cluster:
         self.start(0)
         for number in range(1, size):
             token = eventually(self._invite(number), SECONDS, "an invitation")
-            raftcluster.join(
+            joined(
                 self.path(number),
                 address=where,
                 token=token,

@@ -20,6 +20,7 @@ from raftcluster.control.client import Client
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, Unavailable
 from tests.checkout import ROOT
 from tests.children import Child
+from tests.clusters import joined
 from tests.helpers import eventually, free_ports
 
 T = TypeVar("T")
@@ -56,9 +57,8 @@ class Served:
     def join(self, member: Served) -> None:
         """Have `member` let it in; it does not run yet."""
         token = retried(lambda: str(member.client.members.invite(self.name)["token"]), "an invitation")
-        raftcluster.join(
-            self.directory, address=member.place, token=token, node=self.name, listen=self.place, product=PRODUCT
-        )
+        how = {"address": member.place, "token": token, "node": self.name, "listen": self.place, "product": PRODUCT}
+        joined(self.directory, **how)
 
     def command(self) -> list[str]:
         """What is launched."""

@@ -21,6 +21,11 @@ ABOUT: dict[str, Any] = {"product": "test/1", "schema": {"counter": 1}}
 LOOPBACK: Address = ("127.0.0.1", 0)
 
 
+PATIENCE_SECONDS = 60.0
+"""Instead of `limits.LINK_IDLE_SECONDS`: who is turned by hand, or says only what a test has it say, is silent for long on a slow
+machine."""
+
+
 class Turned:
     """A started mesh; the test is its tick thread."""
 

@@ -26,7 +26,7 @@ from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport.ports import Identity
 from tests.clusters import Cluster
 from tests.helpers import eventually
-from tests.integration.meshes import Client, client, context
+from tests.integration.meshes import PATIENCE_SECONDS, Client, client, context
 
 LAST = 2**62 - 1
 MIB = 1024 * 1024
@@ -109,7 +109,8 @@ class Siege:
 @pytest.fixture(scope="module")
 def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
     folder = tmp_path_factory.mktemp("siege")
-    with Patient(folder, 3) as cluster:
+    with pytest.MonkeyPatch.context() as patch, Patient(folder, 3) as cluster:
+        patch.setattr(limits, "LINK_IDLE_SECONDS", PATIENCE_SECONDS)
         yield Siege(folder, cluster)
 
 

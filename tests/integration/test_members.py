@@ -13,7 +13,7 @@ from examples.counter import Counter
 from raftcluster import Node
 from raftcluster.control.wire import describe, revive
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, Rejected, Removed, StorageRefusal, Unavailable
-from tests.clusters import SECONDS, Cluster
+from tests.clusters import SECONDS, Cluster, joined
 from tests.helpers import eventually, free_ports
 
 
@@ -60,7 +60,7 @@ def cluster_of(folder: Path, size: int) -> Cluster:
 def rejoin(cluster: Cluster, number: int, token: str, path: Path, node: str) -> Node:
     """A new node, with an empty directory."""
     via = next(iter(cluster.nodes.values())).facts["listen"]
-    raftcluster.join(
+    joined(
         path,
         address=(via[0], via[1]),
         token=token,

@@ -24,7 +24,7 @@ from raftcluster.transport.reception import Services
 from raftcluster.transport.stream import Stream
 from tests.helpers import eventually, free_ports
 from tests.hierarchy import Hierarchy
-from tests.integration.meshes import ABOUT, LOOPBACK, Turned, descriptors, until
+from tests.integration.meshes import ABOUT, LOOPBACK, PATIENCE_SECONDS, Turned, descriptors, until
 
 HIERARCHY = Hierarchy(["a", "b", "c"])
 
@@ -58,7 +58,8 @@ class Nodes:
 
 
 @pytest.fixture
-def nodes() -> Iterator[Nodes]:
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    monkeypatch.setattr(limits, "LINK_IDLE_SECONDS", PATIENCE_SECONDS)
     made = Nodes()
     yield made
     for turned in made.turned.values():

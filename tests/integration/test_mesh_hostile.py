@@ -29,7 +29,17 @@ from raftcluster.transport.ports import Down, Identity, Message, Peer, Up
 from raftcluster.transport.stream import Stream
 from tests.helpers import eventually
 from tests.hierarchy import Forge, member
-from tests.integration.meshes import ABOUT, LOOPBACK, Client, Turned, client, context, descriptors, until
+from tests.integration.meshes import (
+    ABOUT,
+    LOOPBACK,
+    PATIENCE_SECONDS,
+    Client,
+    Turned,
+    client,
+    context,
+    descriptors,
+    until,
+)
 
 DAYS = datetime.timedelta(days=1)
 
@@ -101,7 +111,8 @@ class Siege:
 
 
 @pytest.fixture
-def siege(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Siege]:
+def siege(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[Siege]:
+    monkeypatch.setattr(limits, "LINK_IDLE_SECONDS", PATIENCE_SECONDS)
     caplog.set_level(logging.INFO, "raftcluster.transport")
     made = Siege(tmp_path, caplog)
     yield made

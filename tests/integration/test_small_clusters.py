@@ -99,7 +99,7 @@ class Load:
         before = [len(each.decided) for each in askers]
         eventually(
             lambda: all(len(each.decided) >= was + STEADY for each, was in zip(askers, before, strict=True)),
-            SECONDS,
+            2 * SECONDS,
             "the cluster goes on deciding",
         )
 
