@@ -21,12 +21,15 @@ processors are all busy, as a mail filter's are, 10 instead of 5 made seconds of
 _PROMPT: Final = CHILD.replace("os.nice(10); ", "")
 
 
-def mint(cluster_id: str, generation: int, requests: Mapping[str, bytes], manifest: bytes = b"") -> Minted:
+def mint(
+    cluster_id: str, generation: int, requests: Mapping[str, bytes], manifest: bytes = b"", *, gently: bool = True
+) -> Minted:
     """A new hierarchy from a short-lived child process: root, a certificate per request (node id -> PEM), and the
     root's signature of `manifest`. Public data only; nothing is written, so failing leaves nothing behind.
 
     The child is a new interpreter, never a fork of this process (whose memory and descriptors it would share), in
-    isolated mode, so that neither PYTHONPATH nor the working directory choose what it imports. `mint.py` is its side.
+    isolated mode, so that neither PYTHONPATH nor the working directory choose what it imports. `mint.py` is its side. With
+    `gently` it steps back for others: where mail is answered.
 
     Thread: any but the tick thread; it waits for the child. Raises `Rejected` when a request or an id is not
     acceptable, `Refusal` when the child cannot be run.
@@ -34,7 +37,7 @@ def mint(cluster_id: str, generation: int, requests: Mapping[str, bytes], manife
     job = codec.pack([cluster_id, generation, dict(requests), manifest])
     try:
         try:
-            child = _run(CHILD, job, GENTLE_SECONDS)
+            child = _run(CHILD, job, GENTLE_SECONDS) if gently else _run(_PROMPT, job, MINT_SECONDS)
         except subprocess.TimeoutExpired:  # it has ended, and its root key with it
             child = _run(_PROMPT, job, MINT_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -81,7 +81,7 @@ def founding(
     request = keystore.request(generation)
     voters = {node_id: request_fingerprint(request)}
     manifest = Manifest(MANIFEST, facts.cluster_id, generation, 1, "genesis", b"", voters).pack()
-    minted = mint(facts.cluster_id, generation, {node_id: request}, manifest)
+    minted = mint(facts.cluster_id, generation, {node_id: request}, manifest, gently=False)
     certificate = minted.certificates[node_id]
     keystore.store(generation, minted.root_pem, certificate)
     keystore.keep_chain([Link(manifest, minted.root_pem, minted.manifest_signature, {})])
