@@ -122,7 +122,6 @@ fi
 rm -f {prefix}/arranged {prefix}/releases/*/installed {prefix}/releases/*/SHA256SUMS
 if made options; then rm -f {options}; fi
 if made command; then rm -f {command}; fi
-if made log; then rm -f {log}; fi
 rm -rf {prefix}/releases {prefix}/current {prefix}/bin {prefix}/current.new {prefix}/said.* {prefix}/*.new
 if [ -d {directory} ]; then
     was=$(sed -n 's/^was //p' {prefix}/before)
@@ -145,6 +144,7 @@ if made directory && [ -d {directory} ]; then
     rmdir {directory} 2>/dev/null || : # the archive stays
 fi
 rm -f $marker
+if made log; then rm -f {log}; fi
 folders=$(sed -n 's/^folder //p' {prefix}/before)
 cd /
 rm -f {prefix}/directory {prefix}/supervise {prefix}/uninstall {prefix}/lock {prefix}/before

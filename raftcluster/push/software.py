@@ -5,16 +5,20 @@ nothing else. A Debian package is dpkg's to remove.
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from raftcluster.errors import Refusal
 from raftcluster.push.artefact import installed_from
 from raftcluster.push.place import COMMAND, LOG, UNIT
 from raftcluster.push.unit import OPTIONS, USER
 
 PACKAGE_FILES: Final = Path("/var/lib/dpkg/info/raftcluster.list")
+SECONDS: Final = 330.0
+"""More than the script waits for a push that is at work."""
 BEFORE: Final = "before"
 DIRECTORY: Final = "directory"
 """The file with the data directory of the node that the push was for."""
@@ -56,6 +60,17 @@ def of(directory: str | os.PathLike[str]) -> str:
     """Where the program lies that was pushed for the node in `directory`, and runs; empty: there is none."""
     known = here()
     return str(known.prefix) if _is_for(known, directory) else ""
+
+
+def remove(prefix: str) -> None:
+    """Have the push's own script in `prefix` remove all of it, once the node's marker asks for that. Root only. Raises `Refusal`."""
+    words = [f"{prefix}/uninstall", "destroyed"]
+    done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False)
+    if done.returncode != 0:
+        said = " ".join(done.stderr.split())[-300:] or f"exit {done.returncode}"
+        raise Refusal(
+            f"{prefix} is not removed: {said}", subject=prefix, remedy=f"mend it, then run {prefix}/uninstall"
+        )
 
 
 def steps(known: Software, directory: str | os.PathLike[str], keep: bool) -> list[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from raftcluster import builtin
 from tests.checkout import ROOT
 from tests.children import Child
-from tests.e2e.site import KEYS, PASSWORD, PREFIX, USER, Site, bare, changed
+from tests.e2e.machines import Machine
+from tests.e2e.site import KEYS, PASSWORD, PREFIX, USER, Site, bare, changed, traces
 from tests.helpers import eventually
 
 NEWER = "raftcluster/0.2"
@@ -137,6 +139,7 @@ def test_three_nodes_are_upgraded_while_mail_comes_in(tmp_path: Path, artefact: 
     newer = changed(artefact, tmp_path / "newer", "raftcluster/builtin.py", builtin.PRODUCT, NEWER)
     seed = random.SystemRandom().randrange(2**32)
     with bare(tmp_path, 3, 3) as site:
+        before = {machine.name: traces(machine) for machine in site.machines}
         setup = ["--name", "mail", "--lab", "--policy", f"inet:0.0.0.0:{POLICY_PORT}", *site.names]
         code, told, said = site.command("setup", *keyed(artefact, *setup))
         assert code == 0, (told, said)
@@ -162,6 +165,22 @@ def test_three_nodes_are_upgraded_while_mail_comes_in(tmp_path: Path, artefact: 
         assert len(order) == 3 and order[-1] == leader, (order, leader)
         assert [each["product"] for each in site.status()["members"]] == [NEWER] * 3
         assert wrong == [] and answers["passed"] > 0 and moved >= 3, (answers, wrong, moved)
+
+        # The cluster ends while one is down, and goes there as well when it is shown the tombstone.
+        one, _, three = site.machines
+        three.said("sh", "-c", "kill $(cat /var/lib/raftcluster/LOCK)")
+        eventually(lambda: three.run(f"{PREFIX}/bin/raftcluster", "status").returncode != 0, what="mx3 is down")
+        one.said(f"{PREFIX}/bin/raftcluster", "destroy", "--every-node", "--confirm", "mail", timeout=120)
+        (stone,) = one.said("find", "/var/lib/raftcluster", "-name", "*.tombstone").split()
+        three.said("sh", "-c", "base64 -d >/root/stone", stdin=one.said("base64", stone))
+        three.said(f"{PREFIX}/bin/raftcluster", "destroy", "--tombstone", "/root/stone", timeout=120)
+        for machine in site.machines:
+            eventually(partial(as_before, machine, before[machine.name]), what=f"{machine.name} is as it was")
+
+
+def as_before(machine: Machine, before: str) -> bool:
+    """But for the archive."""
+    return [line for line in traces(machine).splitlines() if "/var/lib/raftcluster" not in line] == before.splitlines()
 
 
 def running(site: Site, number: int) -> str:
