@@ -55,7 +55,7 @@ def unpack(
     except FrameError:
         raise
     except (ValueError, TypeError, RecursionError, OverflowError, MemoryError, msgpack.UnpackException) as error:
-        raise FrameError(f"malformed value: {error!r}", subject="frame") from error
+        raise FrameError(f"malformed value: {_why(error)}", subject="frame") from error
     return value
 
 
@@ -78,7 +78,7 @@ def unpack_rows(data: bytes, *, most: int) -> tuple[str, list[tuple[bytes, bytes
                 raise ValueError("no row")
             rows.append((scalars.unpack(), scalars.unpack()))
     except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise FrameError(f"malformed rows: {error!r}", subject="frame") from error
+        raise FrameError(f"malformed rows: {_why(error)}", subject="frame") from error
     if count > most or type(name) is not str or scalars.tell() != len(data):
         raise FrameError(f"malformed rows: {count} of them", subject="frame")
     return name, rows
@@ -122,3 +122,8 @@ def join(packed: Iterable[bytes]) -> bytes:
 
 def _no_extension(code: int, data: bytes) -> None:
     raise FrameError(f"extension type {code} is not used here", subject="frame")
+
+
+def _why(error: Exception) -> str:
+    """Never its `repr`: that of some errors has all the bytes in it, and what others send belongs in no log."""
+    return f"{type(error).__name__}: {str(error)[:100]}"

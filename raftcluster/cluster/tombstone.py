@@ -90,9 +90,15 @@ class Tombstone:
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """What `pack` made. Raises `FrameError` when it is none."""
-        parts = unpack(data)
+        remedy = "hand over a file *.tombstone as another host keeps it beside its data directory (DIR-destroyed)"
+        try:
+            parts = unpack(data)
+        except FrameError as error:
+            raise FrameError(
+                f"not a tombstone, or a damaged one: {error}", subject="tombstone", remedy=remedy
+            ) from error
         if not isinstance(parts, list) or len(parts) != 4 or parts[0] != CONTEXT:
-            raise FrameError("not a tombstone", subject="tombstone")
+            raise FrameError("not a tombstone", subject="tombstone", remedy=remedy)
         _, statement, signatures, links = parts
         if not isinstance(statement, bytes) or not isinstance(signatures, dict) or not isinstance(links, list):
             raise FrameError("not a tombstone", subject="tombstone")

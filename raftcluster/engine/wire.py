@@ -125,7 +125,7 @@ def check(message: Any, term: int) -> str:
     kind = message.get("type") if isinstance(message, dict) else None
     required = _REQUIRED.get(kind) if isinstance(kind, str) else None
     if kind is None or required is None:
-        raise FrameError(f"unknown message {kind!r}", subject="message")
+        raise FrameError(f"unknown message {kind!r:.80}", subject="message")
     if not required.keys() <= message.keys():
         for field in required:
             if field not in message and not required[field](None):

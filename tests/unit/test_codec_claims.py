@@ -30,3 +30,15 @@ def test_what_is_whole_is_read_as_before() -> None:
     for data in (pack(value)[:-1], pack(value) + b"\x00"):
         with pytest.raises(FrameError):
             unpack(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x01" + b"a secret" * 1_000, b"\xa9a secret\xff", b"\xda\xff\xffa secret"],
+    ids=["left over", "no text", "torn"],
+)
+def test_what_is_malformed_is_not_repeated_in_the_error(data: bytes) -> None:
+    """Errors of what others have sent go to logs."""
+    with pytest.raises(FrameError) as caught:
+        unpack(data)
+    assert "secret" not in str(caught.value) and len(str(caught.value)) < 200
