@@ -39,8 +39,6 @@ SUFFIX: Final = ".segment"
 NEXT: Final = "next"
 REBUILD: Final = "remove this node from the cluster, delete its data directory and join again"
 
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
-"""The last two: there are no descriptors for the next segment. That passes, too, and nothing has been written."""
 _FREEING: Final = {"cut", "reset"}
 """Records after which segments may go."""
 _ZEROS: Final = bytes(256 * limits.KIB)
@@ -76,7 +74,8 @@ class LogStore:
         self._most_bytes = most_bytes
         self._ticket = 0
         self._durable = 0
-        self._reason = ""
+        self._refused: RaftclusterError | None = None
+        """Why it is full or failed."""
         self._settled = threading.Condition()  # `block` waits for _durable or health
         self._queue: SimpleQueue[tuple[int, Sequence[Record]] | None] = SimpleQueue()
         self._closed = False
@@ -136,9 +135,9 @@ class LogStore:
             self._settled.wait_for(lambda: self._durable >= self._ticket or self.health != "ok" or self._closed)
             if self._durable >= self._ticket:
                 return self._ticket
-            if self.health == "full":
-                raise StorageFull(self._reason, subject=str(self._path), remedy="free disk space")
-            raise StorageFailed(self._reason or "the log is closed", subject=str(self._path), remedy="restart the node")
+            refused = self._refused or self._failed("the log is closed")
+            kind = StorageFull if self.health == "full" else StorageFailed
+            raise kind(refused.message, subject=refused.subject, remedy=refused.remedy)
 
     def close(self) -> None:
         """Write what is queued, then close. What a full or failed disk does not take is not written, and its tickets never
@@ -162,7 +161,7 @@ class LogStore:
                     self._attempt(waiting)
         except Exception as error:
             logger.exception("the log writer stopped")
-            self._become("failed", f"the log writer stopped: {error!r}")
+            self._become("failed", self._failed(f"the log writer stopped: {error!r}"))
 
     def _gather(self, waiting: list[tuple[int, Sequence[Record]]]) -> bool:
         """Add all that is queued to `waiting`; waits for something, or a while when the disk is full. False: close."""
@@ -183,13 +182,10 @@ class LogStore:
             self._write([record for _, records in waiting for record in records])
         except OSError as error:
             refusal = self._refusal(error)
-            self._become("full" if isinstance(refusal, StorageFull) else "failed", str(refusal))
-            return
-        except StorageFull as error:
-            self._become("full", str(error))
+            self._become("full" if isinstance(refusal, StorageFull) else "failed", refusal)
             return
         except RaftclusterError as error:
-            self._become("failed", str(error))
+            self._become("full" if isinstance(error, StorageFull) else "failed", error)
             return
         failpoints.reach("log.commit.after")
         ticket = waiting[-1][0]
@@ -197,7 +193,7 @@ class LogStore:
         self._durable = ticket
         self.on_durable(ticket)
         if self.health == "full":
-            self._become("ok", "")
+            self._become("ok", None)
         with self._settled:
             self._settled.notify_all()
 
@@ -332,13 +328,13 @@ class LogStore:
             os.close(file)
         return _Segment(path, 0, length)
 
-    def _become(self, health: Health, reason: str) -> None:
+    def _become(self, health: Health, refused: RaftclusterError | None) -> None:
         if self.health != health:
             with self._settled:
                 self.health = health
-                self._reason = reason
+                self._refused = refused
                 self._settled.notify_all()
-            self.on_health(health, reason)
+            self.on_health(health, "" if refused is None else str(refused))
 
     # --- opening and reading
 
@@ -395,8 +391,7 @@ class LogStore:
         except Damage as error:
             raise self._damaged(str(error)) from error
         except OSError as error:
-            reason = f"reading {self._path} failed: {error.strerror or error}"
-            raise StorageFailed(reason, subject=str(self._path), remedy="check the disk") from error
+            raise self._failed(f"reading {self._path} failed: {error.strerror or error}") from error
 
     # --- parts
 
@@ -419,21 +414,25 @@ class LogStore:
     def _full(self, reason: str) -> StorageFull:
         return StorageFull(f"no space in {self._path}: {reason}", subject=str(self._path), remedy="free disk space")
 
+    def _failed(self, reason: str) -> StorageFailed:
+        return StorageFailed(reason, subject=str(self._path), remedy="check the disk, restart the node")
+
     def _damaged(self, reason: str) -> StorageFailed:
         return StorageFailed(f"{self._path} is corrupt: {reason}", subject=str(self._path), remedy=REBUILD)
 
     def _refusal(self, error: OSError) -> RaftclusterError:
         """What an error of the operating system means: see `environment`."""
         reason = error.strerror or str(error)
-        if error.errno in _FULL:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return self._full(reason)
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # that passes, too, and nothing has been written
+            told = f"cannot open a segment in {self._path}: {reason}"
+            return StorageFull(told, subject=str(self._path), remedy="allow this process more open files")
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return MissingPrivilege(
                 f"cannot write {self._path}: {reason}", subject=str(self._path), remedy="run as its owner"
             )
-        return StorageFailed(
-            f"writing {self._path} failed: {reason}", subject=str(self._path), remedy="check the disk, restart the node"
-        )
+        return self._failed(f"writing {self._path} failed: {reason}")
 
 
 def _write_at(file: int, data: bytes, offset: int) -> None:

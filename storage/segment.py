@@ -160,7 +160,7 @@ class State:
 
     def take(self, record: Sequence[Any]) -> None:
         """Carry out a record. Raises `Damage` for what does not follow, or is no record."""
-        kind, *values = record
+        kind, *values = record or (None,)
         if type(kind) is not str or tuple(map(type, values)) not in _RECORDS.get(kind, ()):
             raise Damage(f"a record of an unknown kind: {kind!r}")
         if kind == "append":

@@ -127,7 +127,7 @@ class Life:
                 self._threads.ahead.pop().join()
             store._attempt(waiting)
             if store.health == "failed":
-                assert self.disk.mood == "broken", store._reason
+                assert self.disk.mood == "broken", store._refused
                 break
             if not waiting:
                 self._durable, self._submitted = deepcopy(newest), []

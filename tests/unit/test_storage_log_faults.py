@@ -86,8 +86,9 @@ def test_without_descriptors_the_log_waits(tmp_path: Path, monkeypatch: pytest.M
         patch.setattr(os, "open", refuse)
         log.submit(appends(1, 1, 3_000))
         eventually(lambda: log.health == "full", what="health")
-        with pytest.raises(StorageFull, match="Too many open files"):
+        with pytest.raises(StorageFull, match="Too many open files") as caught:
             log.block()
+        assert caught.value.remedy == "allow this process more open files"
     eventually(lambda: log.health == "ok", what="health")
     log.close()
     assert read(tmp_path) == image(1, 1, 3_000)

@@ -10,7 +10,7 @@ import pytest
 
 from raftcluster.storage import segment
 from raftcluster.storage.ports import Record
-from raftcluster.storage.segment import Damage, Place
+from raftcluster.storage.segment import Damage, Place, State
 
 SEQUENCE = 7
 RECORDS: tuple[list[Record], ...] = (
@@ -102,3 +102,8 @@ def test_a_damaged_frame_is_told_also_where_garbage_stands_far_behind_it() -> No
     changed[3_000] = 1
     with pytest.raises(Damage, match="fails its checksum"):
         segment.torn(bytes(changed), Place(100, SEQUENCE))
+
+
+def test_a_record_without_anything_is_damage() -> None:
+    with pytest.raises(Damage, match="unknown kind"):
+        State().take([])
