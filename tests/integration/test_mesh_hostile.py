@@ -562,7 +562,10 @@ def test_a_member_that_reads_nothing_costs_one_queue(siege: Siege) -> None:
         dropped = 0
         while dropped < 500:
             dropped += not siege.a.mesh.send("m", message)
-            siege.a.turn()
+            if (
+                dropped % 20 == 0
+            ):  # it must be over before the kernel gives up a peer that takes nothing for five seconds
+                siege.a.turn()
         assert siege.a.mesh.links()["m"].queued <= limits.LINK_QUEUE_BYTES
         assert process.memory_info().rss - before < 4 * limits.LINK_QUEUE_BYTES
         siege.all_is_well()
