@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,10 +14,14 @@ import raftcluster
 from raftcluster.cli import output
 from raftcluster.cli.cluster import advertise_option, firewall_option, listen_option, name_option, realm_option
 from raftcluster.cli.context import Commands, Context, author, json_option, reason_option
+from raftcluster.errors import Unavailable
 
 file_argument = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 _LEFT_OUT = ("root", "pending")
+WAIT_SECONDS = 60.0
+"""More than all deadlines of a generation together."""
+LOOK_SECONDS = 1.0
 
 
 @click.group(cls=Commands, invoke_without_command=True)
@@ -47,10 +54,27 @@ def rotate(obj: Context, abort: bool, exclude: tuple[str, ...], no_wait: bool, r
     certificates, why = obj.client.certs, {"reason": reason, "author": author()}
     number = certificates.abort(**why) if abort else certificates.rotate(exclude=exclude, **why)
     if not abort and not no_wait:
-        certificates.wait(number)
+        _wait(certificates, number)
     outcome = "given up" if abort else "begun" if no_wait else "in force"
     found = {"generation": number, "state": outcome}
     output.as_json(found) if as_json else click.echo(f"generation {number}: {outcome}")
+
+
+def _wait(certificates: Any, number: int) -> None:
+    """Until it is in force; says how far it is while that takes more than a moment, each thing once."""
+    said, end = "", time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < end:
+        try:
+            certificates.wait(number, seconds=LOOK_SECONDS)
+        except Unavailable:
+            with suppress(Unavailable):
+                text = certificates.progress(number)
+                if text not in (said, f"generation {number}: in force"):
+                    click.echo(text, err=True)
+                said = text
+        else:
+            return
+    raise Unavailable(f"not in force after {WAIT_SECONDS:.0f} s: {said}", remedy="it goes on; see raftcluster certs")
 
 
 @certs.command()

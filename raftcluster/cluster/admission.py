@@ -28,6 +28,7 @@ from raftcluster.cluster.conversation import (
 )
 from raftcluster.cluster.features import lacking
 from raftcluster.cluster.manifests import Link
+from raftcluster.cluster.progress import progress
 from raftcluster.cluster.records import Generation, Member, rejected
 from raftcluster.cluster.view import View, generation, invitation, links
 from raftcluster.codec import Value
@@ -122,7 +123,7 @@ class Admission:
                     return Bundle.make(view, chain, held, each, node_id)
             if record is not None and record.phase == "aborted":
                 raise Unavailable(f"generation {number} was given up: {record.reason}", remedy="try again")
-            text = _progress(view, number)
+            text = progress(view, view.pending.number if view.pending else number)
             if text != said or not self._wait(seen):
                 told(text)
                 said = text
@@ -257,17 +258,6 @@ class Admission:
         log.warning("refused %s: %s: %s", stream.address, error.code, error.message)
         self._on_refused(error.code, _origin(stream), error.message)
         stream.part({"refused": error.code, "text": error.message, "remedy": error.remedy})
-
-
-def _progress(view: View, number: int) -> str:
-    """What a joiner is told that waits for its certificate: how many have asked for theirs, and who has not."""
-    coming = view.pending
-    if coming is None:
-        return f"generation {number}: not begun"
-    wanted = coming.holders()
-    missing = sorted(view.members[each].name for each in wanted if each not in coming.requests)
-    rest = f", waiting for {', '.join(missing)}" if missing else ""
-    return f"generation {coming.number}: requests {len(coming.requests)}/{len(wanted)}{rest}"
 
 
 def _read(tables: ReadTables, now: int, number: int) -> tuple[View, Generation | None, list[Link]]:

@@ -17,6 +17,7 @@ from raftcluster.cluster.asking import MACHINE, administer, facts_of, read, unfo
 from raftcluster.cluster.auditing import attributed
 from raftcluster.cluster.features import lacking
 from raftcluster.cluster.lifecycle import is_due
+from raftcluster.cluster.progress import progress
 from raftcluster.cluster.records import Generation, differences, rejected
 from raftcluster.cluster.verification import Report, verify
 from raftcluster.cluster.view import View, generation, generations
@@ -154,6 +155,12 @@ class Certs:
         return pending.number
 
     aabort = twin(abort)
+
+    def progress(self, number: int) -> str:
+        """How far this generation is, in one line: what has been done by how many members, and who is missing."""
+        return self._host.query(MACHINE, lambda tables, now: progress(View.read(tables, now), number))
+
+    aprogress = twin(progress)
 
     def wait(self, number: int, *, seconds: float = WAIT_SECONDS) -> None:
         """Return when this generation is in force. Raises `Rejected` (`aborted`) when it was given up, saying why, and

@@ -109,6 +109,10 @@ class Certs:
         """Return when this generation is in force; raise when it was given up, saying why."""
         self._client.call("certs.wait", number=number, seconds=seconds)
 
+    def progress(self, number: int) -> str:
+        """How far this generation is, in one line."""
+        return self._client.call("certs.progress", number=number)  # type: ignore[no-any-return]
+
     def verify(self) -> dict[str, Value]:
         """What is wrong with the node's files, in `problems`."""
         return self._client.call("certs.verify")  # type: ignore[no-any-return]

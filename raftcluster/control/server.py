@@ -60,7 +60,7 @@ CALLS: Final = frozenset(
     notifications.cursor notifications.advance notifications.seek notifications.forget
     members.facts members.features members.list members.get members.remove members.move
     tokens.list tokens.revoke
-    certs.show certs.rotate certs.abort certs.wait certs.verify certs.export
+    certs.show certs.rotate certs.abort certs.wait certs.progress certs.verify certs.export
     """.split()
 )
 Stream = Callable[..., Iterator[Value]]
