@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,7 +13,7 @@ import click
 import raftcluster
 from raftcluster.cli import output
 from raftcluster.cli.context import Context, author, json_option, reason_option
-from raftcluster.errors import MissingPrivilege, NotRunning, OutcomeUnknown, Rejected, Unavailable
+from raftcluster.errors import MissingPrivilege, NotRunning, OutcomeUnknown, Refusal, Rejected, Unavailable
 
 LOOK_SECONDS = 0.2
 PATIENCE_SECONDS = 90.0
@@ -60,6 +61,7 @@ def destroy(
     else:
         if confirm is None:
             confirm = click.prompt("This cannot be undone. The cluster's name", err=True)
+        events = raftcluster.read_events  # imported while it is there: the program may go under this command
         options = {"every_node": every_node, "keep_software": keep_software}
         try:
             event_id = obj.client.destroy(confirm, **options, reason=reason, author=author())
@@ -69,7 +71,7 @@ def destroy(
             raise
         seen = _follow(obj)
         _gone(obj.directory)
-        _tell(event_id, seen, as_json)
+        _tell(event_id, seen.get("tombstone"), _unheard(events(obj.directory), event_id), as_json)
 
 
 def _bury(obj: Context, data: bytes) -> str:
@@ -128,15 +130,23 @@ def _wiped(directory: Path) -> bool:
         return True
 
 
-def _tell(event_id: str, seen: dict[str, Any], as_json: bool) -> None:
-    missing, tombstone = seen.get("missing", []), seen.get("tombstone")
+def _unheard(events: Iterator[dict[str, Any]], event_id: str) -> list[str]:
+    """Who had not recorded the end when this node went, by its own record."""
+    try:
+        told = [each["fields"] for each in events if each["event"] == "members-not-heard"]
+    except (Refusal, OSError):
+        return []
+    return [name for fields in told if fields["event_id"] == event_id for name in fields["members"]]
+
+
+def _tell(event_id: str, tombstone: str | None, missing: list[str], as_json: bool) -> None:
     if as_json:
         output.as_json({"event_id": event_id, "missing": missing, "tombstone": tombstone})
         return
     click.echo(f"destroyed; event {event_id} is recorded on each node; the tombstone is in {tombstone}")
     for name in missing:
         click.echo(
-            f"{name} was not seen to finish. If it was down: it asks for the tombstone when it returns, or run there:"
+            f"{name} was not heard to have recorded it. If it was down it asks for the tombstone when it returns; or run there:"
         )
         click.echo("  raftcluster destroy --tombstone FILE")
 

@@ -339,7 +339,9 @@ class Reconciler:
                 self._teardown.record(view, self._host.query("cluster", lambda tables, now: links(tables)))
             case Wipe():
                 assert view.destruction is not None
-                self._leave(view.destruction.event_id, view.destruction.keep_software)
+                heard = {*view.destruction.recorded, self._host.id}
+                unheard = sorted(each.name for each in view.live().values() if each.node_id not in heard)
+                self._leave(view.destruction.event_id, view.destruction.keep_software, unheard)
             case _:
                 raise AssertionError(action)
 
@@ -414,8 +416,8 @@ class Reconciler:
             return
         self._leave(said.event_id, said.keep_software)
 
-    def _leave(self, event_id: str, keep_software: bool) -> None:
-        self._teardown.mark(event_id, keep_software)
+    def _leave(self, event_id: str, keep_software: bool, unheard: Sequence[str] = ()) -> None:
+        self._teardown.mark(event_id, keep_software, unheard)
         log.warning("cluster destroyed: this node stops and removes its data")
         self._finished = True
         self._on_destroyed()

@@ -5,7 +5,7 @@ Thread: the reconciler's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from raftcluster import failpoints
@@ -81,8 +81,11 @@ class Teardown:
             self._record(tombstone)
         return said
 
-    def mark(self, event_id: str, keep_software: bool) -> None:
-        """The directory is one to be removed, and with it the software, unless that is kept."""
+    def mark(self, event_id: str, keep_software: bool, unheard: Sequence[str] = ()) -> None:
+        """The directory is one to be removed, and with it the software, unless that is kept. `unheard` are the names of members
+        that have not said that they have recorded the end."""
+        if unheard:
+            self._recorder.note("members-not-heard", event_id=event_id, members=[*unheard])
         failpoints.reach("destroy.mark.before")
         destroy.mark(self._directory, event_id, "" if keep_software else self._software)
         failpoints.reach("destroy.mark.after")

@@ -453,6 +453,14 @@ CATALOGUE: Final = (
         "the record of the destruction, with the same `event_id` on all nodes; on the disk before anything is removed",
     ),
     Kind(
+        "c20302e4-2d45-475a-a914-5a3d6115b7a8",
+        "members-not-heard",
+        "warning",
+        ("event_id", "members"),
+        "the cluster was destroyed (event {event_id}) and {members} were not heard to have recorded it",
+        "this node goes without them: they were down, or are; they tear themselves down when they are shown the tombstone",
+    ),
+    Kind(
         "1e0d15b2-4522-4bba-b74f-bed13e7dafcb",
         "teardown-step",
         "info",
