@@ -28,6 +28,7 @@ def looks_often() -> Iterator[None]:
 
 
 PATIENCE_SECONDS = 30.0
+USUAL_SECONDS = limits.CALL_SECONDS
 PROMPT = ("raftcluster.policy.", "raftcluster.service", "raftcluster.runtime")
 """Whoever is told in time here, is told so with the product's deadline: Postfix, and who asks a tick thread something."""
 
@@ -59,6 +60,16 @@ def waits_long() -> Iterator[None]:
             patch.setitem(call.__kwdefaults__, "wait_s", 2 * PATIENCE_SECONDS)  # type: ignore[arg-type]
         patch.setattr(limits, "CALL_SECONDS", PATIENCE_SECONDS)
         yield
+
+
+@pytest.fixture
+def soon_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For those that are about calls which nobody answers: from now on they wait as in the product, or shorter."""
+    for call in with_the_usual_deadline():
+        monkeypatch.setitem(call.__kwdefaults__, "deadline", USUAL_SECONDS)  # type: ignore[arg-type]
+    for call in (Members.remove, Members.replace, Members.move):
+        monkeypatch.setitem(call.__kwdefaults__, "wait_s", USUAL_SECONDS)  # type: ignore[arg-type]
+    monkeypatch.setattr(limits, "CALL_SECONDS", USUAL_SECONDS)
 
 
 @pytest.fixture

@@ -209,7 +209,7 @@ def test_a_node_that_was_down_is_handed_the_tombstone(three: Cluster, running: b
     assert [each["fields"]["source"] for each in events(away) if each["event"] == "tombstone-accepted"] == ["a file"]
 
 
-def test_without_a_majority_nothing_is_destroyed(three: Cluster) -> None:
+def test_without_a_majority_nothing_is_destroyed(three: Cluster, soon_told: None) -> None:
     three.stop(1)
     three.stop(2)
     with pytest.raises(RaftclusterError):

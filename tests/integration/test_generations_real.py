@@ -67,7 +67,7 @@ def begun(node: object) -> int:
         return 0
 
 
-def test_a_minority_invites_and_mints_nothing(three: Cluster) -> None:
+def test_a_minority_invites_and_mints_nothing(three: Cluster, soon_told: None) -> None:
     alone = three.nodes[0]
     before = alone.certs.show().generation
     for number in (1, 2):

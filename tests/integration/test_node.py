@@ -31,7 +31,7 @@ class Boom:
     name, schema, tables = "boom", 1, ("rows",)
 
     def apply(self, command: Any, tables: Any, time: int) -> Any:
-        tables.put("rows", b"key", b"value")
+        tables.put("rows", str(command).encode()[:64], b"value")
         if command == "reject":
             raise Rejected("no", subject="it", remedy="ask otherwise")
         if command == "fail":
@@ -83,8 +83,11 @@ def test_what_a_machine_refuses_is_refused_and_undone(cluster: Cluster) -> None:
         with pytest.raises(Rejected, match=kind):
             node.propose("boom", command)
     logging.getLogger("raftcluster.engine").setLevel(logging.NOTSET)
-    assert node.query("boom", lambda t, now: t.get("rows", b"key"), consistency="linearizable") is None
+    for command in ("reject", "fail", "unpackable"):
+        written = node.query("boom", lambda t, _, c=command: t.get("rows", c.encode()), consistency="linearizable")  # type: ignore[misc]
+        assert written is None
     assert node.propose("boom", "fine") == "fine"
+    assert node.query("boom", lambda t, _: t.get("rows", b"fine"), consistency="linearizable") == b"value"
     with pytest.raises(Rejected, match="no state machine is called 'nobody'"):
         node.propose("nobody", 1)
     with pytest.raises(Rejected, match="no state machine is called 'nobody'"):

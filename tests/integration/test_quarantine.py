@@ -123,7 +123,7 @@ def test_without_a_quorum_nothing_is_released_and_what_was_captured_is_found_aga
     cluster.stop(0)
     cluster.stop(1)
     with pytest.raises(Unavailable):
-        cluster.nodes[2].quarantine.release(ident, 1)
+        cluster.nodes[2].quarantine.release(ident, 1, deadline=2.0)
     assert server.sessions == []
     assert cluster.nodes[2].quarantine.show(ident).recipients[0].state == "held", "local reads go on"
     cluster.start(0)
