@@ -89,7 +89,7 @@ class Dialler:
     def _again(self, lived: float) -> None:
         self._wanted = True
         if lived < _LIVED_SECONDS:
-            self._failed()
+            self._failed(limits.REFUSED_SECONDS)
         self._condition.notify()
 
     def stop(self) -> None:
@@ -111,10 +111,12 @@ class Dialler:
 
     def _run(self) -> None:
         while self._due():
+            longest = limits.DIAL_MAX_SECONDS
             try:
                 connection = self._connect(self._opened)
             except Refused as refused:
                 self._log.note(refused.reason, self.node_id, refused.message, refused.remedy)
+                longest = limits.REFUSED_SECONDS
             except (OSError, RaftclusterError) as error:
                 level = logging.DEBUG if self._failures else logging.INFO  # once, not at each of the dials that follow
                 LOGGER.log(level, "cannot dial %s: %s", self.node_id, error)
@@ -132,7 +134,7 @@ class Dialler:
             with self._condition:
                 self._wanted, self._dialling = True, False
                 self._socket = None
-                self._failed()
+                self._failed(longest)
 
     def _due(self) -> bool:
         """Wait until it is time for a dial; False to end."""
@@ -146,10 +148,10 @@ class Dialler:
                 self._condition.wait(pause if self._wanted else None)
             return False
 
-    def _failed(self) -> None:
+    def _failed(self, longest: float) -> None:
         if self._news:
             return
-        pause = min(limits.DIAL_MAX_SECONDS, limits.DIAL_MIN_SECONDS * 2.0**self._failures)
+        pause = min(longest, limits.DIAL_MIN_SECONDS * 2.0**self._failures)
         self._failures = min(self._failures + 1, 16)
         self._not_before = time.monotonic() + pause * self._random.uniform(0.5, 1.0)
 

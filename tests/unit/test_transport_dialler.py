@@ -57,6 +57,7 @@ class Dials:
 def dials(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dials]:
     monkeypatch.setattr(limits, "DIAL_MIN_SECONDS", 100.0)
     monkeypatch.setattr(limits, "DIAL_MAX_SECONDS", 100.0)
+    monkeypatch.setattr(limits, "REFUSED_SECONDS", 100.0)
     made = Dials()
     eventually(lambda: made.delivered, what="the first dial")
     yield made
@@ -164,7 +165,7 @@ def test_a_peer_that_asks_during_a_dial_gets_another_only_if_it_shows_nothing_ne
 
 def test_pauses_double_up_to_their_bound_and_differ_by_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "DIAL_MIN_SECONDS", 0.01)
-    monkeypatch.setattr(limits, "DIAL_MAX_SECONDS", 0.04)
+    monkeypatch.setattr(limits, "REFUSED_SECONDS", 0.04)
     made: dict[int, list[list[float]]] = {}
     for seed in (1, 1, 2):
         dials = Dials(seed)
@@ -193,3 +194,18 @@ def test_failures_are_tried_again_and_stop_ends_all(monkeypatch: pytest.MonkeyPa
     dials.dialler.stop()
     dials.dialler.join(60)
     assert dials.dialler.ended
+
+
+def test_nobody_there_is_dialled_more_often_than_who_turns_us_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that is back waits for those that dial it; who is turned down costs both ends a handshake each time."""
+    assert limits.DIAL_MAX_SECONDS < limits.REFUSED_SECONDS
+    monkeypatch.setattr(limits, "DIAL_MIN_SECONDS", 0.001)
+    monkeypatch.setattr(limits, "DIAL_MAX_SECONDS", 0.002)
+    monkeypatch.setattr(limits, "REFUSED_SECONDS", 600.0)
+    dials = Dials()
+    eventually(lambda: dials.delivered, what="the first dial")
+    dials.fails = True
+    dials.lost(5.0)
+    eventually(lambda: len(dials.dialled) >= 30, what="many dials: their pauses have doubled up to the shorter bound")
+    dials.dialler.stop()
+    dials.dialler.join(60)
