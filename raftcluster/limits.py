@@ -47,7 +47,9 @@ LINK_BURST_MESSAGES: Final = 1_024  # the same bound for small ones: each costs 
 LINK_IDLE_SECONDS: Final = 5.0  # heartbeats flow every 50 ms; a link without any byte for this long is dead
 PING_SECONDS: Final = 1.0  # round-trip measurement, and the byte that keeps an idle link alive
 DIAL_MIN_SECONDS: Final = 0.050  # first pause between two dials of a peer
-DIAL_MAX_SECONDS: Final = 0.5  # the longest: a peer that is back is linked again within it, and nobody there costs a packet
+DIAL_MAX_SECONDS: Final = (
+    0.5  # the longest: a peer that is back is linked again within it, and nobody there costs a packet
+)
 REFUSED_SECONDS: Final = 2.0  # the longest when the peer turned us down or the link fell at once: a handshake each
 STREAMS: Final = 8  # snapshot streams served at once
 JOIN_STREAMS: Final = 4  # of peers without a certificate
