@@ -44,20 +44,23 @@ def test_each_node_has_its_own_and_one_of_them_shows_all(cluster: Cluster) -> No
     for number in (0, 2, 1):
         check(cluster, number, f"first{number}@example.net")
     own = run(cluster, 2, "--json")
-    assert [(each["node"], each["sender"]) for each in rows(own)] == [("mx2", "first2@example.net")]
+    assert [(each["node"], each["sender"]) for each in rows(own)][-1:] == [("mx2", "first2@example.net")]
+    assert {each["node"] for each in rows(own)} == {"mx2"}
     everything = run(cluster, 0, "--all-nodes", "--json")
     assert everything.exit_code == 0 and everything.stderr == ""
-    assert [each["node"] for each in rows(everything)] == ["mx0", "mx2", "mx1"], "in the order of time"
+    assert [each["node"] for each in rows(everything)][-3:] == ["mx0", "mx2", "mx1"], "in the order of time"
     assert {each["helo"] for each in rows(everything)} == {"mx.example.net"}
-    shown = run(cluster, 0, "--all-nodes").stdout.splitlines()
+    shown = run(cluster, 0, "--all-nodes").stdout.splitlines()[-3:]
     assert len(shown) == 3 and "first2@example.net  b@example.org  Rejected" in shown[1] and "  mx2  " in shown[1]
     assert rows(run(cluster, 0, "--all-nodes", "--json", "--since", "2999-01-01")) == []
-    assert len(rows(run(cluster, 0, "--all-nodes", "--json", "--since", "1h"))) == 3
+    assert rows(run(cluster, 0, "--all-nodes", "--json", "--since", "1h")) == rows(everything)
     assert run(cluster, 0, "--since", "soon").exit_code == 2
 
 
 def test_what_comes_is_followed_over_a_node_that_is_away(cluster: Cluster) -> None:
     node = cluster.nodes[0]
+    for number in range(3):
+        check(cluster, number, "before@example.net")
     seen: list[str] = []
     notices: list[tuple[str, bool]] = []
     gathering = node.logs(0.0, follow=True)
@@ -69,7 +72,7 @@ def test_what_comes_is_followed_over_a_node_that_is_away(cluster: Cluster) -> No
 
     reading = threading.Thread(target=read)
     reading.start()
-    before = eventually(lambda: list(seen))
+    before = eventually(lambda: list(seen) if seen.count("before@example.net") == 3 else [])
     check(cluster, 2, "second@example.net")
     eventually(lambda: seen == [*before, "second@example.net"])
     cluster.stop(2)
@@ -77,7 +80,7 @@ def test_what_comes_is_followed_over_a_node_that_is_away(cluster: Cluster) -> No
     result = run(cluster, 0, "--all-nodes", "--json")
     assert result.exit_code == 5 and "mx2 does not answer: " in result.stderr
     assert {each["node"] for each in rows(result)} == {"mx0", "mx1"}
-    assert [each["node"] for each in rows(run(cluster, 2, "--json"))] == ["mx2", "mx2"], "its own need no node"
+    assert {each["node"] for each in rows(run(cluster, 2, "--json"))} == {"mx2"}, "its own need no node"
     check(cluster, 1, "third@example.net")
     eventually(lambda: seen[-1] == "third@example.net")
     cluster.start(2)
