@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def place(tmp_path: Path) -> Place:
     prefix = Path(found.prefix)
     (prefix / RELEASE / "wheels").mkdir(parents=True)
     (prefix / "current").symlink_to(RELEASE)
-    (prefix / "before").write_text(f"directory\nfolder {tmp_path / 'lib'}\n")
+    (prefix / "before").write_text(f"directory\nwas {os.getuid()}:{os.getgid()} 700\nfolder {tmp_path / 'lib'}\n")
     (prefix / "directory").write_text(f"{found.directory}\n")
     (prefix / "theirs").write_text("not ours")
     script = prefix / "uninstall"

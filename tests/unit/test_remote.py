@@ -145,7 +145,8 @@ def test_what_this_host_says_of_itself(tmp_path: Path) -> None:
     facts = ask(Local(), str(directory))
     assert facts.place == str(tmp_path) and facts.free_bytes and facts.filesystem
     assert facts.root == (os.geteuid() == 0 or facts.sudo == "free")
-    assert facts.machine == Path("/etc/machine-id").read_text().strip()
+    known = Path("/etc/machine-id")
+    assert facts.machine == (known.read_text().strip() if known.exists() else "")
     assert facts.clock_off is not None and facts.clock_off[0] <= 0 <= facts.clock_off[1] < time.time() - before + 1
     assert any(each.version[:2] >= (3, 11) for each in facts.pythons)
     assert (facts.node, facts.directory, facts.realm) == (None, "", "standalone")
