@@ -40,6 +40,12 @@ def test_each_decision_is_logged_whoever_asks(service: raftcluster.Service, tmp_
     with PolicyClient(control.status()["policy"]["address"]) as client:
         client.ask(helo_name=MARK, instance="1")
         client.ask(protocol_state="DATA")
+
+    def a_moment_ago() -> bool:
+        seen = node.greylist.explain(**mail)
+        return bool(seen["first_seen_ms"] < seen["cluster_time_ms"])
+
+    eventually(a_moment_ago, what="another millisecond: an attempt in the same one is told as a new one")
     node.greylist.check(**mail, helo=MARK)
     heard: list[object] = []
     node.greylist.submit(lambda *both: heard.append(both), **mail, helo=MARK)
