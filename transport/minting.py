@@ -15,10 +15,10 @@ GENTLE_SECONDS: Final = 10.0
 MINT_SECONDS: Final = 60.0
 """Interpreter start, imports and a few signatures take less than a second of processor time. Whoever steps back gets none of it
 while others are always ready to run: after `GENTLE_SECONDS` another child takes part like everybody, for `MINT_SECONDS`."""
-CHILD: Final = "import os; os.nice(5); from raftcluster.transport import mint; mint.run()"
+PROMPT: Final = "from raftcluster.transport import mint; mint.run()"
+CHILD: Final = f"import os; os.nice(5); {PROMPT}"
 """The child. Most of its time goes into imports, while mail is being answered: it steps back before them. Not far: on a host whose
 processors are all busy, as a mail filter's are, 10 instead of 5 made seconds of what takes a tenth of one, and the cluster waits for it."""
-_PROMPT: Final = CHILD.replace("os.nice(10); ", "")
 
 
 def mint(
@@ -37,9 +37,9 @@ def mint(
     job = codec.pack([cluster_id, generation, dict(requests), manifest])
     try:
         try:
-            child = _run(CHILD, job, GENTLE_SECONDS) if gently else _run(_PROMPT, job, MINT_SECONDS)
+            child = _run(CHILD, job, GENTLE_SECONDS) if gently else _run(PROMPT, job, MINT_SECONDS)
         except subprocess.TimeoutExpired:  # it has ended, and its root key with it
-            child = _run(_PROMPT, job, MINT_SECONDS)
+            child = _run(PROMPT, job, MINT_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Refusal(f"the minting process did not run: {error}", subject=sys.executable) from error
     if child.returncode != 0:

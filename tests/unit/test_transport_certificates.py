@@ -311,6 +311,13 @@ def test_a_child_that_gets_no_processor_time_is_followed_by_one_that_does_not_st
     assert certificates.verify_root(minted.root_pem) == ("mail", 1)
 
 
+@pytest.mark.parametrize(("program", "steps"), [(minting.CHILD, 5), (minting.PROMPT, 0)])
+def test_only_the_first_child_steps_back(program: str, steps: int) -> None:
+    asked = program.replace("mint.run()", "import os; print(os.nice(0))")
+    told = subprocess.run([sys.executable, "-I", "-c", asked], check=True, capture_output=True, text=True).stdout
+    assert asked != program and int(told) == min(19, os.nice(0) + steps)
+
+
 def test_a_request_hash_is_of_the_request_not_of_its_wrapping() -> None:
     request = certificates.make_request(certificates.new_key(), "a")
     assert certificates.request_hash(b"text before\n" + request) == certificates.request_hash(request)
