@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import lmdb
 
 from raftcluster import limits
-from raftcluster.errors import MissingPrivilege, RaftclusterError, Rejected, StorageFailed, StorageFull, StorageRefusal
+from raftcluster.errors import MissingPrivilege, RaftclusterError, Rejected, StorageFailed, StorageRefusal
+from raftcluster.storage import disk
 from raftcluster.storage.directory import sync_directory
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ LmdbError: Final = lmdb.Error
 _NOT_OURS: Final = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
 _FULL: Final = (lmdb.MapFullError, lmdb.DiskError)
 _UNFIT: Final = (lmdb.BadValsizeError, lmdb.DbsFullError)
-
-REBUILD: Final = "remove this node from the cluster, delete its data directory and join again"
 
 
 class Environment:
@@ -73,7 +72,7 @@ class Environment:
         `reserve=False` for a transaction that frees space: it may use what is kept in reserve.
         """
         if reserve and not self.has_space():
-            raise self._full("the file system is nearly full")
+            raise disk.full(self.path, "the file system is nearly full")
         try:
             with self._env.begin(write=True) as transaction:
                 yield transaction
@@ -120,8 +119,7 @@ class Environment:
 
     def has_space(self) -> bool:
         """Whether the file system has more free than the reserve."""
-        status = os.statvfs(self.path)
-        return status.f_bavail * status.f_frsize > limits.DISK_RESERVE_BYTES
+        return disk.has_space(self.path)
 
     def close(self) -> None:
         """Idempotent."""
@@ -144,7 +142,7 @@ class Environment:
             self._lengthen(env)
         except OSError as error:
             env.close()
-            raise corrupt(self.path, f"its length cannot be right: {error.strerror}") from error
+            raise disk.corrupt(self.path, f"its length cannot be right: {error.strerror}") from error
         return env
 
     def _lengthen(self, env: lmdb.Environment) -> None:
@@ -157,29 +155,17 @@ class Environment:
         if data.stat().st_size < size:
             os.truncate(data, size)
 
-    def _full(self, reason: str) -> StorageFull:
-        return StorageFull(f"no space in {self.path}: {reason}", subject=str(self.path), remedy="free disk space")
-
     def refusal(self, error: lmdb.Error) -> RaftclusterError:
         """What `error` means, sorted as above."""
         reason = str(error)
         if isinstance(error, _FULL) or reason.endswith(os.strerror(errno.EDQUOT)):
-            return self._full(reason)
+            return disk.full(self.path, reason)
         if reason.endswith(os.strerror(errno.EIO)) and not self.has_space():
-            return self._full(reason)
+            return disk.full(self.path, reason)
         if isinstance(error, _UNFIT):
             return Rejected(f"{self.path} cannot hold it: {reason}", subject=str(self.path))
         if isinstance(error, _NOT_OURS):
-            return corrupt(self.path, reason)
+            return disk.corrupt(self.path, reason)
         if reason.endswith((os.strerror(errno.EACCES), os.strerror(errno.EPERM), os.strerror(errno.EROFS))):
-            return MissingPrivilege(
-                f"cannot write {self.path}: {reason}", subject=str(self.path), remedy="run as its owner"
-            )
-        return StorageFailed(
-            f"writing {self.path} failed: {reason}", subject=str(self.path), remedy="check the disk, restart the node"
-        )
-
-
-def corrupt(path: Path, reason: str) -> StorageFailed:
-    """What was read is not what was written."""
-    return StorageFailed(f"{path} is corrupt: {reason}", subject=str(path), remedy=REBUILD)
+            return disk.forbidden(self.path, reason)
+        return disk.failed(self.path, f"writing {self.path} failed: {reason}")

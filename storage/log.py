@@ -28,8 +28,8 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from raftcluster import failpoints, limits
-from raftcluster.errors import MissingPrivilege, RaftclusterError, StorageFailed, StorageFull, Unavailable
-from raftcluster.storage import segment
+from raftcluster.errors import RaftclusterError, StorageFailed, StorageFull, Unavailable
+from raftcluster.storage import disk, segment
 from raftcluster.storage.directory import sync_directory
 from raftcluster.storage.ports import Health, LogImage, Record
 from raftcluster.storage.segment import Damage, Place, Replay, State
@@ -37,7 +37,6 @@ from raftcluster.storage.segment import Damage, Place, Replay, State
 RETRY_SECONDS: Final = 0.1  # while full
 SUFFIX: Final = ".segment"
 NEXT: Final = "next"
-REBUILD: Final = "remove this node from the cluster, delete its data directory and join again"
 
 _FREEING: Final = {"cut", "reset"}
 """Records after which segments may go."""
@@ -135,7 +134,7 @@ class LogStore:
             self._settled.wait_for(lambda: self._durable >= self._ticket or self.health != "ok" or self._closed)
             if self._durable >= self._ticket:
                 return self._ticket
-            refused = self._refused or self._failed("the log is closed")
+            refused = self._refused or disk.failed(self._path, "the log is closed")
             kind = StorageFull if self.health == "full" else StorageFailed
             raise kind(refused.message, subject=refused.subject, remedy=refused.remedy)
 
@@ -161,7 +160,7 @@ class LogStore:
                     self._attempt(waiting)
         except Exception as error:
             logger.exception("the log writer stopped")
-            self._become("failed", self._failed(f"the log writer stopped: {error!r}"))
+            self._become("failed", disk.failed(self._path, f"the log writer stopped: {error!r}"))
 
     def _gather(self, waiting: list[tuple[int, Sequence[Record]]]) -> bool:
         """Add all that is queued to `waiting`; waits for something, or a while when the disk is full. False: close."""
@@ -212,8 +211,8 @@ class LogStore:
                 most = max(most, record[2])
             elif record[0] in segment.SHORTER:
                 shorter.add(record[0])
-        if not shorter & _FREEING and not self._has_space():
-            raise self._full("the file system is nearly full")
+        if not shorter & _FREEING and not disk.has_space(self._path):
+            raise disk.full(self._path, "the file system is nearly full")
         self._clean()
         data = segment.frame(self._place.sequence, records)
         if self._place.offset + len(data) > self._segments[-1].length:
@@ -254,7 +253,7 @@ class LogStore:
         length = max(new.length if new else self._following(time.monotonic() - self._begun), needed + len(data))
         if bounded and sum(each.length for each in self._segments) + length > self._most_bytes:
             self._ready = new
-            raise self._full(f"the log has {self._most_bytes} bytes")
+            raise disk.full(self._path, f"the log has {self._most_bytes} bytes")
         if new is None or new.length < length:
             self._fill(length)
         path = self._path / f"{self._place.sequence:016x}{SUFFIX}"
@@ -305,7 +304,7 @@ class LogStore:
     def _fill_ahead(self) -> None:
         """On a thread of its own: have the next segment ready when this one is full. What fails here is met again there."""
         try:
-            if self._has_space():
+            if disk.has_space(self._path):
                 half = time.monotonic() - self._begun
                 self._ready = self._fill(self._following(2 * half))
         except (OSError, StorageFull) as error:
@@ -360,7 +359,7 @@ class LogStore:
                 self._segments.append(each)
             image = replay.image()
         except (Damage, ValueError) as error:
-            raise self._damaged(str(error)) from error
+            raise disk.corrupt(self._path, str(error)) from error
         self._state = replay.state
         self._file = self._open(self._segments[-1].path)
         if left:
@@ -389,20 +388,15 @@ class LogStore:
                     raise Damage(f"frame {place.sequence} fails its checksum")
                 return replay.image()
         except Damage as error:
-            raise self._damaged(str(error)) from error
+            raise disk.corrupt(self._path, str(error)) from error
         except OSError as error:
-            raise self._failed(f"reading {self._path} failed: {error.strerror or error}") from error
+            raise disk.failed(self._path, f"reading {self._path} failed: {error.strerror or error}") from error
 
     # --- parts
 
     def _open(self, path: Path) -> int:
         """For writes that are durable when they return: one call of the system, during which others may run, for both."""
         return os.open(path, os.O_RDWR | os.O_DSYNC | os.O_CLOEXEC)
-
-    def _has_space(self) -> bool:
-        """Whether the file system has more free than the reserve."""
-        status = os.statvfs(self._path)
-        return status.f_bavail * status.f_frsize > limits.DISK_RESERVE_BYTES
 
     def _release(self) -> None:
         if self._ahead is not None:
@@ -411,28 +405,17 @@ class LogStore:
             os.close(self._file)
             self._file = -1
 
-    def _full(self, reason: str) -> StorageFull:
-        return StorageFull(f"no space in {self._path}: {reason}", subject=str(self._path), remedy="free disk space")
-
-    def _failed(self, reason: str) -> StorageFailed:
-        return StorageFailed(reason, subject=str(self._path), remedy="check the disk, restart the node")
-
-    def _damaged(self, reason: str) -> StorageFailed:
-        return StorageFailed(f"{self._path} is corrupt: {reason}", subject=str(self._path), remedy=REBUILD)
-
     def _refusal(self, error: OSError) -> RaftclusterError:
         """What an error of the operating system means: see `environment`."""
         reason = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return self._full(reason)
+            return disk.full(self._path, reason)
         if error.errno in (errno.EMFILE, errno.ENFILE):  # that passes, too, and nothing has been written
             told = f"cannot open a segment in {self._path}: {reason}"
             return StorageFull(told, subject=str(self._path), remedy="allow this process more open files")
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return MissingPrivilege(
-                f"cannot write {self._path}: {reason}", subject=str(self._path), remedy="run as its owner"
-            )
-        return self._failed(f"writing {self._path} failed: {reason}")
+            return disk.forbidden(self._path, reason)
+        return disk.failed(self._path, f"writing {self._path} failed: {reason}")
 
 
 def _write_at(file: int, data: bytes, offset: int) -> None:

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from raftcluster import failpoints, limits
 from raftcluster.errors import RaftclusterError, Rejected, StorageFull, StorageRefusal, Unavailable
-from raftcluster.storage import runs
-from raftcluster.storage.environment import Environment, LmdbError, corrupt
+from raftcluster.storage import disk, runs
+from raftcluster.storage.environment import Environment, LmdbError
 from raftcluster.storage.ports import Chunk, Health, Row, Snapshot, Unit
 from raftcluster.storage.source import UnusableSource, checked
 from raftcluster.storage.view import ANCHOR, CHECKPOINT, INDEX, RUNS, TableView, reached
@@ -355,7 +355,7 @@ class TableStore:
                             keys = transaction.cursor(handles[run]).iternext(keys=True, values=False)
                             generation.enter(keys, ordinal)
             except (ValueError, TypeError, LookupError, RaftclusterError) as error:
-                raise corrupt(self._env.path, f"what it says of its runs cannot be: {error!r}") from error
+                raise disk.corrupt(self._env.path, f"what it says of its runs cannot be: {error!r}") from error
         return _State(handles, generations, row, {})
 
     def _begin(self) -> TableView:

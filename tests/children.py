@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import queue
 import subprocess
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -108,3 +110,23 @@ class Child:
                 with suppress(BrokenPipeError):  # nobody reads what was not written yet
                     pipe.close()
         return int(self.process.returncode)
+
+
+class Asks(Protocol):
+    """Asks on a thread of its own."""
+
+    def start(self) -> None: ...
+
+    def end(self) -> None:
+        """Have it end, and wait until it has."""
+
+
+def ask_until_told(askers: Iterable[Asks]) -> None:
+    """What a child does: all ask until standard input says something, or ends. "begun" is said before."""
+    askers = list(askers)
+    for asker in askers:
+        asker.start()
+    print("begun", flush=True)
+    sys.stdin.readline()
+    for asker in askers:
+        asker.end()

@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+from tests.children import ask_until_told
 from tests.policy_client import PolicyClient
 
 ASKERS: Final = 6
@@ -129,12 +130,7 @@ def main() -> None:
     """It asks until standard input says so, or ends; then one line of JSON."""
     servers, delay, per_second, seed = json.loads(sys.argv[1])
     askers = [Asker(f"a{n}", servers, delay, per_second / ASKERS, seed + n) for n in range(ASKERS)]
-    for asker in askers:
-        asker.start()
-    print("begun", flush=True)
-    sys.stdin.readline()
-    for asker in askers:
-        asker.end()
+    ask_until_told(askers)
     answers = sum((asker.seen.answers for asker in askers), Counter[str]())
     wrong = [each for asker in askers for each in asker.seen.wrong]
     print(json.dumps([answers, wrong, sum(asker.seen.moved for asker in askers)]), flush=True)

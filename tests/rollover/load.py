@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tests.children import Child
+from tests.children import Child, ask_until_told
 from tests.policy_client import PATIENCE_SECONDS, PolicyClient
 from tests.served import Served
 
@@ -157,12 +157,7 @@ def _counted(node: Served, triplet: int) -> int:
 def main() -> None:
     """The askers' process: it asks until standard input says so, or ends."""
     askers = [Asker(*each) for each in json.loads(sys.argv[1])]
-    for asker in askers:
-        asker.start()
-    print("begun", flush=True)
-    sys.stdin.readline()
-    for asker in askers:
-        asker.end()
+    ask_until_told(askers)
     answers = [astuple(answer) for asker in askers for answer in asker.answers]
     print(json.dumps([answers, [error for asker in askers for error in asker.errors]]), flush=True)
 
