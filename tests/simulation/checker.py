@@ -232,7 +232,9 @@ class Checker:
         if replica is None or self.time.goes_on(subject.name, term := replica.engine.term, now):
             return
         if replica.clock.now() is not None:
-            self.time.begins(subject.name, term, now, self._voters(replica), self._stamped)
+            # The leader's own log may hold a later leader's stamps than it was told of: those will be committed with its own.
+            own = (entry[2] for entry in replica.journal.entries if entry[0][:1] == b"\x00" and entry[2] < term)
+            self.time.begins(subject.name, term, now, self._voters(replica), max(self._stamped, *own, 0))
 
     # ---- hooks
 

@@ -116,8 +116,8 @@ class Timekeeping:
         return True
 
     def begins(self, name: str, term: int, now: float, voters: Collection[str], stamped: int) -> None:
-        """`name` begins to lead, by the votes of `voters`, and knows the time. `stamped` is the last term with a committed
-        stamp."""
+        """`name` begins to lead, by the votes of `voters`, and knows the time. `stamped` is the last term of which a stamp
+        is committed, or in the log of `name` and so will be."""
         self._reigns[name] = term
         sample = self._samples.get(name)
         asked = sample is None
