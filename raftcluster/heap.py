@@ -15,7 +15,10 @@ from typing import Final
 
 COLLECT: Final = 20_000
 """So many new objects, less those that are gone, make Python look for cycles among them; its own default is 700."""
-_ARENA_MAX: Final = -8  # M_ARENA_MAX of malloc.h
+LARGE_BYTES: Final = 256 * 1024
+"""More than what a check, or a batch of them, asks for at once: to map and to unmap costs some microseconds."""
+_MMAP_THRESHOLD: Final = -3  # M_MMAP_THRESHOLD and M_ARENA_MAX of malloc.h
+_ARENA_MAX: Final = -8
 
 
 def trim() -> None:
@@ -42,10 +45,16 @@ def rare_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-def few_arenas() -> None:
-    """Let all threads share two of glibc's arenas instead of up to eight a core: what is left in use in each keeps its pages
-    from going back. For a process that is the node's own, before it starts its threads; another one has the environment's
-    MALLOC_ARENA_MAX (mallopt(3)). Where the C library is not glibc it does nothing."""
+def lean() -> None:
+    """Let what is freed go back by itself. For a process that is the node's own, before it starts its threads; another one has
+    the environment's MALLOC_ARENA_MAX and MALLOC_MMAP_THRESHOLD_ (mallopt(3)). Where the C library is not glibc it does nothing.
+
+    All threads share two of glibc's arenas instead of up to eight a core: what is left in use in each keeps its pages from
+    going back. And what is large is mapped by itself, always: glibc would take the first large block that is freed for a
+    reason to have the next ones in its arenas, where whatever is behind them keeps them. The tables of large dictionaries,
+    which are made anew now and then, and the blocks of snapshots were such: a node's memory rose by steps of 5 MB.
+    """
     option = getattr(ctypes.CDLL(None), "mallopt", None)
     if option is not None:
         option(_ARENA_MAX, 2)
+        option(_MMAP_THRESHOLD, LARGE_BYTES)

@@ -57,7 +57,7 @@ class Service:
         self._policy: PolicyServer | None = None
 
     def __enter__(self) -> Self:
-        heap.few_arenas()
+        heap.lean()
         with ExitStack() as starting:
             starting.enter_context(heap.rare_collections())
             self.node = node = Node.open(self._path, **{"ready_seconds": 0, **self._settings})

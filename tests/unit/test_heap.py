@@ -62,8 +62,8 @@ def test_cycles_are_looked_for_less_often_and_still_found() -> None:
 ARENAS = """
 import re, sys, threading
 from raftcluster import heap
-if sys.argv[1] == "few":
-    heap.few_arenas()
+if sys.argv[1] == "lean":
+    heap.lean()
 kept, barrier = [], threading.Barrier(12)
 def hold():
     barrier.wait()
@@ -86,4 +86,30 @@ def test_threads_share_few_arenas_when_told_to() -> None:
         command = [sys.executable, "-c", ARENAS, how]
         return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
 
-    assert arenas("few") <= 1 < arenas("many")
+    assert arenas("lean") <= 1 < arenas("usual")
+
+
+LARGE = """
+import os, re, sys
+from raftcluster import heap
+if sys.argv[1] == "lean":
+    heap.lean()
+def held():
+    return int(re.search(r"^Anonymous: +([0-9]+) kB$", open("/proc/self/smaps_rollup").read(), re.MULTILINE)[1])
+os.urandom(16 << 20)  # the first large block that is freed
+before = held()
+large, kept = [], []
+for _ in range(10):
+    large.append(os.urandom(2 << 20))
+    kept.append(os.urandom(100_000))
+large.clear()
+print(held() - before)
+"""
+
+
+def test_large_blocks_go_back_whatever_lies_behind_them() -> None:
+    def kib(how: str) -> int:
+        command = [sys.executable, "-c", LARGE, how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+
+    assert kib("lean") < 2 * 1024 < 10 * 1024 < kib("usual")
