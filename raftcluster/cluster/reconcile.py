@@ -455,6 +455,7 @@ OVERTAKEN: Final = frozenset(
         "not-under-way",
         "out-of-order",
         "other-request",
+        "other-manifest",
         "incomplete",
         "not-switched",
         "generation-under-way",

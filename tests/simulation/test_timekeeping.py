@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.simulation.simulation import simulate
 from tests.simulation.timekeeping import Note, Sample, Timekeeping
 
 VOTERS = frozenset({"n1", "n2", "n3"})
@@ -34,9 +31,3 @@ def test_time_may_leap_by_what_a_leader_was_late_whose_time_nobody_knows_any_mor
 
 def test_time_that_makes_up_for_what_was_lost_before_the_last_stamp_is_too_fast() -> None:
     assert [text.partition(":")[0] for text in told(stamped=4)] == ["time too fast"]
-
-
-@pytest.mark.parametrize(("profile", "seed"), [("membership_snapshot", 301534)])
-def test_a_stamp_that_is_only_in_the_new_leaders_log_counts(profile: str, seed: int) -> None:
-    """Term 5's stamps were committed by term 6, whose leader held them and had restarted."""
-    assert simulate(profile, seed).violations == []
