@@ -16,24 +16,27 @@ A row's newest version is in the newest run that has its key, else in the table.
 come: what it has moved is still the same in its run. Tables at rest have no runs; other programs that read while there are
 some look into them first, newest first.
 
-A reader asks a generation's `slots` before its runs: one byte per hash of a key, the greatest ordinal of a run that may
-hold it; and the table's `rest` before the table. Most keys that are nowhere are found absent without a call of LMDB, in which
-another thread may take the interpreter lock for 5 ms; one that shares a slot asks all runs up to that ordinal.
+A reader asks a generation's filter and its `slots` before its runs: one byte per hash of a key, the greatest ordinal of a run
+that may hold it; and the filter of what is at rest before the table. Most keys that are nowhere are found absent without a call of
+LMDB, in which another thread may take the interpreter lock for 5 ms; one that is taken for another asks all runs up to that ordinal.
 
-Thread: a `Generation` never changes, but for its slots: the writer enters a key before the transaction that writes it ends,
-so that a view may find there an ordinal that is too new for it, and never one that is too old.
+Larger generations share more of the table's pages, and cost memory: they grow with their table (docs/performance.md, the curve).
+
+Thread: a `Generation` never changes, but for its filter and slots: the writer enters a key before the transaction that writes it
+ends, so that a view may find there an ordinal that is too new for it, and never one that is too old.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, count, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from raftcluster import codec
+from raftcluster.storage.filter import SHIFT, Filter
 from raftcluster.storage.ports import Row
 
 if TYPE_CHECKING:
@@ -42,10 +45,12 @@ if TYPE_CHECKING:
 SWEEP_AHEAD: Final = 1.25
 """Of two generations of one length: keys swept per key gathered."""
 MARK: Final = "@"  # no table of a machine has it in its name
-SLOTS: Final = 1 << 23
-_SLOT: Final = SLOTS - 1
-_REST_SLOTS: Final = 8  # per key: an eighth of the absent keys is looked for in vain
-REST_BYTES: Final = 1 << 25  # for tables of up to 4 million rows
+_SLOTS_A_KEY: Final = 5
+_BITS_A_KEY: Final = 32
+"""Both together: of 200 absent keys at most one is looked for in runs."""
+_RESTING_BITS: Final = 8  # an eighth of the absent keys is looked for in vain
+RESTING_KEYS: Final = 32_000_000
+"""With more at rest there is no filter: it has 32 MB for so many."""
 _PAGE: Final = 256  # rows of each source, merged at a time
 _REMOVED: Final = b"-"
 _KEPT: Final = b"+"
@@ -65,14 +70,17 @@ class Bounds:
     run_keys: int = 16_384
     """A run with so many is followed by a new one."""
     runs: int = 24
-    """A generation with so many full runs is swept."""
+    """A generation with so many full runs is swept, if its table is small, ..."""
+    most_runs: int = 96
+    """... with so many, if it is large, ..."""
+    rows_a_run: int = 20_000
+    """... and in between with one for so many of the table's rows."""
     slice_keys: int = 4_096
     """Moved in one transaction."""
 
-    @property
-    def generation_keys(self) -> int:
-        """Of a full generation, about."""
-        return self.runs * self.run_keys
+    def full_runs(self, rows: int) -> int:
+        """Of a full generation, whose table has so many rows at rest."""
+        return min(self.most_runs, max(self.runs, rows // self.rows_a_run))
 
 
 DEFAULT: Final = Bounds()
@@ -89,13 +97,21 @@ class Generation:
     """No unit adds to it any more."""
     position: bytes | None = None
     """Up to this key, itself included, it has been swept since the store was opened."""
-    slots: bytearray = field(default_factory=lambda: bytearray(SLOTS), compare=False, repr=False)
+    slots: bytearray = field(default_factory=lambda: bytearray([255]), compare=False, repr=False)
+    """Invariant: their number is a power of two, and no run has an ordinal above 255."""
+    filter: Filter = field(default_factory=Filter.of_all, compare=False, repr=False)
 
-    def enter(self, keys: Iterable[bytes], ordinal: int) -> None:
+    def emptied(self, keys: int) -> Generation:
+        """The same with empty slots and filter, with room for so many keys. As it is made every run may hold every key."""
+        slots = bytearray(1 << (keys * _SLOTS_A_KEY).bit_length())
+        return replace(self, slots=slots, filter=Filter(keys, _BITS_A_KEY))
+
+    def enter(self, keys: Collection[bytes], ordinal: int) -> None:
         """The run with this ordinal may hold `keys`. In the order of ordinals."""
-        slots = self.slots
+        self.filter.add(keys)
+        slots, mask = self.slots, len(self.slots) - 1
         for key in keys:
-            slots[hash(key) & _SLOT] = ordinal
+            slots[hash(key) & mask] = ordinal
 
 
 Generations = dict[str, tuple[Generation, ...]]
@@ -113,8 +129,8 @@ def encode(generations: Generations) -> bytes:
 
 
 def decode(row: bytes) -> Generations:
-    """What `encode` was given, but for what is only in memory: slots are empty. Raises what a foreign row makes it raise:
-    `ValueError`, `TypeError`, `Rejected`."""
+    """What `encode` was given, but for what is only in memory: every run may hold every key. Raises what a foreign row makes it
+    raise: `ValueError`, `TypeError`, `Rejected`."""
     return {
         table: tuple(
             Generation(number, tuple(f"{table}{MARK}{run}" for run in runs), full=at < len(found) - 1)
@@ -127,57 +143,52 @@ def decode(row: bytes) -> Generations:
 class Detour:
     """A table that has runs, as one view sees it. Thread: the view's."""
 
-    __slots__ = ("_generations", "_handle", "_mask", "_rest")
+    __slots__ = ("_generations", "_handle", "_rest")
 
     def __init__(
-        self, handle: Database, found: Sequence[Generation], handles: Mapping[str, Database], rest: bytearray | None
+        self, handle: Database, found: Sequence[Generation], handles: Mapping[str, Database], rest: Filter | None
     ) -> None:
         """`found` are generations, oldest first. `rest`: see `resting`; it must have been made before the view began."""
         self._handle = handle
-        self._generations = [(each.slots, [handles[run] for run in each.runs]) for each in reversed(found)]
+        self._generations = [
+            (each.filter.bits, each.filter.mask, each.slots, len(each.slots) - 1, [handles[run] for run in each.runs])
+            for each in reversed(found)
+        ]
         """Newest first; their runs oldest first."""
         self._rest = rest
-        self._mask = 0 if rest is None else len(rest) - 1
 
     def get(self, view: Transaction, key: bytes) -> bytes | None:
         """The value of `key`. Costs: DESIGN.md, Runs."""
         hashed = hash(key)
-        for slots, databases in self._generations:
-            ordinal = slots[hashed & _SLOT]
-            if ordinal:
+        high = hashed >> SHIFT
+        for bits, wide, slots, mask, databases in self._generations:
+            at = high & wide
+            if bits[at >> 3] & 1 << (at & 7) and (ordinal := slots[hashed & mask]):
                 for database in reversed(databases[:ordinal]):
                     row: bytes | None = view.get(key, None, database)
                     if row is not None:
                         return value_of(row)
-        if self._rest is not None and not self._rest[hashed & self._mask]:
+        if self._rest is not None and key not in self._rest:
             return None
         value: bytes | None = view.get(key, None, self._handle)
         return value
 
     def rows(self, view: Transaction, start: bytes, *, behind: bool = False) -> Iterator[Row]:
         """The table's rows in key order, from `start` on, or behind it."""
-        databases = [each for _, found in self._generations for each in reversed(found)]
+        databases = [each for *_, found in self._generations for each in reversed(found)]
         sources = [rows_from(view, each, start, behind=behind) for each in (*databases, self._handle)]
         pages = merged(sources[::-1], [_PAGE] * len(sources), plain=True)
         return ((key, value) for key, value in chain.from_iterable(pages) if value is not None)
 
 
-def resting(keys: Iterable[bytes], expected: int) -> bytearray | None:
-    """One byte per hash of a key, zero where none of `keys` is, with room for `expected` keys; None for too many to be worth
-    it. 0.1 us a key."""
-    size = 1 << (expected * _REST_SLOTS).bit_length()
-    if size > REST_BYTES:
+def resting(keys: Iterable[bytes], rows: int, more: int) -> Filter | None:
+    """Of the `rows` `keys` of a table, with room for as many as `more` generations bring; None for too many to be worth it."""
+    room = rows + rows // 2 + 2 * more
+    if room > RESTING_KEYS:
         return None
-    rest = bytearray(size)
-    rest_in(rest, keys)
-    return rest
-
-
-def rest_in(rest: bytearray, keys: Iterable[bytes]) -> None:
-    """Add `keys`."""
-    mask = len(rest) - 1
-    for key in keys:
-        rest[hash(key) & mask] = 1
+    found = Filter(room, _RESTING_BITS)
+    found.add(keys)
+    return found
 
 
 def rows_from(view: Transaction, database: Database, start: bytes, *, behind: bool = False) -> Iterator[Row]:
@@ -245,19 +256,18 @@ class Writer:
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
 
-    def is_burst(self, transaction: Transaction, database: Database, changes: Changes) -> bool:
-        """Whether a table without runs takes these changes into one."""
-        if len(changes) < self.bounds.burst_keys:
-            return False
-        return bool(transaction.stat(database)["entries"] >= self.bounds.burst_share * len(changes))
+    def is_burst(self, rows: int, changes: int) -> bool:
+        """Whether a table of so many rows, without runs, takes so many changes into one."""
+        return changes >= self.bounds.burst_keys and rows >= self.bounds.burst_share * changes
 
-    def target(self, table: str, found: tuple[Generation, ...], rows: int) -> tuple[Generation, ...]:
-        """The generations of `table`, the newest with a run that takes changes, given the rows of its newest run."""
+    def target(self, table: str, found: tuple[Generation, ...], rows: int, most: int) -> tuple[Generation, ...]:
+        """The generations of `table`, the newest with a run that takes changes, given the rows of its newest run, and how many
+        runs are `most`."""
         newest = found[-1] if found else None
         if newest is None or newest.full:
-            newest = Generation(newest.number + 1 if newest else 1)
+            newest = Generation(newest.number + 1 if newest else 1).emptied(most * self.bounds.run_keys)
             found = (*found, newest)
-        elif rows < self.bounds.run_keys or len(newest.runs) >= self.bounds.runs:
+        elif rows < self.bounds.run_keys or len(newest.runs) >= most:
             return found
         used = {run for each in found for run in each.runs}
         name = next(n for n in (f"{table}{MARK}{at}" for at in count()) if n not in used)
@@ -271,17 +281,17 @@ class Writer:
         transaction.cursor(run).putmulti(rows, append=empty)
 
     def due(
-        self, transaction: Transaction, handles: Mapping[str, Database], oldest: Generation, gathered: int
+        self, transaction: Transaction, handles: Mapping[str, Database], oldest: Generation, gathered: int, most: int
     ) -> float:
         """How many keys are to be swept for so many that were gathered: so the oldest generation is gone before the next one is full,
-        also where its units were larger."""
+        which has `most` runs, also where its units were larger."""
         rows = sum(transaction.stat(handles[run])["entries"] for run in oldest.runs)
-        return SWEEP_AHEAD * gathered * max(1.0, rows / self.bounds.generation_keys)
+        return SWEEP_AHEAD * gathered * max(1.0, rows / (most * self.bounds.run_keys))
 
-    def closed(self, found: tuple[Generation, ...], rows: int) -> tuple[Generation, ...]:
-        """The generations of a table, the newest marked as full when it is, given the rows of its newest run."""
+    def closed(self, found: tuple[Generation, ...], rows: int, most: int) -> tuple[Generation, ...]:
+        """The generations of a table, the newest marked as full when it has `most` runs, given the rows of its newest run."""
         newest = found[-1]
-        if len(found) == 1 and len(newest.runs) >= self.bounds.runs and rows >= self.bounds.run_keys:
+        if len(found) == 1 and len(newest.runs) >= most and rows >= self.bounds.run_keys:
             return (replace(newest, full=True),)
         return found
 
@@ -291,7 +301,7 @@ class Writer:
         database: Database,
         generation: Generation,
         handles: Mapping[str, Database],
-        rest: bytearray | None,
+        rest: Filter | None,
     ) -> tuple[Generation | None, int]:
         """Move the next slice of a generation into its table: what is left of it, None when the runs may be emptied, and how
         many keys were moved."""
@@ -306,7 +316,7 @@ class Writer:
             return None, 0
         kept = [(key, value) for key, value in found if value is not None]
         if rest is not None:
-            rest_in(rest, [key for key, _ in kept])
+            rest.add([key for key, _ in kept])
         transaction.cursor(database).putmulti(kept)
         if len(kept) < len(found):
             for key, value in found:

@@ -29,6 +29,7 @@ from raftcluster import failpoints, limits
 from raftcluster.errors import RaftclusterError, Rejected, StorageFull, StorageRefusal, Unavailable
 from raftcluster.storage import disk, runs
 from raftcluster.storage.environment import Environment, LmdbError
+from raftcluster.storage.filter import Filter
 from raftcluster.storage.ports import Chunk, Health, Row, Snapshot, Unit
 from raftcluster.storage.source import UnusableSource, checked
 from raftcluster.storage.view import ANCHOR, CHECKPOINT, INDEX, RUNS, TableView, reached
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 RETRY_SECONDS: Final = 0.1  # while full
 QUIET_SECONDS: Final = 3.0  # without a burst, after which a generation is swept before it is full
 REST_SECONDS: Final = 0.1  # between two slices of such a sweep
+CLOSE_SECONDS: Final = 5.0  # for moving what is in runs: the next one who opens the tables goes on
 SWEEP_DEBT: Final = 8  # slices a sweep may be behind before a unit waits for it
 
 logger = logging.getLogger(__name__)
@@ -55,7 +57,7 @@ class _State(NamedTuple):
     generations: runs.Generations
     row: bytes | None
     """The generations' row, by which a reader knows that they are what it sees."""
-    rests: Mapping[str, bytearray | None]
+    rests: Mapping[str, Filter | None]
     """What is at rest in the tables that have runs: see `runs.resting`. Invariant: holds every key of the table as of this
     transaction and of all later ones."""
 
@@ -142,8 +144,8 @@ class TableStore:
         self._queue.put((index, anchor, chunks, done))
 
     def close(self) -> None:
-        """Finish what is queued and move what is in runs, then close; what a full or failed disk does not take is not written,
-        and its `done` never called. Snapshots under way end with `Unavailable`. Idempotent. Tick thread."""
+        """Finish what is queued and move what is in runs, for a while, then close; what a full or failed disk does not take is
+        not written, and its `done` never called. Snapshots under way end with `Unavailable`. Idempotent. Tick thread."""
         if not self._closing.is_set():
             self._closing.set()
             self._queue.put(None)
@@ -157,13 +159,15 @@ class TableStore:
 
     def _run(self) -> None:
         try:
+            self._enter()
             while (job := self._next()) is not None:
                 if not (self._checkpoint(*job) if len(job) == 2 else self._install(*job)):
                     return
                 while self._behind > 0 and (self._queue.empty() or self._behind > self._most_behind()):
                     moved = self._sweep(all_of_it=False)
                     self._behind = self._behind - moved if moved else 0
-            while self._sweep(all_of_it=True):
+            until = time.monotonic() + CLOSE_SECONDS
+            while time.monotonic() < until and self._sweep(all_of_it=True):
                 pass
         except RaftclusterError as error:
             self._become("failed", str(error))
@@ -211,13 +215,15 @@ class TableStore:
                     changes = unit.changes[table]
                     handle = self._handle(table, handles, transaction)
                     found = generations.get(table, ())
-                    if found or (self._has_room(handles) and self._runs.is_burst(transaction, handle, changes)):
-                        generations[table] = self._gather(transaction, table, found, handles, changes)
-                        if generations[table][-1].number != (found[-1].number if found else 0):
-                            count = transaction.stat(handle)["entries"]
+                    rows = transaction.stat(handle)["entries"]
+                    most = self._runs.bounds.full_runs(rows)
+                    if found or (self._has_room(handles, most) and self._runs.is_burst(rows, len(changes))):
+                        generations[table] = self._gather(transaction, table, found, handles, changes, most)
+                        rest = rests.get(table)
+                        if not found or table not in rests or (rest is not None and rest.left < 0):
                             keys = transaction.cursor(handle).iternext(keys=True, values=False)
-                            rests[table] = runs.resting(keys, count + self._runs.bounds.generation_keys)
-                        due += self._runs.due(transaction, handles, generations[table][0], len(changes))
+                            rests[table] = runs.resting(keys, rows, most * self._runs.bounds.run_keys)
+                        due += self._runs.due(transaction, handles, generations[table][0], len(changes), most)
                     else:
                         self._put(transaction, handle, changes)
                 row = self._reach(transaction, unit.index, unit.anchor, generations)
@@ -245,17 +251,18 @@ class TableStore:
         found: tuple[runs.Generation, ...],
         handles: Handles,
         changes: runs.Changes,
+        most: int,
     ) -> tuple[runs.Generation, ...]:
-        """Write `changes` into a run; the generations of `table` afterwards."""
+        """Write `changes` into a run; the generations of `table`, each of `most` runs, afterwards."""
         rows = transaction.stat(handles[found[-1].runs[-1]])["entries"] if found else 0
-        found = self._runs.target(table, found, rows)
+        found = self._runs.target(table, found, rows, most)
         run = self._handle(found[-1].runs[-1], handles, transaction)
         self._runs.gather(transaction, run, found[-1], changes)
-        return self._runs.closed(found, transaction.stat(run)["entries"])
+        return self._runs.closed(found, transaction.stat(run)["entries"], most)
 
-    def _has_room(self, handles: Handles) -> bool:
+    def _has_room(self, handles: Handles, most: int) -> bool:
         """For all runs of one more table: they must not take the databases that other tables need."""
-        return len(handles) + 2 * self._runs.bounds.runs <= limits.TABLES // 2
+        return len(handles) + 2 * most <= limits.TABLES // 2
 
     def _most_behind(self) -> int:
         return SWEEP_DEBT * self._runs.bounds.slice_keys
@@ -341,22 +348,34 @@ class TableStore:
     # --- parts
 
     def _load(self) -> _State:
-        """What the last writer left. With runs: all of their keys are read."""
+        """What the last writer left."""
         handles = {name: self._env.database(name) for name in self._env.names()}
         with self._env.reading() as transaction:
             row = transaction.get(RUNS, None, self._meta)
-            if row is None:
-                return _State(handles, {}, None, {})
-            try:
-                generations = runs.decode(row)
-                for found in generations.values():
-                    for generation in found:
-                        for ordinal, run in enumerate(generation.runs, 1):
-                            keys = transaction.cursor(handles[run]).iternext(keys=True, values=False)
-                            generation.enter(keys, ordinal)
-            except (ValueError, TypeError, LookupError, RaftclusterError) as error:
-                raise disk.corrupt(self._env.path, f"what it says of its runs cannot be: {error!r}") from error
+        if row is None:
+            return _State(handles, {}, None, {})
+        try:
+            generations = runs.decode(row)
+            for table, found in generations.items():
+                for name in (table, *(run for generation in found for run in generation.runs)):
+                    handles[name]  # a LookupError when it is not there
+        except (ValueError, TypeError, LookupError, RaftclusterError) as error:
+            raise disk.corrupt(self._env.path, f"what it says of its runs cannot be: {error!r}") from error
         return _State(handles, generations, row, {})
+
+    def _enter(self) -> None:
+        """Read all keys of runs that were there when the store was opened, so that readers do not have to look into each of them."""
+        handles, generations, row, rests = self._state
+        entered: dict[str, tuple[runs.Generation, ...]] = {}
+        with self._env.reading() as transaction:
+            for table, found in generations.items():
+                most = self._runs.bounds.full_runs(transaction.stat(handles[table])["entries"])
+                entered[table] = tuple(each.emptied(most * self._runs.bounds.run_keys) for each in found)
+                for generation in entered[table]:
+                    for ordinal, run in enumerate(generation.runs, 1):
+                        keys = transaction.cursor(handles[run]).iternext(keys=True, values=False)
+                        generation.enter(list(keys), ordinal)
+        self._state = _State(handles, entered, row, rests)
 
     def _begin(self) -> TableView:
         """A read transaction, with the handles and runs of exactly what it sees."""

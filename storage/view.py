@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from raftcluster import limits
+from raftcluster.storage.filter import Filter
 from raftcluster.storage.ports import Row
 from raftcluster.storage.runs import MARK, Detour, Generations, rows_from
 
@@ -35,7 +36,7 @@ class TableView:
         transaction: Transaction,
         handles: Handles,
         generations: Generations,
-        rests: Mapping[str, bytearray | None],
+        rests: Mapping[str, Filter | None],
     ) -> None:
         self._transaction, self._handles = transaction, handles
         self._detours = {

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import lmdb
@@ -60,10 +61,10 @@ def test_what_is_noted_of_the_generations_is_read_again(numbers: dict[str, list[
 class Written:
     """A store with a table of 1,000 rows, and what it must hold."""
 
-    def __init__(self, path: Path, seed: int) -> None:
+    def __init__(self, path: Path, seed: int, bounds: runs.Bounds = SMALL) -> None:
         print(f"seed {seed}")
         self.chance = random.Random(seed)
-        self.store = TableStore(path, bounds=SMALL)
+        self.store = TableStore(path, bounds=bounds)
         self.rows: dict[bytes, bytes] = {}
         self.index = 0
         self.burst(1000)
@@ -185,6 +186,69 @@ def test_a_store_whose_bounds_have_become_smaller_goes_on(tmp_path: Path, monkey
     store.refresh()
     assert dict(store.scan("a.one")) == rows and store.health == "ok"
     store.close()
+
+
+def test_generations_grow_with_their_table() -> None:
+    bounds = runs.Bounds(runs=3, most_runs=8, rows_a_run=1000)
+    assert [bounds.full_runs(rows) for rows in (0, 3_999, 4_000, 8_999, 10**9)] == [3, 3, 4, 8, 8]
+    assert runs.DEFAULT.most_runs < 256, "an ordinal is a byte"
+
+
+def test_a_larger_table_s_generation_is_swept_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "QUIET_SECONDS", float("inf"))
+    bounds = replace(SMALL, runs=1, most_runs=4, rows_a_run=250)
+    written = Written(tmp_path, random.SystemRandom().randrange(2**32), bounds)
+    most = 0
+    with closing(written.store):
+        for _ in range(20):
+            written.burst(200)
+            most = max(most, *(len(each.runs) for each in written.store._state.generations["a.one"]))
+            written.check()
+    assert most == 4
+
+
+def test_the_filter_of_what_is_at_rest_is_made_anew_when_it_is_full(written: Written) -> None:
+    seen = []
+    for _ in range(60):
+        written.burst(150)
+        rest = written.store._state.rests.get("a.one")
+        if rest is not None and rest not in seen:
+            seen.append(rest)
+    written.check()
+    assert len(seen) > 1 and all(each.left > -SMALL.run_keys * SMALL.runs for each in seen)
+
+
+def test_what_a_killed_store_had_in_runs_is_read_before_and_after_their_keys_are_known(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        written.burst(150)
+    assert written.runs
+    shutil.copytree(tmp_path, tmp_path.with_name("killed"))
+    known, enter = threading.Event(), TableStore._enter
+
+    def later(store: TableStore) -> None:
+        known.wait()
+        enter(store)
+
+    monkeypatch.setattr(TableStore, "_enter", later)
+    first, written.store = written.store, TableStore(tmp_path.with_name("killed"), bounds=SMALL)
+    first.close()
+    written.check()
+    assert written.store.get("a.one", b"nobody") is None
+    known.set()
+    written.burst(1)
+    written.check()
+
+
+def test_closing_takes_no_longer_than_it_may(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "CLOSE_SECONDS", 0.0)
+    for _ in range(3):
+        written.burst(150)
+    written.store.close()
+    written.store = TableStore(tmp_path, bounds=SMALL)
+    assert written.runs
+    written.check()
 
 
 def test_a_quiet_store_moves_what_is_in_runs_by_itself(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
