@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import shutil
 import signal
 import sys
@@ -14,7 +15,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from benchmarks import maillog, plot, report, scale, table, timeline
+from benchmarks import curve, maillog, plot, report, scale, table, timeline
 from benchmarks.load import Cell, Peer, Sample, interleave
 from benchmarks.peers.etcd import Etcd
 from benchmarks.peers.ours import Ours
@@ -40,7 +41,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="measured time of a cell (default %(default)s)")
     parser.add_argument("--warm-up", type=float, default=0.5, help="time before it (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="times that all cells are measured (default %(default)s)")
-    parser.add_argument("--peers", default=USUAL, help=f"which of {','.join(PEERS)} (default %(default)s)")
+    parser.add_argument("--peers", help=f"which of {','.join(PEERS)} (default {USUAL})")
     parser.add_argument("--full", action="store_true", help="all peers")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     parser.add_argument("--directory", type=Path, default=DIRECTORY, help="data goes there: choose a real disk")
@@ -67,8 +68,15 @@ def _arguments() -> argparse.Namespace:
         nargs="?",
         const=1_000_000,
         metavar="TRIPLETS",
-        help="instead: a table of so many (default %(const)s), more nodes, nodes that are lost; a cell has 5 x --seconds",
+        help="instead: a table of so many (default %(const)s), more nodes, nodes that are lost; of ours, etcd and Redis, or "
+        "of --peers; a cell has 5 x --seconds",
     )
+    parser.add_argument(
+        "--curve",
+        action="store_true",
+        help="instead: what a new key costs the disk, by the size of its table and of the generations of runs",
+    )
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="of the curve's keys (any)")
     parser.add_argument(
         "--counted", action="store_true", help="instead: entries, fsyncs, messages and bytes of 1,000 checks"
     )
@@ -80,8 +88,8 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--from", dest="source", type=Path, metavar="FILE.json", help="what --plot shows")
     options = parser.parse_args()
-    if options.full:
-        options.peers = ",".join(PEERS)
+    if options.peers is None:
+        options.peers = ",".join(PEERS) if options.full or options.scale else USUAL
     if options.limit is None:
         options.limit = 1800 if options.full else 600
     return options
@@ -104,9 +112,14 @@ def main() -> None:
         counted_work.show(options.directory)
         return
     if options.scale:
-        found = scale.run(options.directory / "scale", options.scale, 5 * options.seconds)
+        found = scale.run(options.directory / "scale", options.scale, 5 * options.seconds, options.peers.split(","))
         if options.json:
             options.json.write_text(json.dumps(found, indent=1))
+        return
+    if options.curve:
+        points = curve.run(options.directory / "curve", options.seed)
+        if options.json:
+            options.json.write_text(json.dumps(points, indent=1))
         return
     if options.table:
         raise SystemExit(table.run(options.directory, options.table, 5 * options.seconds))

@@ -1,5 +1,6 @@
 """`python -m benchmarks.caller DIRECTORY POLICY`: a node with its embedded callers, driven by JSON lines on standard input, and
-with a policy server at the address POLICY and a worker socket in its directory.
+with a policy server at the address POLICY and a worker socket in its directory. With `--no-checkpoints` behind it, a node that
+makes none: nothing leaves its memory but for the log.
 
 `python -m benchmarks.caller SOCKET`: a worker process at that worker socket, which takes the same `run`.
 
@@ -29,6 +30,7 @@ from typing import Any
 
 from benchmarks.filling import DAY_MS, bring, cluster_now
 from raftcluster import Node, Service, Worker
+from raftcluster.engine import ports, replica
 from raftcluster.errors import RaftclusterError, Unavailable
 from raftcluster.greylist.verdict import Verdict
 from tests.helpers import eventually
@@ -40,6 +42,8 @@ RETRY_SECONDS = 0.05
 RETURNING = 0.8
 HOT = 100
 DRAIN_SECONDS = 20.0
+NO_CHECKPOINTS = "--no-checkpoints"
+NEVER = 1e9
 DEADLINE_SECONDS = 10.0  # as the client of the rivals
 
 
@@ -157,9 +161,19 @@ def main() -> None:
             worker.about()
             serve(worker)
         return
+    if NO_CHECKPOINTS in sys.argv:
+        without_checkpoints()
     with Service(sys.argv[1], policy=sys.argv[2], workers=f"{sys.argv[1]}/{WORKERS}") as service:
         service.node.config.local.set("local/maillog/enabled", False)  # the rivals write no line about each check
         serve(service.node)
+
+
+def without_checkpoints() -> None:
+    """Of all nodes of this process, from now on."""
+    vars(replica).update(
+        Timing=partial(ports.Timing, checkpoint=NEVER),
+        Bounds=partial(ports.Bounds, checkpoint_keys=int(NEVER), overlay_keys=int(NEVER)),
+    )
 
 
 def serve(node: Node | Worker) -> None:

@@ -10,15 +10,18 @@ and then every check answered within the measured time counts, with the latency 
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 
-IN_FLIGHT = (1, 8, 64, 256, 1024)
+IN_FLIGHT = (1, 8, 64, 256, 1024, 4096)
+SECTOR_BYTES = 512  # of the kernel's block statistics, whatever the disk's sectors are
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,13 @@ class Meter:
         cpu = {name: round(seconds - begin[name][0], 3) for name, (seconds, _) in end.items() if name in begin}
         written = sum(count - begin[name][1] for name, (_, count) in end.items() if name in begin)
         return cpu, written or None
+
+
+def disk_written(directory: Path) -> int:
+    """Bytes that everybody has written to the disk under `directory` so far, by the kernel's count of sectors."""
+    device = directory.stat().st_dev
+    fields = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat").read_text().split()
+    return int(fields[6]) * SECTOR_BYTES
 
 
 @dataclass(frozen=True)

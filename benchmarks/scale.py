@@ -9,14 +9,15 @@ import shutil
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
-from benchmarks.load import Meter, Sample, Window
+from benchmarks.load import Meter, Sample, Window, disk_written
 from benchmarks.peers.etcd import Etcd
 from benchmarks.peers.ours import Ours
 from benchmarks.peers.redis import Redis
@@ -27,6 +28,10 @@ LOST: Final = 5
 IDLE_SECONDS: Final = 10.0
 CHECKS_A_SECOND: Final = 500.0
 """While a node joins."""
+WITHOUT: Final = "full, no checkpoints"
+WITHOUT_SECONDS: Final = 10.0
+"""Or less: nothing leaves the memory meanwhile."""
+MORE_NODES: Final = (5, 7)
 MIXES: Final = {"new": "all new", "returning": "80 % returning", "hot": "100 triplets"}
 
 
@@ -67,6 +72,7 @@ class Target:
 
 TARGETS: Final = (
     Target("checks/s with the table / empty, at 256", ("ours", "full"), ("ours", "empty"), least=0.8),
+    Target("p99.9 with checkpoints / without", ("ours", "full, p99.9 ms"), ("ours", f"{WITHOUT}, p99.9 ms"), most=3.0),
     Target("checks/s on 5 nodes / on 3, at 256", ("ours, 5 nodes", "empty"), ("ours", "empty"), least=0.6),
     Target("restart to first answer / Redis", ("ours", "restart s"), ("redis", "restart s"), most=0.25),
     Target("private memory / etcd", ("ours", "private MB"), ("etcd", "private MB"), most=0.15),
@@ -78,17 +84,19 @@ TARGETS: Final = (
 )
 
 
-def run(directory: Path, triplets: int, seconds: float) -> dict[str, Any]:
-    """Measure and print all; the figures and how they were judged."""
+def run(directory: Path, triplets: int, seconds: float, peers: Collection[str]) -> dict[str, Any]:
+    """Measure and print all of `peers`, of ours, etcd and redis; the figures and how they were judged."""
     shutil.rmtree(directory, ignore_errors=True)
     found: dict[str, Figures] = {}
     stages: list[tuple[str, Callable[[Figures, Path], None]]] = [
         ("ours", lambda figures, path: _ours(figures, path, triplets, seconds)),
-        ("ours, 5 nodes", lambda figures, path: _five(figures, path, seconds)),
+        *((f"ours, {nodes} nodes", partial(_more, nodes=nodes, seconds=seconds)) for nodes in MORE_NODES),
         ("etcd", lambda figures, path: _etcd(figures, path, triplets)),
         ("redis", lambda figures, path: _redis(figures, path, triplets)),
     ]
     for name, measure in stages:
+        if name.partition(",")[0] not in peers:
+            continue
         print(f"{name}, {triplets:,} triplets", flush=True)
         path = directory / name.replace(", ", "-").replace(" ", "-")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,12 +136,14 @@ def _ours(figures: Figures, path: Path, triplets: int, seconds: float) -> None:
         figures.note("before p99 ms", percentile(load.between(begun, before), 0.99) * 1000)
         figures.note("join p99 ms", percentile(load.between(before, ended), 0.99) * 1000)
         assert not load.errors and not load.degraded(), (load.errors, load.degraded()[:3])
+        peer.reopen(checkpoints=False)
+        _rate(figures, WITHOUT, peer, min(seconds, WITHOUT_SECONDS))
     finally:
         peer.stop()
 
 
-def _five(figures: Figures, path: Path, seconds: float) -> None:
-    peer = Ours(path, 5)
+def _more(figures: Figures, path: Path, nodes: int, seconds: float) -> None:
+    peer = Ours(path, nodes)
     try:
         peer.start()
         _rate(figures, "empty", peer, seconds)
@@ -166,12 +176,15 @@ def _redis(figures: Figures, path: Path, triplets: int) -> None:
 
 
 def _rate(figures: Figures, name: str, peer: Ours, seconds: float) -> None:
+    written = disk_written(peer.directory)
     sample: Sample = peer.measure(Window(256, seconds, 0.5, name))
+    written = disk_written(peer.directory) - written
     figures.note(name, sample.rate)
     figures.note(f"{name}, p99 ms", sample.p99_ms)
     figures.note(f"{name}, p99.9 ms", sample.p999_ms)
     if sample.written_bytes is not None:
         figures.note(f"{name}, bytes a check", sample.written_bytes / sample.checks)
+    figures.note(f"{name}, disk bytes a check", written / sample.checks)
 
 
 def _idle(figures: Figures, servers: Mapping[str, psutil.Process]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import psutil
 
 import raftcluster
+from benchmarks.caller import NO_CHECKPOINTS
 from benchmarks.caller import WORKERS as SOCKET
 from benchmarks.load import IN_FLIGHT, Meter, Row, Sample, Window, quantile, quantiles
 from benchmarks.peers import client
@@ -30,6 +31,7 @@ WORKERS = {1: 4, NODES: 6}
 START_SECONDS = 30.0
 SLACK_SECONDS = 30.0
 FILL_SECONDS = 300.0
+"""A million triplets."""
 _asked = count()
 
 
@@ -46,12 +48,12 @@ class Ours:
     name = "ours"
 
     def __init__(self, directory: Path, nodes: int = NODES) -> None:
-        self._directory = directory
+        self.directory = directory
         self._nodes = nodes
         self._children: list[Child] = []
 
     def start(self) -> None:
-        self._directory.mkdir(parents=True)
+        self.directory.mkdir(parents=True)
         client.build()
         self._policy = [f"127.0.0.1:{port}" for port in free_ports(self._nodes)]
         names = [f"node{number}" for number in range(self._nodes)]
@@ -59,19 +61,20 @@ class Ours:
         self._first = addresses[0]
         for name, address in zip(names, addresses, strict=True):
             if name == names[0]:
-                raftcluster.init(self._directory / name, cluster="benchmark", node=name, listen=address)
+                raftcluster.init(self.directory / name, cluster="benchmark", node=name, listen=address)
             else:
                 token = self._ask(self._children[0], "invite", name)
-                raftcluster.join(self._directory / name, address=self._first, token=token, node=name, listen=address)
+                raftcluster.join(self.directory / name, address=self._first, token=token, node=name, listen=address)
             self._open(name)
         eventually(self._complete, START_SECONDS, "all nodes vote and know the leader")
 
     def _open(self, name: str) -> None:
         self._children.append(self._launch(name, self._policy[len(self._children)]))
 
-    def _launch(self, name: str, policy: str) -> Child:
-        command = [sys.executable, "-m", "benchmarks.caller", str(self._directory / name), f"inet:{policy}"]
-        child = Child(name, command, self._directory / f"{name}.log", pipes=True)
+    def _launch(self, name: str, policy: str, *, checkpoints: bool = True) -> Child:
+        command = [sys.executable, "-m", "benchmarks.caller", str(self.directory / name), f"inet:{policy}"]
+        command += [] if checkpoints else [NO_CHECKPOINTS]
+        child = Child(name, command, self.directory / f"{name}.log", pipes=True)
         assert json.loads(child.line(START_SECONDS)) == "open"
         return child
 
@@ -100,7 +103,7 @@ class Ours:
 
     def fill(self, triplets: int) -> None:
         self._children[0].tell(json.dumps(["fill", triplets]))
-        assert json.loads(self._children[0].line(FILL_SECONDS)) == triplets
+        assert json.loads(self._children[0].line(FILL_SECONDS * max(1.0, triplets / 1e6))) == triplets
 
     def restart(self) -> float:
         """Kill a follower; the seconds from its new process's start to its first answer that is the cluster's."""
@@ -125,13 +128,21 @@ class Ours:
         number = self._nodes
         name, address = f"node{number}", ("127.0.0.1", free_ports(1)[0])
         token = self._ask(self._children[0], "invite", name)
-        raftcluster.join(self._directory / name, address=self._first, token=token, node=name, listen=address)
+        raftcluster.join(self.directory / name, address=self._first, token=token, node=name, listen=address)
         self._policy.append(f"127.0.0.1:{free_ports(1)[0]}")
         begun = time.monotonic()
         self._open(name)
         self._nodes += 1
         eventually(self._complete, START_SECONDS, f"{name} votes")
         return time.monotonic() - begun
+
+    def reopen(self, *, checkpoints: bool) -> None:
+        """All nodes anew, with what they hold; without checkpoints, what they are told stays in memory and in the log."""
+        for child in self._children:
+            child.stop()
+        opened = zip(self._children, self._policy, strict=True)
+        self._children = [self._launch(child.name, policy, checkpoints=checkpoints) for child, policy in opened]
+        eventually(self._complete, START_SECONDS, "all nodes vote and know the leader")
 
     def places(self) -> list[Place]:
         """The policy servers."""
@@ -173,8 +184,8 @@ class Ours:
         try:
             for number in range(WORKERS[nodes]):
                 name, node = f"worker{number}", f"node{number % nodes}"
-                command = [sys.executable, "-m", "benchmarks.caller", str(self._directory / node / SOCKET)]
-                workers.append(Child(name, command, self._directory / f"{name}.log", pipes=True))
+                command = [sys.executable, "-m", "benchmarks.caller", str(self.directory / node / SOCKET)]
+                workers.append(Child(name, command, self.directory / f"{name}.log", pipes=True))
             for worker in workers:
                 assert json.loads(worker.line(START_SECONDS)) == "open"
             whole, rest = divmod(window.in_flight, len(workers))
@@ -185,7 +196,7 @@ class Ours:
 
     def _over_policy(self, window: Window, addresses: Sequence[str]) -> Sample:
         servers = {child.name: child.counters for child in self._children if child.alive()}
-        return client.measure(window, "policy", "inet", addresses, servers, self._directory / "client.log")
+        return client.measure(window, "policy", "inet", addresses, servers, self.directory / "client.log")
 
     def _measure(self, window: Window) -> Sample:
         """One in flight is tried at each node for a third of the time: it is another distance from each."""
