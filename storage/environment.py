@@ -107,8 +107,9 @@ class Environment:
         with self.reading() as transaction:
             return [key.decode() for key in transaction.cursor().iternext(keys=True, values=False)]
 
-    def grow(self, map_bytes: int) -> None:
-        """Reopen with a larger map. All transactions and handles are void."""
+    def reopen(self) -> None:
+        """Close and open. All transactions and handles are void; nobody else may be in a call meanwhile. Raises as opening does."""
+        map_bytes = self.map_bytes
         self._env.close()
         self._env = self._opened(map_bytes)
 

@@ -11,6 +11,10 @@ So the writer publishes handles, and which runs there are, after its commit, as 
 its view holds something else than what is published it waits for the publishing that must be under way. Databases are emptied, never dropped: a
 dropped one's number is given to the next, under readers that still use it.
 
+**Memory.** LMDB keeps a page of memory for every page that its largest transaction has changed, until the environment is closed:
+after a snapshot was installed as much as all tables have. So the environment is opened anew then, between two reads of the tick
+thread, as soon as neither the writer nor a snapshot's reader is in it.
+
 **Full**: a unit is kept and tried again, and so keeps its place before later ones; an install cannot be (its source is
 consumed) and is answered with False. **Failed**: latched; the thread ends, `done` is never called again, reads go on.
 """
@@ -78,6 +82,10 @@ class TableStore:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._closing = threading.Event()
         self._closed = False
+        self._installed = False
+        """Whether a snapshot has been installed since the environment was opened."""
+        self._opened = 1
+        """How often that was: views of before are void."""
         self._guard = threading.Lock()  # held while a snapshot reads, so that `close` cannot unmap under it
         self._publishing = threading.Lock()  # held by the writer from begin to the publishing of what it has done
         self._writer = threading.Thread(target=self._run, name="raftcluster-checkpoint", daemon=True)
@@ -120,20 +128,39 @@ class TableStore:
     def refresh(self) -> None:
         """Let reads see the newest durable unit; the pages that only the old view used become free."""
         self._view.abort()
+        if self._installed:
+            self._reopen()
         self._view = self._begin()
+
+    def _reopen(self) -> None:
+        """Unless somebody is in the environment: then the next time. See above, Memory."""
+        if not self._guard.acquire(blocking=False):
+            return
+        try:
+            if self._publishing.acquire(blocking=False):
+                try:
+                    self._installed = False
+                    self._opened += 1
+                    self._env.reopen()
+                    self._meta = self._env.database(CHECKPOINT)
+                    self._state = self._state._replace(handles=self._handles())
+                finally:
+                    self._publishing.release()
+        finally:
+            self._guard.release()
 
     # --- any thread
 
     def snapshot(self, chunk_bytes: int = limits.SNAPSHOT_CHUNK_BYTES) -> Snapshot | None:
         """The newest durable unit's tables, in a transaction of its own. Raises `Unavailable` when closed."""
         with self._guard:
-            self._check_open()
+            self._check_open(self._opened)
             view = self._begin()
             if view.reached is None:
                 view.abort()
                 return None
-            counts = view.counts()
-        return Snapshot(*view.reached, counts, self._chunks(view, chunk_bytes))
+            counts, opened = view.counts(), self._opened
+        return Snapshot(*view.reached, counts, self._chunks(view, chunk_bytes, opened))
 
     def checkpoint(self, unit: Unit, done: _Done) -> None:
         """Queue `unit`; its changes must not be changed any more."""
@@ -270,15 +297,16 @@ class TableStore:
     def _sweep(self, *, all_of_it: bool) -> int:
         """Move a slice of a full generation, or of any when `all_of_it`, into its table: how many keys, at least 1, and 0 when
         there is nothing to move or no space to do it. Raises what else the disk does."""
-        state = self._state
-        table = next((t for t, found in state.generations.items() if all_of_it or runs.is_due(found)), None)
+        generations = dict(self._state.generations)
+        table = next((t for t, found in generations.items() if all_of_it or runs.is_due(found)), None)
         if table is None:
             return 0
-        oldest, *newer = state.generations[table]
-        generations, row, rests = dict(state.generations), state.row, dict(state.rests)
-        rest = rests.get(table)
+        oldest, *newer = generations[table]
         try:
             with self._publishing:
+                state = self._state
+                row, rests = state.row, dict(state.rests)
+                rest = rests.get(table)
                 with self._env.write() as transaction:
                     left, moved = self._runs.sweep(transaction, state.handles[table], oldest, state.handles, rest)
                     generations[table] = (*([left] if left else []), *newer)
@@ -331,6 +359,7 @@ class TableStore:
                 failpoints.reach("snapshot.install.before")
             failpoints.reach("snapshot.install.after")
             self._state = _State(handles, {}, row, {})
+            self._installed = True
         return True
 
     def _handle(self, table: str, handles: Handles, transaction: Transaction) -> Database:
@@ -347,9 +376,12 @@ class TableStore:
 
     # --- parts
 
+    def _handles(self) -> Handles:
+        return {name: self._env.database(name) for name in self._env.names()}
+
     def _load(self) -> _State:
         """What the last writer left."""
-        handles = {name: self._env.database(name) for name in self._env.names()}
+        handles = self._handles()
         with self._env.reading() as transaction:
             row = transaction.get(RUNS, None, self._meta)
         if row is None:
@@ -407,20 +439,22 @@ class TableStore:
         transaction.put(RUNS, row, db=self._meta)
         return row
 
-    def _chunks(self, view: TableView, chunk_bytes: int) -> Generator[Chunk, None, None]:
+    def _chunks(self, view: TableView, chunk_bytes: int, opened: int) -> Generator[Chunk, None, None]:
         try:
             for table in view.tables():
-                rows = view.rows(table)
-                while chunk := self._chunk(rows, chunk_bytes):
+                with self._guard:
+                    self._check_open(opened)
+                    rows = view.rows(table)
+                while chunk := self._chunk(rows, chunk_bytes, opened):
                     yield table, chunk
         except LmdbError as error:
             raise self._env.refusal(error) from error
         finally:
             view.abort()
 
-    def _chunk(self, rows: Iterator[Row], chunk_bytes: int) -> list[Row]:
+    def _chunk(self, rows: Iterator[Row], chunk_bytes: int, opened: int) -> list[Row]:
         with self._guard:
-            self._check_open()
+            self._check_open(opened)
             chunk: list[Row] = []
             size = 0
             for row in rows:
@@ -430,6 +464,8 @@ class TableStore:
                     break
             return chunk
 
-    def _check_open(self) -> None:
+    def _check_open(self, opened: int) -> None:
         if self._closed:
             raise Unavailable("the tables are closed", subject=str(self._env.path))
+        if opened != self._opened:
+            raise Unavailable("a snapshot has replaced the tables", subject=str(self._env.path), remedy="ask again")
