@@ -31,6 +31,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from heapq import merge
 from itertools import chain, count, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
@@ -51,7 +52,8 @@ _BITS_A_KEY: Final = 32
 _RESTING_BITS: Final = 8  # an eighth of the absent keys is looked for in vain
 RESTING_KEYS: Final = 32_000_000
 """With more at rest there is no filter: it has 32 MB for so many."""
-_PAGE: Final = 256  # rows of each source, merged at a time
+_PAGE: Final = 8_192  # rows of all sources, merged at a time
+_MANY: Final = 4_096  # rows that are read by such pages; fewer, a row of each source at a time
 _REMOVED: Final = b"-"
 _KEPT: Final = b"+"
 _key: Final = itemgetter(0)
@@ -173,11 +175,15 @@ class Detour:
         value: bytes | None = view.get(key, None, self._handle)
         return value
 
-    def rows(self, view: Transaction, start: bytes, *, behind: bool = False) -> Iterator[Row]:
-        """The table's rows in key order, from `start` on, or behind it."""
+    def rows(self, view: Transaction, start: bytes, *, behind: bool = False, wanted: int = _MANY) -> Iterator[Row]:
+        """The table's rows in key order, from `start` on, or behind it. Most callers take no more than `wanted`."""
         databases = [each for *_, found in self._generations for each in reversed(found)]
-        sources = [rows_from(view, each, start, behind=behind) for each in (*databases, self._handle)]
-        pages = merged(sources[::-1], [_PAGE] * len(sources), plain=True)
+        databases.append(self._handle)
+        sources = [rows_from(view, each, start, behind=behind) for each in databases]
+        if wanted < _MANY:
+            return _newest(sources)
+        lengths = [view.stat(each)["entries"] for each in databases]
+        pages = merged(sources[::-1], _shares(_PAGE, lengths)[::-1], plain=True)
         return ((key, value) for key, value in chain.from_iterable(pages) if value is not None)
 
 
@@ -208,6 +214,24 @@ def value_of(row: bytes) -> bytes | None:
 def row_of(value: bytes | None) -> bytes:
     """A run's row for a key's new value."""
     return _REMOVED if value is None else _KEPT + value
+
+
+def _shares(keys: int, lengths: Sequence[int]) -> list[int]:
+    """How many rows to read of sources of these lengths at a time, `keys` in all: about the same part of all keys from each."""
+    whole = max(1, sum(lengths))
+    return [1 + keys * each // whole for each in lengths]
+
+
+def _newest(sources: Sequence[Iterator[Row]]) -> Iterator[Row]:
+    """What `sources`, newest first, the last one the table itself, say of every key: a row of each at a time."""
+    *found, plain = sources
+    versions = [((key, value_of(row)) for key, row in source) for source in found]
+    last = None
+    for key, value in merge(*versions, plain, key=_key):  # equal keys come in the order of the sources
+        if key != last:
+            last = key
+            if value is not None:
+                yield key, value
 
 
 def merged(
@@ -309,9 +333,8 @@ class Writer:
         behind = start is not None
         sources = [rows_from(transaction, handles[run], start or b"\0", behind=behind) for run in generation.runs]
         rows = [transaction.stat(handles[run])["entries"] for run in generation.runs]
-        # A slice ends where the first source does: shares as large as the runs end at about the same key.
-        pages = [1 + self.bounds.slice_keys * each // max(1, sum(rows)) for each in rows]
-        found = next(merged(sources, pages, plain=False), None)
+        # A slice ends where the first source does.
+        found = next(merged(sources, _shares(self.bounds.slice_keys, rows), plain=False), None)
         if found is None:
             return None, 0
         kept = [(key, value) for key, value in found if value is not None]

@@ -66,7 +66,7 @@ class TableView:
             return []
         begin = start[: limits.KEY_BYTES]
         if table in self._detours:
-            rows = self._detours[table].rows(self._transaction, begin, behind=begin < start)
+            rows = self._detours[table].rows(self._transaction, begin, behind=begin < start, wanted=limit)
         else:
             rows = rows_from(self._transaction, handle, begin, behind=begin < start)
         found: list[Row] = []

@@ -107,6 +107,7 @@ class Written:
         assert [store.get("a.one", key) for key, _ in some] == [value for _, value in some]
         assert store.get("a.one", b"absent") is None
         start, stop = sorted(key for key, _ in some[:2])
+        assert store.scan("a.one", limit=4_000) == wanted[:4_000], "a row at a time"
         assert store.scan("a.one", start, stop, 20) == [row for row in wanted if start <= row[0] < stop][:20]
         assert store.scan("a.one", start + b"\0", None, 7) == [row for row in wanted if row[0] > start][:7]
         snapshot = store.snapshot()
