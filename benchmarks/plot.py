@@ -17,7 +17,7 @@ GROUPS: Final = {
     "etcd create": "etcd, put if absent",
     "Redis rmw": "Redis, Lua and WAIT 1",
     "PostgreSQL upsert": "PostgreSQL, upsert",
-    "policy: postgrey": "postgrey, not durable",
+    "policy: postgrey, NOT durable, one host": "postgrey, not durable",
 }
 SIZE: Final = (9, 5.5)
 DPI: Final = 100
@@ -53,7 +53,8 @@ def _throughput(axes: Any, found: dict[str, Any]) -> None:
             )
             axes.annotate(f" {rows[-1]['in_flight']}", (rows[-1]["checks_per_second"], rows[-1]["p99_ms"]))
     axes.set(xscale="log", yscale="log", xlabel="checks a second", ylabel="99th percentile, ms")
-    axes.set_title(f"1 to 1024 checks in flight, commit {found['commit']}")
+    levels = [cell["in_flight"] for cell in found["cells"]]
+    axes.set_title(f"{min(levels)} to {max(levels)} checks in flight, commit {found['commit']}")
     axes.legend()
 
 
