@@ -233,7 +233,7 @@ class TableStore:
         with self._publishing:
             handles, generations = dict(self._state.handles), dict(self._state.generations)
             rests = dict(self._state.rests)
-            due = 0.0
+            due, bursts = 0.0, 0
             with self._env.write() as transaction:
                 before = reached(transaction, self._meta)
                 if before is not None and unit.index <= before[0]:
@@ -244,7 +244,9 @@ class TableStore:
                     found = generations.get(table, ())
                     rows = transaction.stat(handle)["entries"]
                     most = self._runs.bounds.full_runs(rows)
-                    if found or (self._has_room(handles, most) and self._runs.is_burst(rows, len(changes))):
+                    is_burst = self._runs.is_burst(rows, len(changes))
+                    if found or (is_burst and self._has_room(handles, most)):
+                        bursts += is_burst
                         generations[table] = self._gather(transaction, table, found, handles, changes, most)
                         rest = rests.get(table)
                         if not found or table not in rests or (rest is not None and rest.left < 0):
@@ -257,8 +259,8 @@ class TableStore:
                 failpoints.reach("tables.commit.before")
             failpoints.reach("tables.commit.after")
             self._state = _State(handles, generations, row, rests)
-        if due:
-            self._behind += due
+        self._behind += due
+        if bursts:
             self._gathered = time.monotonic()
         return True
 

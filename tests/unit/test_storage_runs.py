@@ -264,6 +264,20 @@ def test_a_quiet_store_moves_what_is_in_runs_by_itself(written: Written, monkeyp
     written.check()
 
 
+def test_runs_are_moved_also_while_a_few_changes_keep_coming(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them counted as a burst: after one, the runs and their filters stayed for as long as there was any mail."""
+    monkeypatch.setattr(tables, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(tables, "REST_SECONDS", 0.001)
+    written.burst(200)
+
+    def moved() -> bool:
+        written.burst(4)
+        return not written.runs
+
+    eventually(moved, what="the table at rest")
+    written.check()
+
+
 def test_a_view_keeps_what_it_saw_while_its_runs_are_moved_emptied_and_used_again(written: Written) -> None:
     written.burst(150)
     assert written.runs
