@@ -32,7 +32,11 @@ WITHOUT: Final = "full, no checkpoints"
 WITHOUT_SECONDS: Final = 10.0
 """Or less: nothing leaves the memory meanwhile."""
 MORE_NODES: Final = (5, 7)
-MIXES: Final = {"new": "all new", "returning": "80 % returning", "hot": "100 triplets"}
+MIXES: Final = {"returning": "80 % returning", "hot": "100 triplets"}
+FULL_SECONDS: Final = 120.0
+"""At least, of the cell of new triplets in a full table: as long as many checkpoints, and what they leave to be swept, take."""
+QUIET_SECONDS: Final = 10.0
+"""Before a node joins."""
 
 
 @dataclass
@@ -120,7 +124,7 @@ def _ours(figures: Figures, path: Path, triplets: int, seconds: float) -> None:
         _idle(figures, peer.servers())
         _rate(figures, "empty", peer, seconds)
         peer.fill(triplets)
-        _rate(figures, "full", peer, seconds)
+        _rate(figures, "full", peer, max(seconds, FULL_SECONDS))
         for mix, what in MIXES.items():
             figures.note(f"full, {what}", peer.measure(Window(256, seconds, 0.5, f"mix-{mix}", mix)).rate)
         _memory(figures, peer.servers())
@@ -128,7 +132,7 @@ def _ours(figures: Figures, path: Path, triplets: int, seconds: float) -> None:
         figures.note("gap s", statistics.median(peer.gap() for _ in range(LOST)))
         with Load(peer.places(), CHECKS_A_SECOND, path) as load:
             begun = time.monotonic()
-            threading.Event().wait(seconds)
+            threading.Event().wait(QUIET_SECONDS)
             before = time.monotonic()
             figures.note("join s", peer.grow())
             ended = time.monotonic()

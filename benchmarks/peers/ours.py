@@ -51,6 +51,7 @@ class Ours:
         self.directory = directory
         self._nodes = nodes
         self._children: list[Child] = []
+        self._patience = START_SECONDS
 
     def start(self) -> None:
         self.directory.mkdir(parents=True)
@@ -75,7 +76,7 @@ class Ours:
         command = [sys.executable, "-m", "benchmarks.caller", str(self.directory / name), f"inet:{policy}"]
         command += [] if checkpoints else [NO_CHECKPOINTS]
         child = Child(name, command, self.directory / f"{name}.log", pipes=True)
-        assert json.loads(child.line(START_SECONDS)) == "open"
+        assert json.loads(child.line(self._patience)) == "open"
         return child
 
     def _ask(self, child: Child, *request: object) -> Any:
@@ -103,7 +104,9 @@ class Ours:
 
     def fill(self, triplets: int) -> None:
         self._children[0].tell(json.dumps(["fill", triplets]))
-        assert json.loads(self._children[0].line(FILL_SECONDS * max(1.0, triplets / 1e6))) == triplets
+        many = max(1.0, triplets / 1e6)
+        assert json.loads(self._children[0].line(FILL_SECONDS * many)) == triplets
+        self._patience = START_SECONDS * many
 
     def restart(self) -> float:
         """Kill a follower; the seconds from its new process's start to its first answer that is the cluster's."""
@@ -133,7 +136,7 @@ class Ours:
         begun = time.monotonic()
         self._open(name)
         self._nodes += 1
-        eventually(self._complete, START_SECONDS, f"{name} votes")
+        eventually(self._complete, self._patience, f"{name} votes")
         return time.monotonic() - begun
 
     def reopen(self, *, checkpoints: bool) -> None:
@@ -142,7 +145,7 @@ class Ours:
             child.stop()
         opened = zip(self._children, self._policy, strict=True)
         self._children = [self._launch(child.name, policy, checkpoints=checkpoints) for child, policy in opened]
-        eventually(self._complete, START_SECONDS, "all nodes vote and know the leader")
+        eventually(self._complete, self._patience, "all nodes vote and know the leader")
 
     def places(self) -> list[Place]:
         """The policy servers."""
