@@ -72,7 +72,9 @@ CLOCK_ALARM_SECONDS: Final = 5.0  # a node this far off the median of wall clock
 
 # --- tables
 CHECKPOINT_SECONDS: Final = 0.5  # a change is in the tables environment within a second
-CHECKPOINT_KEYS: Final = 20_000  # or earlier, when the overlay holds this many keys
+CHECKPOINT_KEYS: Final = 8_000
+"""Or earlier, when the overlay holds this many keys. Smaller units cost more bytes, and delay the log on a shared disk for a
+shorter time: docs/performance.md."""
 OVERLAY_KEYS: Final = 400_000  # beyond it nothing is applied until a checkpoint is done: memory is bounded
 RING_RESULTS: Final = 65_536  # results kept for deduplication, evicted in log order
 LOG_KEEP_ENTRIES: Final = 256  # entries kept behind the last checkpoint, so that a short absence needs no snapshot
