@@ -1,6 +1,6 @@
 """`python -m benchmarks.caller DIRECTORY POLICY`: a node with its embedded callers, driven by JSON lines on standard input, and
 with a policy server at the address POLICY and a worker socket in its directory. With `--no-checkpoints` behind it, a node that
-makes none: nothing leaves its memory but for the log.
+makes one a quarter of a minute after its start, and the next one as long after it: nothing leaves its memory but for the log.
 
 `python -m benchmarks.caller SOCKET`: a worker process at that worker socket, which takes the same `run`.
 
@@ -43,7 +43,8 @@ RETURNING = 0.8
 HOT = 100
 DRAIN_SECONDS = 20.0
 NO_CHECKPOINTS = "--no-checkpoints"
-NEVER = 1e9
+WITHOUT_SECONDS = 15.0
+WITHOUT_KEYS = 10**9
 DEADLINE_SECONDS = 10.0  # as the client of the rivals
 
 
@@ -171,8 +172,8 @@ def main() -> None:
 def without_checkpoints() -> None:
     """Of all nodes of this process, from now on."""
     vars(replica).update(
-        Timing=partial(ports.Timing, checkpoint=NEVER),
-        Bounds=partial(ports.Bounds, checkpoint_keys=int(NEVER), overlay_keys=int(NEVER)),
+        Timing=partial(ports.Timing, checkpoint=WITHOUT_SECONDS),
+        Bounds=partial(ports.Bounds, checkpoint_keys=WITHOUT_KEYS, overlay_keys=WITHOUT_KEYS),
     )
 
 
