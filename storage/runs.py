@@ -322,19 +322,21 @@ class Writer:
     def sweep(
         self,
         transaction: Transaction,
-        database: Database,
-        generation: Generation,
         handles: Mapping[str, Database],
+        table: str,
+        generation: Generation,
+        keys: int,
         rest: Filter | None,
     ) -> tuple[Generation | None, int]:
-        """Move the next slice of a generation into its table: what is left of it, None when the runs may be emptied, and how
-        many keys were moved."""
+        """Move the next slice of a generation, about so many keys, into its table: what is left of it, None when the runs may be
+        emptied, and how many keys were moved."""
+        database = handles[table]
         start = generation.position
         behind = start is not None
         sources = [rows_from(transaction, handles[run], start or b"\0", behind=behind) for run in generation.runs]
         rows = [transaction.stat(handles[run])["entries"] for run in generation.runs]
         # A slice ends where the first source does.
-        found = next(merged(sources, _shares(self.bounds.slice_keys, rows), plain=False), None)
+        found = next(merged(sources, _shares(keys, rows), plain=False), None)
         if found is None:
             return None, 0
         kept = [(key, value) for key, value in found if value is not None]

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 RETRY_SECONDS: Final = 0.1  # while full
 QUIET_SECONDS: Final = 3.0  # without a burst, after which a generation is swept before it is full
 REST_SECONDS: Final = 0.1  # between two slices of such a sweep
+REST_SHARE: Final = 8  # of a usual slice's keys: a page each, and the log is on the same disk
 CLOSE_SECONDS: Final = 5.0  # for moving what is in runs: the next one who opens the tables goes on
 SWEEP_DEBT: Final = 8  # slices a sweep may be behind before a unit waits for it
 
@@ -191,10 +192,10 @@ class TableStore:
                 if not (self._checkpoint(*job) if len(job) == 2 else self._install(*job)):
                     return
                 while self._behind > 0 and (self._queue.empty() or self._behind > self._most_behind()):
-                    moved = self._sweep(all_of_it=False)
+                    moved = self._sweep(self._runs.bounds.slice_keys, all_of_it=False)
                     self._behind = self._behind - moved if moved else 0
             until = time.monotonic() + CLOSE_SECONDS
-            while time.monotonic() < until and self._sweep(all_of_it=True):
+            while time.monotonic() < until and self._sweep(self._runs.bounds.slice_keys, all_of_it=True):
                 pass
         except RaftclusterError as error:
             self._become("failed", str(error))
@@ -209,7 +210,7 @@ class TableStore:
                 return self._queue.get(timeout=REST_SECONDS)
             except Empty:
                 if time.monotonic() - self._gathered > QUIET_SECONDS:
-                    self._sweep(all_of_it=True)
+                    self._sweep(self._runs.bounds.slice_keys // REST_SHARE, all_of_it=True)
         return self._queue.get()
 
     def _checkpoint(self, unit: Unit, done: _Done) -> bool:
@@ -296,8 +297,8 @@ class TableStore:
     def _most_behind(self) -> int:
         return SWEEP_DEBT * self._runs.bounds.slice_keys
 
-    def _sweep(self, *, all_of_it: bool) -> int:
-        """Move a slice of a full generation, or of any when `all_of_it`, into its table: how many keys, at least 1, and 0 when
+    def _sweep(self, keys: int, *, all_of_it: bool) -> int:
+        """Move a slice of about so many keys of a full generation, or of any when `all_of_it`, into its table: how many keys, at least 1, and 0 when
         there is nothing to move or no space to do it. Raises what else the disk does."""
         generations = dict(self._state.generations)
         table = next((t for t, found in generations.items() if all_of_it or runs.is_due(found)), None)
@@ -310,7 +311,7 @@ class TableStore:
                 row, rests = state.row, dict(state.rests)
                 rest = rests.get(table)
                 with self._env.write() as transaction:
-                    left, moved = self._runs.sweep(transaction, state.handles[table], oldest, state.handles, rest)
+                    left, moved = self._runs.sweep(transaction, state.handles, table, oldest, keys, rest)
                     generations[table] = (*([left] if left else []), *newer)
                     if left is None:
                         for run in oldest.runs:
