@@ -29,7 +29,7 @@ ends, so that a view may find there an ordinal that is too new for it, and never
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import merge
 from itertools import chain, count, islice
@@ -99,21 +99,23 @@ class Generation:
     """No unit adds to it any more."""
     position: bytes | None = None
     """Up to this key, itself included, it has been swept since the store was opened."""
-    slots: bytearray = field(default_factory=lambda: bytearray([255]), compare=False, repr=False)
+    slots: bytearray = field(default_factory=lambda: bytearray(1), compare=False, repr=False)
     """Invariant: their number is a power of two, and no run has an ordinal above 255."""
-    filter: Filter = field(default_factory=Filter.of_all, compare=False, repr=False)
+    filter: Filter = field(default_factory=lambda: Filter(1, 1), compare=False, repr=False)
 
     def emptied(self, keys: int) -> Generation:
-        """The same with empty slots and filter, with room for so many keys. As it is made every run may hold every key."""
+        """The same with empty slots and filter, with room for so many keys."""
         slots = bytearray(1 << (keys * _SLOTS_A_KEY).bit_length())
         return replace(self, slots=slots, filter=Filter(keys, _BITS_A_KEY))
 
-    def enter(self, keys: Collection[bytes], ordinal: int) -> None:
+    def enter(self, keys: Iterable[bytes], ordinal: int) -> None:
         """The run with this ordinal may hold `keys`. In the order of ordinals."""
-        self.filter.add(keys)
-        slots, mask = self.slots, len(self.slots) - 1
+        slots, mask, bits, wide = self.slots, len(self.slots) - 1, self.filter.bits, self.filter.mask
         for key in keys:
-            slots[hash(key) & mask] = ordinal
+            hashed = hash(key)
+            at = hashed >> SHIFT & wide
+            bits[at >> 3] |= 1 << (at & 7)
+            slots[hashed & mask] = ordinal
 
 
 Generations = dict[str, tuple[Generation, ...]]
@@ -131,7 +133,7 @@ def encode(generations: Generations) -> bytes:
 
 
 def decode(row: bytes) -> Generations:
-    """What `encode` was given, but for what is only in memory: every run may hold every key. Raises what a foreign row makes it
+    """What `encode` was given, but for what is only in memory: keys have to be entered. Raises what a foreign row makes it
     raise: `ValueError`, `TypeError`, `Rejected`."""
     return {
         table: tuple(

@@ -187,7 +187,6 @@ class TableStore:
 
     def _run(self) -> None:
         try:
-            self._enter()
             while (job := self._next()) is not None:
                 if not (self._checkpoint(*job) if len(job) == 2 else self._install(*job)):
                     return
@@ -383,34 +382,33 @@ class TableStore:
         return {name: self._env.database(name) for name in self._env.names()}
 
     def _load(self) -> _State:
-        """What the last writer left."""
+        """What the last writer left. With runs: all of their keys are read, 0.3 us each."""
         handles = self._handles()
         with self._env.reading() as transaction:
             row = transaction.get(RUNS, None, self._meta)
-        if row is None:
-            return _State(handles, {}, None, {})
-        try:
-            generations = runs.decode(row)
-            for table, found in generations.items():
-                for name in (table, *(run for generation in found for run in generation.runs)):
-                    handles[name]  # a LookupError when it is not there
-        except (ValueError, TypeError, LookupError, RaftclusterError) as error:
-            raise disk.corrupt(self._env.path, f"what it says of its runs cannot be: {error!r}") from error
+            if row is None:
+                return _State(handles, {}, None, {})
+            try:
+                decoded = runs.decode(row)
+                generations = {
+                    table: self._entered(transaction, handles, table, found) for table, found in decoded.items()
+                }
+            except (ValueError, TypeError, LookupError, RaftclusterError) as error:
+                raise disk.corrupt(self._env.path, f"what it says of its runs cannot be: {error!r}") from error
         return _State(handles, generations, row, {})
 
-    def _enter(self) -> None:
-        """Read all keys of runs that were there when the store was opened, so that readers do not have to look into each of them."""
-        handles, generations, row, rests = self._state
-        entered: dict[str, tuple[runs.Generation, ...]] = {}
-        with self._env.reading() as transaction:
-            for table, found in generations.items():
-                most = self._runs.bounds.full_runs(transaction.stat(handles[table])["entries"])
-                entered[table] = tuple(each.emptied(most * self._runs.bounds.run_keys) for each in found)
-                for generation in entered[table]:
-                    for ordinal, run in enumerate(generation.runs, 1):
-                        keys = transaction.cursor(handles[run]).iternext(keys=True, values=False)
-                        generation.enter(list(keys), ordinal)
-        self._state = _State(handles, entered, row, rests)
+    def _entered(
+        self, transaction: Transaction, handles: Handles, table: str, found: Iterable[runs.Generation]
+    ) -> tuple[runs.Generation, ...]:
+        """The generations of `table` with all of their keys in their filters and slots."""
+        bounds = self._runs.bounds
+        room = bounds.full_runs(transaction.stat(handles[table])["entries"]) * bounds.run_keys
+        entered = tuple(each.emptied(room) for each in found)
+        for generation in entered:
+            for ordinal, run in enumerate(generation.runs, 1):
+                keys = transaction.cursor(handles[run]).iternext(keys=True, values=False)
+                generation.enter(keys, ordinal)
+        return entered
 
     def _begin(self) -> TableView:
         """A read transaction, with the handles and runs of exactly what it sees."""

@@ -30,10 +30,6 @@ def test_of_other_keys_few_are_said_to_be_there() -> None:
     assert sum(chance.randbytes(16) in found for _ in range(KEYS)) < 1.3 * KEYS / 16
 
 
-def test_one_of_all_says_yes() -> None:
-    assert all(bytes([byte]) in Filter.of_all() for byte in range(256))
-
-
 def test_readers_that_read_the_bits_themselves_are_told_the_same() -> None:
     found = Filter(100, 8)
     found.add(b"%d" % number for number in range(100))
