@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,7 +54,7 @@ class Writer:
         self._lock = threading.Lock()  # of what is dropped
         self._dropped = 0
         self._told = 0  # of those, how many the log has said; the thread's
-        self._trouble = ""
+        self._trouble = self._stopped = ""
         self._failure = ""
         """How the disk has failed last when it was to have what was written."""
         self._complained = 0.0
@@ -86,13 +85,14 @@ class Writer:
     @property
     def trouble(self) -> str:
         """Why nothing is written just now; else, from then on, that the disk has failed; empty when all is well."""
-        if self._trouble or not self.unsure:
-            return self._trouble
+        trouble = self._stopped or self._trouble
+        if trouble or not self.unsure:
+            return trouble
         return f"{self.unsure} entries may be lost: the disk has failed, {self._failure}"
 
     def put(self, *what: Any) -> None:
         """Log this, soon."""
-        if len(self._queue) >= limits.MAILLOG_QUEUE or self._ending.is_set():
+        if len(self._queue) >= limits.MAILLOG_QUEUE or self._stopped or self._ending.is_set():
             self._drop(1)
             return
         self._queue.append(what)
@@ -143,6 +143,15 @@ class Writer:
     # --- the thread
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:
+            log.exception("the mail log's thread has stopped")
+            self._stopped = f"the mail log's thread has stopped: {error!r}"
+            self._drop(len(self._queue))
+            self._queue.clear()
+
+    def _work(self) -> None:
         while True:
             self._wake.wait(self._pause())
             self._wake.clear()
@@ -181,10 +190,13 @@ class Writer:
             self._complain(str(error))
 
     def _drain(self) -> None:
-        while group := list(islice(self._queue, limits.MAILLOG_GROUP)):
-            self._write([self._entry(*each) for each in group])
-            for _ in group:
-                self._queue.popleft()
+        """What is written leaves the queue afterwards: an empty one means that all is. By position, for others append meanwhile: an
+        iterator over a queue that grows raises."""
+        queue = self._queue
+        while count := min(len(queue), limits.MAILLOG_GROUP):
+            self._write([self._entry(*queue[at]) for at in range(count)])
+            for _ in range(count):
+                queue.popleft()
 
     def _write(self, entries: list[Line]) -> None:
         if not self._roomy:

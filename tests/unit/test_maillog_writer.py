@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -295,3 +296,29 @@ def test_many_who_decide_at_once(world: World) -> None:
         each.join()
     assert world.log.flush()
     assert [each.sequence for each in world.log.read()] == list(range(1, 1_601))
+
+
+class Shared(deque[Any]):
+    """As if somebody appended between any two steps of an iterator."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise RuntimeError("deque mutated during iteration")
+
+
+def test_others_append_while_the_writer_takes(disk: Disk) -> None:
+    """It took what waits through an iterator: in a soak, an append between two of its steps ended the thread after some tens of
+    thousands of groups, and with it the log."""
+    disk.writer._queue = Shared()
+    for number in range(500):
+        disk.writer.put(number)
+    assert disk.writer.flush() and disk.writer.last == 500 and disk.writer.trouble == ""
+
+
+def test_a_thread_that_stops_says_so_and_holds_nothing(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk.writer, "_entry", lambda number: 1 // 0)
+    disk.writer.put(1)
+    eventually(lambda: disk.writer.trouble != "")
+    assert "ZeroDivisionError" in disk.writer.trouble
+    disk.writer.put(2)
+    assert disk.writer.dropped == 2 and not disk.writer._queue
+    assert not disk.writer.flush(0.1)
