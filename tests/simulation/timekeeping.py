@@ -75,6 +75,8 @@ class Timekeeping:
         self._samples: dict[str, Sample] = {}
         self._answers: dict[tuple[str, str], _Answer] = {}
         self._reigns: dict[str, int] = {}
+        self._begun: dict[int, float] = {}
+        """Term -> when its leader began to stamp."""
         self._late = self._early = self._leapt = 0.0
         self.timelines = 0
         self._stamps: dict[tuple[int, int], _Stamp] = {}
@@ -126,9 +128,13 @@ class Timekeeping:
         if sample is None:
             self.timelines += 1
             sample = Sample(term, now, now, self.timelines)
-        running = RATE * (now - sample.sent)
+        since = sample.sent
         if sample.term < stamped:
             self._leapt += self._late
+            # Who led before has gone its own way since the first of those took over whose time nobody knows any more.
+            since = min([since, *(at for later, at in self._begun.items() if later > sample.term)])
+        self._begun[term] = now
+        running = RATE * (now - since)
         if asked:
             self._leapt += running  # whom it has asked may not have heard how the last leader steered
         self._late += sample.received - sample.sent + running
