@@ -48,7 +48,7 @@ SWEEP_AHEAD: Final = 1.25
 MARK: Final = "@"  # no table of a machine has it in its name
 _SLOTS_A_KEY: Final = 5
 _BITS_A_KEY: Final = 32
-"""Both together: of 200 absent keys at most one is looked for in runs."""
+"""Both together: of 170 absent keys at most one is looked for in runs."""
 _RESTING_BITS: Final = 8  # an eighth of the absent keys is looked for in vain
 RESTING_KEYS: Final = 32_000_000
 """With more at rest there is no filter: it has 32 MB for so many."""
