@@ -147,7 +147,7 @@ def decode(row: bytes) -> Generations:
 class Detour:
     """A table that has runs, as one view sees it. Thread: the view's."""
 
-    __slots__ = ("_generations", "_handle", "_rest")
+    __slots__ = ("_generations", "_handle", "_rest", "_wide")
 
     def __init__(
         self, handle: Database, found: Sequence[Generation], handles: Mapping[str, Database], rest: Filter | None
@@ -159,7 +159,8 @@ class Detour:
             for each in reversed(found)
         ]
         """Newest first; their runs oldest first."""
-        self._rest = rest
+        self._rest = None if rest is None else rest.bits
+        self._wide = 0 if rest is None else rest.mask
 
     def get(self, view: Transaction, key: bytes) -> bytes | None:
         """The value of `key`. Costs: DESIGN.md, Runs."""
@@ -172,8 +173,10 @@ class Detour:
                     row: bytes | None = view.get(key, None, database)
                     if row is not None:
                         return value_of(row)
-        if self._rest is not None and key not in self._rest:
-            return None
+        if self._rest is not None:
+            at = high & self._wide
+            if not self._rest[at >> 3] & 1 << (at & 7):
+                return None
         value: bytes | None = view.get(key, None, self._handle)
         return value
 
