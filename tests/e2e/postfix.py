@@ -10,10 +10,13 @@ import shutil
 import socket
 import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.children import Child
+import psutil
+
+from tests.children import STOP_SECONDS, Child
 from tests.e2e.hosts import Hosts
 from tests.helpers import eventually
 
@@ -259,6 +262,12 @@ class Postfix:
     def close(self) -> None:
         """End it and remove all that it had."""
         if self._child is not None:
+            # `unshare` ends once the kernel has ended all in the namespace. Killed itself, it would end before they do,
+            # and one that delivers a message would write while its directory is removed.
+            with suppress(psutil.NoSuchProcess):  # it may have ended by itself
+                for first in self._child.counters.children():
+                    first.kill()
+                    self._child.process.wait(STOP_SECONDS)
             self._child.kill()
         shutil.rmtree(self._home)
 

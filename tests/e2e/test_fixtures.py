@@ -20,11 +20,11 @@ POLICY = f"check_policy_service {{ inet:127.0.0.1:{POLICY_PORT}, timeout=5s, def
 
 
 @pytest.fixture
-def answering(hosts: Hosts, tmp_path: Path) -> Iterator[list[Child]]:
-    """Stand-ins that were started; ended afterwards."""
-    started: list[Child] = []
-    yield started
-    for child in started:
+def started(hosts: Hosts) -> Iterator[list[Child]]:
+    """What was started on the hosts; ended afterwards."""
+    children: list[Child] = []
+    yield children
+    for child in children:
         child.stop()
 
 
@@ -56,9 +56,9 @@ def test_hosts_leave_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_postfix_defers_when_the_policy_says_so(
-    hosts: Hosts, system_log: SystemLog, answering: list[Child], tmp_path: Path
+    hosts: Hosts, system_log: SystemLog, started: list[Child], tmp_path: Path
 ) -> None:
-    answer(hosts, answering, tmp_path, "DEFER_IF_PERMIT 4.2.0 Come back later")
+    answer(hosts, started, tmp_path, "DEFER_IF_PERMIT 4.2.0 Come back later")
     postfix = Postfix(hosts, 1, system_log, POLICY)
     try:
         postfix.start()
@@ -71,9 +71,9 @@ def test_postfix_defers_when_the_policy_says_so(
 
 
 def test_postfix_delivers_with_the_header_that_the_policy_prepends(
-    hosts: Hosts, system_log: SystemLog, answering: list[Child], tmp_path: Path
+    hosts: Hosts, system_log: SystemLog, started: list[Child], tmp_path: Path
 ) -> None:
-    answer(hosts, answering, tmp_path, "PREPEND X-Stand-In: yes")
+    answer(hosts, started, tmp_path, "PREPEND X-Stand-In: yes")
     postfix = Postfix(hosts, 1, system_log, POLICY)
     try:
         postfix.start()
@@ -96,3 +96,19 @@ def test_a_postfix_that_cannot_start_says_why(hosts: Hosts, system_log: SystemLo
     finally:
         postfix.close()
     assert not hosts.listens(1, PORT)
+
+
+def test_a_closed_postfix_writes_no_more(
+    hosts: Hosts, system_log: SystemLog, started: list[Child], tmp_path: Path
+) -> None:
+    postfix = Postfix(hosts, 1, system_log, "permit")
+    try:
+        postfix.start()
+        mail = postfix.configuration.parent / "mail"
+        deliver = f"n=0; while :; do n=$((n + 1)); echo > {mail}/$n; done"
+        inside = [*postfix.inside(), "sh", "-c", deliver]
+        started.append(hosts.start(1, "deliveries", inside, tmp_path / "deliveries.log"))
+        eventually((mail / "100").exists, what="messages are delivered")
+    finally:
+        postfix.close()  # removes the directory: it fails when something still writes there
+    assert not mail.parent.exists()
