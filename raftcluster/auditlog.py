@@ -13,10 +13,10 @@ from heapq import merge
 from itertools import groupby, islice
 from operator import attrgetter
 
+from raftcluster import trail
 from raftcluster.cluster.auditing import read_newest
 from raftcluster.config.past import Past
 from raftcluster.greylist.acts import Act, read_acts
-from raftcluster.greylist.acts import read_newest as read_newest_act
 from raftcluster.greylist.lists.machine import Change, read_revision
 from raftcluster.greylist.lists.machine import read_changes as read_list_changes
 from raftcluster.greylist.machine import read_settings_history
@@ -87,7 +87,7 @@ def _lists(host: Host, limit: int) -> Iterator[Audited]:
 
 def _records(host: Host, limit: int) -> Iterator[Audited]:
     def read(tables: ReadTables, now: int) -> list[Act]:
-        return read_acts(tables, max(0, read_newest_act(tables) - limit), limit)
+        return read_acts(tables, max(0, trail.read_newest(tables) - limit), limit)
 
     for each in reversed(host.query("greylist", read)):
         yield Audited(each.time, "records", each.number, each.what, each.detail, each.author, each.node, each.reason)

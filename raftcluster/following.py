@@ -15,18 +15,18 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final
 
+from raftcluster import trail
 from raftcluster.cluster import auditing
 from raftcluster.config.reading import read_changes, read_revision
 from raftcluster.errors import RaftclusterError
 from raftcluster.events.recorder import Recorder
-from raftcluster.greylist.acts import read_acts, read_newest
+from raftcluster.greylist.acts import read_acts
 from raftcluster.greylist.lists.machine import read_changes as read_list_changes
 from raftcluster.greylist.lists.machine import read_revision as read_revision_of_lists
 from raftcluster.greylist.machine import read_settings_history, read_settings_row
 from raftcluster.host import Host
 from raftcluster.quarantine.acts import Act
 from raftcluster.quarantine.acts import read_acts as read_releases
-from raftcluster.quarantine.acts import read_newest as read_newest_release
 from raftcluster.storage.directory import DataDirectory
 
 log = logging.getLogger("raftcluster.events")
@@ -74,8 +74,8 @@ class Following:
             "config": self._host.query("config", lambda tables, _: read_revision(tables)),
             "greylist": self._host.query("greylist", lambda tables, _: read_settings_row(tables)[0]),
             "lists": self._host.query("lists", lambda tables, _: read_revision_of_lists(tables)),
-            "acts": self._host.query("greylist", lambda tables, _: read_newest(tables)),
-            "quarantine": self._host.query("quarantine", lambda tables, _: read_newest_release(tables)),
+            "acts": self._host.query("greylist", lambda tables, _: trail.read_newest(tables)),
+            "quarantine": self._host.query("quarantine", lambda tables, _: trail.read_newest(tables)),
             "cluster": self._host.query("cluster", lambda tables, _: auditing.read_count(tables)),
         }
 

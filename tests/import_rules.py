@@ -11,7 +11,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-PURE_ROOMS = ("raftcluster.errors", "raftcluster.limits", "raftcluster.codec", "raftcluster.machine")
+PURE_ROOMS = (
+    "raftcluster.errors",
+    "raftcluster.limits",
+    "raftcluster.codec",
+    "raftcluster.machine",
+    "raftcluster.trail",
+)
 FAILPOINTS = "raftcluster.failpoints"
 """It ends the process, so it is not pure; rooms with IO and threads of their own may import it."""
 PURE_STDLIB = frozenset(

@@ -34,7 +34,7 @@ from raftcluster import codec, limits
 from raftcluster.codec import Value
 from raftcluster.errors import Rejected
 from raftcluster.greylist import acts, check, clients, forgetting
-from raftcluster.greylist.acts import ACTS, check_why, inspect_act
+from raftcluster.greylist.acts import check_why, inspect_act
 from raftcluster.greylist.clients import ALLOWED, CLIENTS, inspect_allowed, inspect_client
 from raftcluster.greylist.expiry import EXPIRY, RECORDS, STATE, Due, begun, due_minute, enter, look, read_held
 from raftcluster.greylist.forgetting import FORGOTTEN, inspect_forgotten
@@ -45,6 +45,7 @@ from raftcluster.greylist.rules import DEFER, KEY_BYTES, decide, network_in
 from raftcluster.greylist.selection import Selection
 from raftcluster.greylist.settings import Settings, Waits, check_names
 from raftcluster.machine import ReadTables, Tables
+from raftcluster.trail import ACTS
 
 NAME: Final = "greylist"
 SETTINGS: Final = "settings"

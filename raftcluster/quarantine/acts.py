@@ -1,25 +1,17 @@
 """What was done to held messages: who released or discarded which one, for which recipient, when, from which node. Bounded, newest kept.
 
-    acts      number (8) -> the fields of `Act` behind the number
-    state     "acts" -> the newest one's number
-
-One row when a release is claimed, one with its outcome, one for what is discarded. That messages expire is nobody's doing.
+Fields in the `trail`: those of `Act` behind the number. One act when a release is claimed, one with its outcome, one for what
+is discarded. That messages expire is nobody's doing.
 """
 
 from __future__ import annotations
 
-from struct import Struct
 from typing import Final, NamedTuple
 
-from raftcluster import codec, limits
+from raftcluster import trail
 from raftcluster.machine import ReadTables, Tables
 
-ACTS: Final = "acts"
-STATE: Final = "state"
-NEWEST: Final = b"acts"
 KINDS: Final = ("claimed", "delivered", "failed", "discarded")
-
-_NUMBER: Final = Struct(">Q")
 
 
 class Act(NamedTuple):
@@ -46,27 +38,16 @@ class Act(NamedTuple):
 
 def record(tables: Tables, act: Act) -> None:
     """Keep one more; its number is given here."""
-    number = read_newest(tables) + 1
-    tables.put(STATE, NEWEST, _NUMBER.pack(number))
-    tables.put(ACTS, _NUMBER.pack(number), codec.pack(list(act[1:])))
-    if number > limits.HISTORY_REVISIONS:
-        tables.delete(ACTS, _NUMBER.pack(number - limits.HISTORY_REVISIONS))
-
-
-def read_newest(tables: ReadTables) -> int:
-    """The newest one's number; 0: there was none."""
-    row = tables.get(STATE, NEWEST)
-    return 0 if row is None else int(_NUMBER.unpack(row)[0])
+    trail.record(tables, act[1:])
 
 
 def read_acts(tables: ReadTables, after: int, limit: int) -> list[Act]:
     """Up to `limit` of them behind the number `after`, in order."""
-    rows = tables.scan(ACTS, _NUMBER.pack(after + 1), limit=limit)
-    return [Act(_NUMBER.unpack(key)[0], *codec.unpack(row)) for key, row in rows]
+    return [Act(*fields) for fields in trail.read(tables, after, limit)]
 
 
 def inspect_act(key: bytes, value: bytes) -> None:
     """Raise `ValueError` or `struct.error` for a row that is none."""
-    act = Act(_NUMBER.unpack(key)[0], *codec.unpack(value))
+    act = Act(*trail.decode(key, value))
     if [type(each) for each in act[2:]] != [bytes, int, bytes, str, str, int, int, str] or act.what not in KINDS:
         raise ValueError("the act's fields are of other kinds")

@@ -24,12 +24,12 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final, Literal, NamedTuple
 
-from raftcluster import codec, limits
+from raftcluster import codec, limits, trail
 from raftcluster.codec import Value
 from raftcluster.errors import Rejected
 from raftcluster.machine import ReadTables, Tables
 from raftcluster.quarantine import acts
-from raftcluster.quarantine.acts import ACTS, Act, inspect_act
+from raftcluster.quarantine.acts import Act, inspect_act
 from raftcluster.quarantine.envelope import Envelope
 from raftcluster.quarantine.rules import (
     ID_BYTES,
@@ -45,6 +45,7 @@ from raftcluster.quarantine.rules import (
     check_claim,
     check_text,
 )
+from raftcluster.trail import ACTS
 
 NAME: Final = "quarantine"
 MESSAGES: Final = "messages"
@@ -180,7 +181,7 @@ class QuarantineMachine:
                 raise ValueError("the row has a value")
         elif table == ACTS:
             inspect_act(key, value)
-        elif key not in (_TOKEN, _COUNT, _BYTES, acts.NEWEST) or len(value) != _NUMBER.size:
+        elif key not in (_TOKEN, _COUNT, _BYTES, trail.NEWEST) or len(value) != _NUMBER.size:
             raise ValueError("there is no such number")
 
 

@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from raftcluster import limits
 from raftcluster.errors import Rejected
 from raftcluster.machine import Inspectable, StateMachine
-from raftcluster.quarantine.acts import ACTS, read_acts
+from raftcluster.quarantine.acts import read_acts
 from raftcluster.quarantine.envelope import Envelope
 from raftcluster.quarantine.machine import (
     STATE,
@@ -26,6 +26,7 @@ from raftcluster.quarantine.machine import (
     read_usage,
 )
 from raftcluster.quarantine.rules import Content
+from raftcluster.trail import ACTS
 from tests.local_host import LocalHost
 
 KEY = b"k" * 32
