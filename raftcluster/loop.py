@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -66,6 +67,17 @@ class Mailbox:
         self._woken = False  # before the first item is taken: whoever appends from now on wakes us again
         while self._items:
             self._deliver(*self._items.popleft())
+
+
+async def refuse_live(path: str) -> None:
+    """Raise `EADDRINUSE` when somebody answers at the unix socket `path`; what a dead process has left may be replaced."""
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return
+    writer.close()
+    await writer.wait_closed()
+    raise OSError(errno.EADDRINUSE, "another process answers there")
 
 
 async def stop_listening(server: asyncio.Server) -> None:

@@ -35,7 +35,7 @@ from raftcluster.errors import (
     Rejected,
     Unavailable,
 )
-from raftcluster.loop import LoopThread, stop_listening
+from raftcluster.loop import LoopThread, refuse_live, stop_listening
 
 log = logging.getLogger("raftcluster.control")
 
@@ -202,7 +202,7 @@ class ControlServer:
     # --- connections (loop thread)
 
     async def _open(self) -> asyncio.Server:
-        await _refuse_live(self.path)
+        await refuse_live(self.path)
         server = await asyncio.start_unix_server(self._serve, self.path, start_serving=False)
         os.chmod(self.path, 0o600)  # before the first connection is accepted
         await server.start_serving()
@@ -303,17 +303,6 @@ async def _send(writer: asyncio.StreamWriter, value: Value) -> None:
     writer.write(frame(value))
     async with asyncio.timeout(ANSWER_SECONDS):  # a TimeoutError is an OSError
         await writer.drain()
-
-
-async def _refuse_live(path: str) -> None:
-    """Raise `EADDRINUSE` when somebody answers there; what a dead process has left is replaced."""
-    try:
-        _, writer = await asyncio.open_unix_connection(path)
-    except (FileNotFoundError, ConnectionRefusedError):
-        return
-    writer.close()
-    await writer.wait_closed()
-    raise OSError(errno.EADDRINUSE, "another node answers there")
 
 
 def _refusal(error: OSError, path: str) -> Refusal:

@@ -25,7 +25,7 @@ from raftcluster.errors import AddressInUse, MissingPrivilege, RaftclusterError,
 from raftcluster.greylist.api import Greylist
 from raftcluster.greylist.rules import PASS, Action
 from raftcluster.greylist.verdict import Verdict
-from raftcluster.loop import LoopThread, Mailbox, stop_listening
+from raftcluster.loop import LoopThread, Mailbox, refuse_live, stop_listening
 from raftcluster.policy.connection import Connection
 from raftcluster.policy.decision import (
     NO_OPINION,
@@ -200,7 +200,7 @@ class PolicyServer:
         make = partial(Connection, self, loop.time)
         try:
             if port is None:
-                await _refuse_live(host)
+                await refuse_live(host)
                 self._server = await loop.create_unix_server(make, host, backlog=self._limit)
                 os.chmod(host, 0o666)  # whoever may enter the folder may ask; Postfix's own `private` is its alone
             else:
@@ -248,17 +248,6 @@ def parse_listen(listen: str) -> tuple[str, int | None]:
     if kind == "inet" and host and port.isascii() and port.isdigit() and int(port) < 65_536:
         return host.removeprefix("[").removesuffix("]"), int(port)
     raise Rejected(f"no address to listen at: {listen}", subject=listen, remedy="inet:HOST:PORT or unix:/PATH")
-
-
-async def _refuse_live(path: str) -> None:
-    """Raise `EADDRINUSE` when somebody answers at the unix socket; a left-over of a dead process is replaced."""
-    try:
-        _, writer = await asyncio.open_unix_connection(path)
-    except (FileNotFoundError, ConnectionRefusedError):
-        return
-    writer.close()
-    await writer.wait_closed()
-    raise OSError(errno.EADDRINUSE, "somebody answers there")
 
 
 def _refusal(error: OSError, listen: str) -> Refusal:

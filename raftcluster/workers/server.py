@@ -44,7 +44,7 @@ from raftcluster.errors import (
 from raftcluster.greylist.verdict import Verdict
 from raftcluster.host import Consistency
 from raftcluster.lease import machine as lease
-from raftcluster.loop import LoopThread, Mailbox, stop_listening
+from raftcluster.loop import LoopThread, Mailbox, refuse_live, stop_listening
 from raftcluster.quarantine.envelope import Envelope
 from raftcluster.request_ids import once
 from raftcluster.workers.connection import Connection
@@ -289,7 +289,7 @@ class WorkerServer:
     async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         group = grp.getgrnam(self._group).gr_gid if isinstance(self._group, str) else self._group
-        await _refuse_live(self.path)
+        await refuse_live(self.path)
         make = partial(Connection, self, loop.time)
         backlog = limits.WORKER_CONNECTIONS
         self._server = await loop.create_unix_server(make, self.path, backlog=backlog, start_serving=False)
@@ -417,17 +417,6 @@ def _fields(verdict: Verdict) -> list[Value]:
 def _check_table(table: Value) -> None:
     if table not in lease.LeaseMachine.tables:
         raise Rejected(f"there is no such table of leases: {table!r:.40}", subject="table")
-
-
-async def _refuse_live(path: str) -> None:
-    """Raise `EADDRINUSE` when somebody answers there; what a dead process has left is replaced."""
-    try:
-        _, writer = await asyncio.open_unix_connection(path)
-    except (FileNotFoundError, ConnectionRefusedError):
-        return
-    writer.close()
-    await writer.wait_closed()
-    raise OSError(errno.EADDRINUSE, "another node answers there")
 
 
 def _refusal(error: OSError | KeyError, path: str) -> Refusal:
