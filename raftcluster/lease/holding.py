@@ -274,9 +274,11 @@ class Lease:
         self._asked, self._renew_at = now, now + self._term  # nothing more to ask for until this is answered
         command = ["renew", self.name, self._token, int(self._term * 1000)]
         left = max(0.05, self._until - now)
-        self._host.submit(
-            NAME, command, partial(self._renewed, self._token), deadline=min(limits.CALL_SECONDS, self._term / 3, left)
-        )
+        renewed = partial(self._renewed, self._token)
+        try:
+            self._host.submit(NAME, command, renewed, deadline=min(limits.CALL_SECONDS, self._term / 3, left))
+        except RaftclusterError as error:  # the node has stopped for good: the term ends, and the holder is told
+            renewed(None, error)
 
     def _renewed(self, token: int, value: Value | None, error: RaftclusterError | None) -> None:
         """Tick thread."""
@@ -304,7 +306,10 @@ class Lease:
     def _tell(self, on_lost: OnLost | None) -> None:
         if on_lost is not None:
             log.warning("the lease %s is lost: %s", self.name, self._why)
-            on_lost(self._why)
+            try:
+                on_lost(self._why)
+            except Exception:  # it may do anything but harm the node: others hold leases, too
+                log.exception("a caller's callback failed")
 
     def _join(self) -> None:
         keeper = self._keeper

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from raftcluster import limits
-from raftcluster.errors import Rejected, Unavailable
+from raftcluster.errors import Rejected, StorageFailed, Unavailable
 from raftcluster.lease.api import Leases
 from raftcluster.lease.holding import Lease
 from raftcluster.lease.machine import LeaseMachine
@@ -176,6 +176,44 @@ def test_a_successor_that_this_node_has_seen_ends_it_at_once(host: LocalHost) ->
     eventually(lambda: told == ["the cluster has ended it"], what="the holder is told")
     assert not lease.held and not lease.release()
     leases.close()
+
+
+def test_the_holder_is_told_when_the_node_has_stopped_for_good(
+    host: LocalHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that has stopped takes no command: `submit` itself raises. That ended the lease's thread, and nobody was told."""
+    clock, told = Clock(host), list[str]()
+    lease = timed(host, clock, told)
+    assert lease.acquire()
+    asked = threading.Event()
+
+    def stopped(*arguments: object, **options: object) -> None:
+        asked.set()
+        raise StorageFailed("the disk has failed")
+
+    monkeypatch.setattr(host, "submit", stopped)
+    clock.advance(4.0)
+    lease.signal()
+    assert asked.wait(60)
+    assert holds(lease)
+    clock.advance(5.0)
+    lease.signal()
+    eventually(lambda: told == ["it could not be renewed in time"], what="the holder is told")
+    assert lease.wait_lost(0)
+
+
+def test_a_holder_that_fails_when_it_is_told_keeps_nobody_from_being_told(leases: Leases) -> None:
+    """As `loop.call_soon_threadsafe` does, once the loop is closed."""
+    told = list[str]()
+
+    def lost(why: str) -> None:
+        told.append(why)
+        raise RuntimeError("Event loop is closed")
+
+    held = [leases(name, on_lost=lost) for name in ("one", "two")]
+    assert all(lease.acquire() for lease in held)
+    leases.close()
+    assert told == ["the node was closed"] * 2 and not any(lease.held for lease in held)
 
 
 def test_names_and_times_that_cannot_be(leases: Leases, host: LocalHost) -> None:
