@@ -66,6 +66,8 @@ class Door:
         poller = select.poll()
         poller.register(self._listener, select.POLLIN)
         poller.register(self._stop, select.POLLIN)
+        end = select.poll()  # select takes no descriptor beyond 1,023, which is what a process has that has none left
+        end.register(self._stop, select.POLLIN)
         while not self._stopping:
             poller.poll()
             if not self._wait_for_a_place():
@@ -74,7 +76,7 @@ class Door:
                 accepted = sockets.accept(self._listener)
             except OSError as error:
                 LOGGER.error("cannot accept a connection: %s", error)
-                select.select([self._stop], [], [], _NO_DESCRIPTORS_SECONDS)
+                end.poll(1000 * _NO_DESCRIPTORS_SECONDS)
                 continue
             if accepted is not None:
                 self._let_in(*accepted)
