@@ -65,21 +65,24 @@ class Outlet:
 
 
 def _sent(path: str, data: bytes, patient: bool, *, large: bool = True) -> bool:
-    """One datagram to the unix socket at `path`; False when nobody listens or its queue is full."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        try:
+    """One datagram to the unix socket at `path`; False when nobody listens, its queue is full, or this process can open no more."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.connect(path)
-            sender.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except OSError as error:
-            if error.errno in (errno.EMSGSIZE, errno.ENOBUFS) and large:
-                return _sent_as_file(sender, data)
-            if not patient and not isinstance(error, FileNotFoundError | ConnectionRefusedError):
-                log.info("%s took no event: %s", path, error)
-            return False
+            try:
+                sender.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except OSError as error:
+                if not large or error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
+                    raise
+                _send_as_file(sender, data)
+    except OSError as error:
+        if not patient and not isinstance(error, FileNotFoundError | ConnectionRefusedError):
+            log.info("%s took no event: %s", path, error)
+        return False
     return True
 
 
-def _sent_as_file(sender: socket.socket, data: bytes) -> bool:
+def _send_as_file(sender: socket.socket, data: bytes) -> None:
     """What is too large for a datagram goes as a sealed file in memory, whose descriptor is sent (the journal's rule)."""
     descriptor = os.memfd_create("raftcluster-event", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
@@ -87,9 +90,5 @@ def _sent_as_file(sender: socket.socket, data: bytes) -> bool:
             file.write(data)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
         socket.send_fds(sender, [b""], [descriptor], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-    except OSError as error:
-        log.info("the journal took no large event: %s", error)
-        return False
     finally:
         os.close(descriptor)
-    return True

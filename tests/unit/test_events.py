@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import array
+import errno
 import json
 import os
 import random
 import re
+import resource
 import socket
 import string
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +224,43 @@ def test_a_large_event_reaches_the_journal_as_a_sealed_file(tmp_path: Path) -> N
             os.ftruncate(descriptor, 0)
         file.seek(0)
         assert file.read() == journald.datagram(large)
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process can open nothing more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_descriptors_an_event_is_lost_and_nothing_else(tmp_path: Path) -> None:
+    """The socket to the system's log cannot be opened then. `note` raised that, which ended the threads that note something."""
+    for journal, system in ((str(tmp_path / "log"), None), (None, str(tmp_path / "log"))):
+        recorder = Recorder(EventLog(tmp_path / "events.log"), NODE, Outlet(journal=journal, syslog=system))
+        with no_descriptors():
+            recorder.note("storage-well")
+        with listener(tmp_path / "log") as daemon:
+            recorder.note("node-stopped")
+            assert b"the node has stopped" in daemon.recv(65536)
+        (tmp_path / "log").unlink()
+        recorder.close()
+    assert [each["event"] for each in log.read(tmp_path / "events.log")] == ["node-stopped"] * 2
+
+
+def test_a_large_event_needs_a_descriptor_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*arguments: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", none)
+    with listener(tmp_path / "journal"):
+        outlet = Outlet(journal=str(tmp_path / "journal"), syslog=None)
+        assert outlet.send(event("node-failed", reason="x" * 500_000)) == ""
 
 
 def test_a_line_is_one_json_document(tmp_path: Path) -> None:
