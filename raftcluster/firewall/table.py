@@ -129,13 +129,14 @@ class Found:
             ((kind, body),) = each.items()
             if body.get("family") != "inet" or (body.get("name") if kind == "table" else body.get("table")) != name:
                 continue
-            if kind == "set":
+            if kind == "set" and body["name"] in _SETS:
                 for element in body.get("elem", ()):
                     held = element.get("elem", element) if isinstance(element, dict) else {"val": element}
+                    address = _read(held.get("val", held))
                     if "timeout" in held:
-                        invited[plain(str(held["val"]))] = int(held.get("expires", held["timeout"]))
+                        invited[address] = int(held.get("expires", held["timeout"]))
                     else:
-                        members.add(plain(str(held["val"])))
+                        members.add(address)
             if kind == "counter" and body["name"] in packets:
                 packets[body["name"]] = int(body.get("packets", 0))
             frame.append({kind: {key: value for key, value in body.items() if key not in _VOLATILE}})
@@ -165,6 +166,14 @@ def plain(address: str) -> str:
     parsed = ip_address(address.partition("%")[0])
     mapped = getattr(parsed, "ipv4_mapped", None)
     return str(mapped or parsed)
+
+
+def _read(element: Json) -> str:
+    """An address in its one form; what others have put there, which need be none, as it is."""
+    try:
+        return plain(str(element))
+    except ValueError:
+        return str(element)
 
 
 def without_ours(listing: Iterable[Json], name: str | None = None) -> list[Json]:

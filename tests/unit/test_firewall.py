@@ -310,6 +310,27 @@ def test_what_others_have_done_to_the_table_is_mended(kept: Kept) -> None:
         assert kept.news() == ["firewall-created"] and found(kept.kernel).members == {"192.0.2.2"}
 
 
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"type": "inet_service", "elem": [22, {"range": [8000, 8080]}]},
+        {"type": "ipv4_addr", "flags": ["interval"], "elem": [{"prefix": {"addr": "10.0.0.0", "len": 8}}]},
+        {"type": "ipv4_addr", "elem": [{"elem": {"val": {"concat": ["192.0.2.7", 25]}, "timeout": 60}}]},
+    ],
+)
+def test_sets_that_others_have_added_to_the_table_are_mended_too(kept: Kept, theirs: dict[str, Any]) -> None:
+    """What is in them is no address: reading it ended the keeper's thread, and the table followed nobody any more."""
+    kept.keeper.step()
+    kept.news()
+    kept.kernel.objects.append({"set": {"family": "inet", "table": NAME, "name": "blocked", **theirs}})
+    kept.keeper.step()
+    assert kept.news() == ["firewall-created"] and found(kept.kernel).members == {"192.0.2.2"}
+    ours = next(each["set"] for each in kept.kernel.objects if each.get("set", {}).get("name") == "members4")
+    ours.update(flags=["interval"], elem=[*ours["elem"], *theirs["elem"]])
+    kept.keeper.step()
+    assert kept.news() == ["firewall-created"] and found(kept.kernel).members == {"192.0.2.2"}
+
+
 def test_a_keeper_that_was_closed_makes_no_table_any_more(kept: Kept) -> None:
     kept.keeper.close()
     kept.keeper.step()
