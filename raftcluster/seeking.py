@@ -70,7 +70,7 @@ class Seeker:
             self._thread.join(self._interval_s)
 
     def look(self) -> None:
-        """One round, until one is found that proves something."""
+        """One round, until one is found that proves something. Raises `StorageFailed` when this node cannot read who its peers are."""
         if (data := self._own()) is not None and self._is_proof(data, "this host's archive"):
             return
         for peer in self._peers():
@@ -97,8 +97,7 @@ class Seeker:
         while not self._closed.wait(self._interval_s):
             try:
                 before, missed = missed, self._leaderless()
+                if before and missed:
+                    self.look()
             except RaftclusterError as error:
                 log.debug("nobody is looked for: %s", error)
-                continue
-            if before and missed:
-                self.look()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from raftcluster.transport.certificates import new_key
 from raftcluster.transport.ports import Address, Peer
 from tests.cluster_log import Log
 from tests.cluster_world import three
+from tests.helpers import eventually
 from tests.local_host import LocalHost
 
 LINKED = {"n2": 3, "n3": 3}
@@ -204,6 +206,34 @@ def test_who_looks_for_a_tombstone_goes_on_until_one_proves_something(monkeypatc
     assert asked == [1, 2, 3] and believed == ["192.0.2.1:3"]
     Seeker("c1", lambda: peers, lambda: True, found, lambda: b"good").look()
     assert asked == [1, 2, 3] and believed[1:] == ["this host's archive"]
+
+
+def test_who_looks_for_a_tombstone_goes_on_when_its_own_disk_does_not_answer(
+    one: One, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its peers were is read from the disk: without a descriptor left that raises, and it ended the thread."""
+    keystore = Keystore(one.directory, one.node["cluster_id"], one.node["node_id"])
+    trust, failures, real = keystore.trust(), [OSError(errno.EMFILE, "Too many open files")], Path.read_bytes
+    believed: list[str] = []
+
+    def read_bytes(path: Path) -> bytes:
+        if path.name == "trust.json" and failures:
+            raise failures.pop()
+        return real(path)
+
+    def peers() -> list[Peer]:
+        assert keystore.trust() == trust
+        return [Peer("n2", ("192.0.2.1", 2), frozenset())]
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(seeking, "ask", lambda address, cluster_id: b"good")
+    seeker = Seeker("c1", peers, lambda: True, lambda data, source: believed.append(source), lambda: None, interval_s=0.01)
+    seeker.start()
+    try:
+        eventually(lambda: believed, what="a tombstone is found")
+    finally:
+        seeker.close()
+    assert not failures
 
 
 def test_the_archive_answers_about_clusters_only(one: One, tmp_path: Path) -> None:
