@@ -125,6 +125,7 @@ class Reconciler:
         self._on_destroyed, self._on_removed = on_destroyed, on_removed
         self._interval_s = interval_s
         self._trust = keystore.trust()
+        """What is on the disk and in force: replaced last, so that what has failed in between is done again."""
         self._wake = threading.Event()
         self._closed = threading.Event()
         self._answers: SimpleQueue[RaftclusterError | None] = SimpleQueue()
@@ -271,10 +272,11 @@ class Reconciler:
             return
         wanted = {node_id: self._peer(member) for node_id, member in peers(view, self._host.id).items()}
         if wanted != self._trust.peers:
-            self._trust = replace(self._trust, revision=view.revision, peers=wanted)
-            self._keystore.keep(self._trust)
+            trust = replace(self._trust, revision=view.revision, peers=wanted)
+            self._keystore.keep(trust)
             failpoints.reach("members.keep")
             self._links.configure(wanted)
+            self._trust = trust
 
     def _peer(self, member: Member) -> Peer:
         return Peer(member.node_id, self.address(member), frozenset(member.pins))
@@ -375,10 +377,10 @@ class Reconciler:
         finally:
             self._asked_at = time.monotonic()
         if trust is not None:
-            self._trust = trust
             self._links.use(self._keystore.identity(trust.presented), self._keystore.roots(trust.trusted))
             self._links.configure(trust.peers)
             self._expires = self._until(trust.presented)
+            self._trust = trust
 
     def _until(self, number: int) -> float:
         """When this node's certificate of that generation expires, in seconds since the epoch."""
@@ -389,10 +391,11 @@ class Reconciler:
         identity, roots = self._keystore.identity(present), self._keystore.roots(trust)
         if present != self._trust.presented:
             self._relinked_at, self._relinked = time.monotonic(), {}
-        self._trust = replace(self._trust, revision=view.revision, presented=present, trusted=trust)
-        self._keystore.keep(self._trust)
+        new = replace(self._trust, revision=view.revision, presented=present, trusted=trust)
+        self._keystore.keep(new)
         self._links.use(identity, roots)
         self._expires = self._until(present)
+        self._trust = new
         log.info("generation %d is presented, %s trusted", present, " and ".join(map(str, trust)))
 
     def _relink(self, peers: Collection[str]) -> None:
