@@ -141,9 +141,11 @@ class Worker:
 
         def heard(kind: int, value: Value) -> None:
             try:
-                callback(_value(kind, value), None)
+                result = _value(kind, value)
             except RaftclusterError as error:
                 callback(None, error)
+            else:
+                callback(result, None)
 
         self._linked().ask(**self._command(machine, command, id, deadline), heard=heard)
 

@@ -233,7 +233,10 @@ class Link:
     def _answer(self, ask: Ask, kind: int, value: Value) -> None:
         if kind != ITEM:
             self._pending.pop(ask.number, None)
-        ask.heard(kind, value)
+        try:
+            ask.heard(kind, value)
+        except Exception:  # it may do anything but harm the link: others wait, too
+            log.exception("a caller's callback failed")
 
     def _hand_over(self) -> None:
         if self._resolved:

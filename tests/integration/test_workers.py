@@ -29,6 +29,7 @@ from raftcluster.errors import (
     Rejected,
     Unavailable,
 )
+from raftcluster.greylist.verdict import Verdict
 from raftcluster.lease.rules import LeaseHeld
 from raftcluster.quarantine.envelope import Envelope
 from raftcluster.quarantine.rules import AlreadyDelivered, UnknownMessage
@@ -396,6 +397,38 @@ def test_a_silent_node_costs_the_deadline(node: LocalNode, worker: Worker) -> No
     node.greylist.submit = lambda *_, **__: None  # type: ignore[method-assign]
     verdict = worker.greylist.check(**MAIL, deadline=0.2)
     assert verdict.degraded and verdict.reason == "outcome-unknown"
+
+
+def test_a_callback_that_fails_keeps_no_other_from_being_told(node: LocalNode, worker: Worker) -> None:
+    """It ended what gives up the calls that nobody answers: from then on whoever asked a silent node waited for ever."""
+    node.greylist.submit = lambda *_, **__: None  # type: ignore[method-assign]
+    told: SimpleQueue[Verdict | RaftclusterError | None] = SimpleQueue()
+
+    def failing(verdict: Verdict | None, error: RaftclusterError | None) -> None:
+        told.put(error)
+        raise RuntimeError("the caller's own")
+
+    worker.greylist.check(**MAIL, deadline=0.1)
+    worker.greylist.submit(failing, **MAIL, deadline=0.05)
+    worker.greylist.submit(lambda verdict, error: told.put(verdict), **MAIL, deadline=0.2)
+    eventually(lambda: told.qsize() == 2, what="both are told")
+    worker.greylist.submit(failing, **MAIL, deadline=600.0)
+    worker.close()
+    assert told.qsize() == 3
+    assert not any(each.name == "raftcluster-worker" for each in threading.enumerate())
+
+
+def test_a_callback_that_fails_with_an_error_of_ours_is_not_told_that(worker: Worker) -> None:
+    told: SimpleQueue[tuple[Any, RaftclusterError | None]] = SimpleQueue()
+
+    def failing(value: Any, error: RaftclusterError | None) -> None:
+        told.put((value, error))
+        raise Unavailable("the caller's own")
+
+    worker.submit("lease", ["acquire", "job", worker.about()["id"], "worker", 10_000, 0], failing)
+    assert told.get(timeout=60)[1] is None
+    worker.call("config.revision")
+    assert told.empty(), "it is told once"
 
 
 def test_one_socket_has_one_server(node: LocalNode, server: WorkerServer) -> None:
