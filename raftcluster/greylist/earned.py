@@ -8,11 +8,15 @@ Thread: `alone`'s.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from itertools import islice
+from struct import error as cut_short
 from typing import Final, Protocol
 
-from raftcluster.greylist.clients import CLIENTS_MAX, Client
+from raftcluster.greylist.clients import CLIENTS_MAX, Client, inspect_client
+
+log = logging.getLogger("raftcluster.greylist")
 
 PREFIX: Final = b"greylist-clients/"
 
@@ -47,8 +51,8 @@ class Earned:
     def of(self, keys: Iterable[bytes]) -> dict[bytes, Client]:
         """What is kept of these clients."""
         known = self._known()
-        rows = {key: self._rows.get(PREFIX + key) for key in keys if key in known}
-        return {key: Client.unpack(row) for key, row in rows.items() if row is not None}
+        rows = {key: row for key in keys if key in known and (row := self._rows.get(PREFIX + key)) is not None}
+        return {key: client for key, row in rows.items() if (client := _sound(key, row)) is not None}
 
     def room(self, key: bytes) -> bool:
         """Whether this client may be kept."""
@@ -64,8 +68,7 @@ class Earned:
 
     def batch(self, most: int) -> dict[bytes, bytes]:
         """Up to so many rows by key."""
-        keys = list(islice(self._known(), most))
-        return {key: row for key in keys if (row := self._rows.get(PREFIX + key)) is not None}
+        return self._whole(list(islice(self._known(), most)))
 
     def remove(self, batch: Mapping[bytes, bytes]) -> None:
         """Forget these, but for those that were written again."""
@@ -80,12 +83,31 @@ class Earned:
             self._walk = list(self._known())
         keys = self._walk[-most:]
         del self._walk[-most:]
-        rows = {key: row for key in keys if (row := self._rows.get(PREFIX + key)) is not None}
-        expired = {key: row for key, row in rows.items() if Client.unpack(row).expires <= now}
+        expired = {key: row for key, row in self._whole(keys).items() if Client.unpack(row).expires <= now}
         if expired:
             self.remove(expired)
+
+    def _whole(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """The rows of these. One that is damaged is none, and is removed."""
+        rows = {key: row for key in keys if (row := self._rows.get(PREFIX + key)) is not None}
+        damaged = {key: row for key, row in rows.items() if _sound(key, row) is None}
+        for key in damaged:
+            log.error("what this node kept of the client %s is damaged, and dropped", key.hex())
+            del rows[key]
+        if damaged:
+            self.remove(damaged)
+        return rows
 
     def _known(self) -> dict[bytes, None]:
         if self._keys is None:
             self._keys = dict.fromkeys(key[len(PREFIX) :] for key in self._rows.keys(PREFIX))
         return self._keys
+
+
+def _sound(key: bytes, row: bytes) -> Client | None:
+    """What a row says; None when it is damaged."""
+    try:
+        inspect_client(key, row)
+    except (ValueError, cut_short):
+        return None
+    return Client.unpack(row)

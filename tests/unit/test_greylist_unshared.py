@@ -357,6 +357,32 @@ def test_a_client_that_is_forgotten_is_a_stranger_at_every_node(pair: Pair) -> N
     assert clients(pair) == {"clients": 0, "allowed_clients": 0}
 
 
+@pytest.mark.parametrize("damaged", [lambda row: row[:20], lambda row: row[:-3] + b"xxx"], ids=["cut", "odd"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_client_whose_row_is_damaged_is_dropped_alone(
+    pair: Pair, caplog: pytest.LogCaptureFixture, damaged: Callable[[bytes], bytes], shared: bool
+) -> None:
+    """Reading it ended the thread that decides, and from then on whoever asked waited for ever."""
+    pair.switch(False)
+    earn(pair, 0, 5)
+    (name,) = pair.stores[0].keys(b"greylist-clients/")
+    assert pair.check(0, client="198.51.100.7").reason == "new"
+    pair.host.now += DELAY
+    assert pair.check(0, client="198.51.100.7").reason == "waited"
+    pair.stores[0].rows[name] = damaged(pair.stores[0].rows[name])
+    if shared:
+        pair.switch(True)
+    told: list[Verdict | None] = []
+    pair.nodes[0].submit(lambda verdict, _: told.append(verdict), **{**MAIL, "sender": "stranger@example.net"})
+    eventually(lambda: told, what="it is decided")
+    assert told[0] is not None and told[0].reason == "new", "what it had earned is lost"
+    eventually(lambda: name not in pair.stores[0].rows, what="it is removed")
+    assert caplog.text.count("is damaged, and dropped") == 1
+    if shared:
+        eventually(lambda: not pair.stores[0].keys(b"greylist-clients/"))
+        assert clients(pair)["clients"] == 1, "the other one is brought"
+
+
 def test_clients_that_have_expired_are_removed(pair: Pair) -> None:
     pair.switch(False)
     earn(pair, 0, 1)
