@@ -226,8 +226,13 @@ class LogStore:
         if shorter:
             self._retire(shorter)
         if 2 * self._place.offset > newest.length and self._ready is None and self._ahead is None:
-            self._ahead = threading.Thread(target=self._fill_ahead, name="raftcluster-log-ahead", daemon=True)
-            self._ahead.start()
+            ahead = threading.Thread(target=self._fill_ahead, name="raftcluster-log-ahead", daemon=True)
+            try:
+                ahead.start()
+            except RuntimeError as error:  # no more threads: it is made when it is needed
+                logger.info("the next segment of the log is not there yet: %s", error)
+            else:
+                self._ahead = ahead
 
     def _clean(self) -> None:
         """Remove what a full disk has left of a frame: the next one may be another, and may stand in the next segment."""

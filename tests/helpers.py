@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import random
 import socket
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,6 +25,23 @@ def eventually(condition: Callable[[], T], deadline_s: float = 60.0, what: str =
         time.sleep(pause)
         pause = min(pause * 1.5, 0.05)
     return value
+
+
+@contextmanager
+def no_more_threads(left: int = 0) -> Iterator[None]:
+    """The system gives this process so many threads, and no more."""
+    places, real = iter(range(left)), threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if next(places, None) is None:
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    threading.Thread.start = start  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        threading.Thread.start = real  # type: ignore[method-assign]
 
 
 def memory() -> str | None:

@@ -20,7 +20,7 @@ from raftcluster.storage.ports import LogImage, Record
 from raftcluster.storage.runs import DEFAULT
 from raftcluster.storage.segment import Place, Replay
 from tests.contract.stores import FileBench
-from tests.helpers import eventually
+from tests.helpers import eventually, no_more_threads
 
 
 def appends(first: int, last: int, size: int = 0) -> list[Record]:
@@ -204,6 +204,26 @@ def test_a_next_segment_that_cannot_be_filled_ahead_is_made_when_it_is_needed(
     assert log.block() == 2
     log.close()
     assert read(tmp_path / "log") == image(1, 2, 1_500)
+
+
+def test_without_threads_a_next_segment_is_made_when_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log was failed for good: what had just become durable was not told, and the node stopped."""
+    small(monkeypatch)
+    log = LogStore(tmp_path)
+    with no_more_threads():
+        for index in (1, 2, 3):
+            log.submit(appends(index, index, 1_500))
+            assert log.block() == index
+    assert log.health == "ok"
+    while log._ahead is None:
+        index += 1
+        assert index < 20, "the next segment is made ahead again"
+        log.submit(appends(index, index, 1_500))
+        log.block()
+    log.close()
+    assert read(tmp_path) == image(1, index, 1_500)
 
 
 # --- torn, damaged
