@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 from raftcluster import failpoints, heap, limits
 from raftcluster.codec import Value, pack, unpack, unpack_rows
@@ -69,9 +69,21 @@ def serve(store: TableStore, peer: str, stream: Stream, begun: Callable[[int], N
     log.info("sent %d rows as of entry %d to %s", rows, snapshot.index, peer)
 
 
-def begin_fetch(open_stream: Callable[[str, str], Stream], peer: str, *rest: Any) -> None:
+def begin_fetch(
+    open_stream: Callable[[str, str], Stream],
+    peer: str,
+    spool: Path,
+    store: TableStore,
+    post: Callable[[Callable[[], None]], None],
+    finish: Callable[[bool], None],
+) -> None:
     """`fetch_from` on a thread of its own."""
-    threading.Thread(target=fetch_from, args=(open_stream, peer, *rest), name="raftcluster-fetch", daemon=True).start()
+    work = partial(fetch_from, open_stream, peer, spool, store, post, finish)
+    try:
+        threading.Thread(target=work, name="raftcluster-fetch", daemon=True).start()
+    except RuntimeError as error:  # no more threads: as when the peer cannot be reached
+        log.warning("no snapshot from %s: %s", peer, error)
+        post(partial(finish, False))
 
 
 def fetch_from(

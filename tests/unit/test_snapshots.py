@@ -21,7 +21,7 @@ from raftcluster.storage.digest import digest
 from raftcluster.storage.ports import Unit
 from raftcluster.storage.tables import TableStore
 from raftcluster.transport import frames
-from tests.helpers import eventually
+from tests.helpers import eventually, no_more_threads
 
 
 class Pipe:
@@ -113,6 +113,17 @@ def test_whatever_comes_the_fetch_ends_and_nothing_has_changed(
     eventually(lambda: done == [False])
     assert hashes(target) == before and target.health == "ok"
     assert not (tmp_path / "spool").exists()
+
+
+def test_without_threads_no_snapshot_is_fetched_and_that_is_told(stores: list[TableStore], tmp_path: Path) -> None:
+    """It begins on the tick thread: what was raised there stopped the node for good."""
+    posted: list[Callable[[], None]] = []
+    done: list[bool] = []
+    with no_more_threads():
+        snapshots.begin_fetch(lambda *_: Pipe(), "n2", tmp_path / "spool", stores[1], posted.append, done.append)
+    for work in posted:
+        work()
+    assert done == [False]
 
 
 class Endless(Pipe):
