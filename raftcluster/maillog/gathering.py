@@ -74,11 +74,15 @@ class Gathering:
         self._notices: deque[Notice] = deque()
         self._channels: dict[str, Queue[list[Logged] | None]] = {name: Queue(PAGES) for name in sources}
         """Pages of entries; None: that is all there was at the beginning."""
-        for name, source in sources.items():
-            work = threading.Thread(
-                target=self._work, args=(name, source), name=f"raftcluster-logs-{name}", daemon=True
-            )
-            work.start()
+        try:
+            for name, source in sources.items():
+                work = threading.Thread(
+                    target=self._work, args=(name, source), name=f"raftcluster-logs-{name}", daemon=True
+                )
+                work.start()
+        except RuntimeError:  # no more threads: those that have begun would go on for nobody
+            self.close()
+            raise
 
     def __iter__(self) -> Iterator[Batch]:
         kept = heapq.merge(*map(self._kept, self._channels.values()), key=lambda each: each.entry.time)

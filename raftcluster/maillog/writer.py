@@ -130,8 +130,15 @@ class Writer:
     def _start(self) -> None:
         with self._lock:
             if self._thread is None and not self._ending.is_set():
-                self._thread = threading.Thread(target=self._run, name="raftcluster-maillog", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="raftcluster-maillog", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # no more threads: the next one who logs something tries again
+                    self._woken = False
+                    self._trouble = str(error)
+                    log.error("the mail log is not written: %s", error)
+                else:
+                    self._thread = thread
 
     def _settled(self) -> bool:
         return not self._queue and self._told == self._dropped and self.durable == self._appender.last

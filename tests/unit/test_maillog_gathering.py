@@ -16,7 +16,7 @@ from raftcluster.maillog.entry import Entry
 from raftcluster.maillog.files import Appender, Page
 from raftcluster.maillog.gathering import Batch, Gathering, Member, Notice, serve
 from raftcluster.maillog.settings import Settings
-from tests.helpers import eventually
+from tests.helpers import eventually, no_more_threads
 
 
 class Log:
@@ -214,6 +214,16 @@ def test_nonsense_of_a_member_is_refused(logs: dict[str, Log], answer: Any) -> N
     with pytest.raises(FrameError):
         Member(lambda: wire)(0, 0.0, 0.0)
     assert wire.closed
+
+
+def test_without_threads_for_all_nodes_none_is_read(logs: dict[str, Log]) -> None:
+    """Those that had begun went on for as long as the node ran."""
+    with no_more_threads(left=2), pytest.raises(RuntimeError):
+        Gathering(logs, None, True, threading.Event())
+    eventually(
+        lambda: not [each for each in threading.enumerate() if each.name.startswith("raftcluster-logs")],
+        what="the others end",
+    )
 
 
 @pytest.mark.parametrize("asked", [None, {"after": "1"}, {"after": 1, "since": None, "wait": 0.0}, [1]])

@@ -22,7 +22,7 @@ from raftcluster.maillog.api import MailLog
 from raftcluster.maillog.entry import Entry
 from raftcluster.maillog.settings import Settings
 from raftcluster.maillog.writer import Writer
-from tests.helpers import eventually
+from tests.helpers import eventually, no_more_threads
 from tests.local_host import MemoryRows
 
 MAIL = Mail("192.0.2.7", None, "a@example.net", "b@example.org", "1", False, False, "mx")
@@ -322,3 +322,22 @@ def test_a_thread_that_stops_says_so_and_holds_nothing(disk: Disk, monkeypatch: 
     disk.writer.put(2)
     assert disk.writer.dropped == 2 and not disk.writer._queue
     assert not disk.writer.flush(0.1)
+
+
+def test_without_threads_what_is_logged_waits_for_one(disk: Disk) -> None:
+    """Whoever had decided was told what the system said; the next ones were not, and nothing was written any more."""
+    with no_more_threads():
+        disk.writer.put(1)
+        assert "new thread" in disk.writer.trouble
+        disk.writer.put(2)
+        assert not disk.writer.flush(0.1)
+    disk.writer.put(3)
+    assert disk.writer.flush() and [each.subject for each in disk.entries()] == ["1", "2", "3"]
+    assert disk.writer.trouble == ""
+
+
+def test_a_writer_that_never_got_its_thread_ends(tmp_path: Path) -> None:
+    made = Disk(tmp_path / "log")
+    with no_more_threads():
+        made.writer.put(1)
+    made.writer.close()
