@@ -164,15 +164,22 @@ class Alone:
             thread.join()
 
     def _start(self, job: _Ask | _Bring | None = None) -> bool:
-        """Have the worker run, and do this; False when it is closed."""
+        """Have the worker run, and do this; False when it is closed, or cannot run."""
         with self._lock:
             if self._closed:
                 return False
             if job is not None:
                 self._jobs.put(job)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="raftcluster-greylist", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="raftcluster-greylist", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # no more threads: the next one who asks tries again
+                    log.warning("the node cannot decide alone: %s", error)
+                    if job is not None:
+                        self._jobs.get()  # this one: without a thread there is no other
+                    return False
+                self._thread = thread
             return True
 
     # --- the worker's thread

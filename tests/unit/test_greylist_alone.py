@@ -17,7 +17,7 @@ from raftcluster.greylist.machine import GreylistMachine, read_record
 from raftcluster.greylist.record import Record
 from raftcluster.greylist.settings import Settings
 from raftcluster.greylist.verdict import Verdict
-from tests.helpers import eventually
+from tests.helpers import eventually, no_more_threads
 from tests.local_host import LocalHost, MemoryRows
 
 DELAY, WINDOW, LIFE = Settings().waits()
@@ -331,3 +331,14 @@ def test_a_callback_that_fails_ends_no_thread_of_ours(node: Node, caplog: pytest
     node.greylist.submit(fail, **MAIL)
     eventually(lambda: "a caller's callback failed" in caplog.text)
     assert node.check().reason == "new", "its time stands still"
+
+
+def test_without_threads_it_answers_and_decides_when_there_are_some(node: Node) -> None:
+    """The first who asked was told what the system said; whoever asked then waited for ever."""
+    node.host.failure = CUT
+    with no_more_threads():
+        assert told(node.check()) == ("defer", "unavailable", True)
+    answers: list[Verdict | None] = []
+    node.greylist.submit(lambda verdict, _: answers.append(verdict), **MAIL)
+    eventually(lambda: answers, what="it is decided")
+    assert answers[0] is not None and told(answers[0]) == ("defer", "new", True)
