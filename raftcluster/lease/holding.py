@@ -25,7 +25,7 @@ from typing import Final, Self
 
 from raftcluster import limits
 from raftcluster.codec import Value
-from raftcluster.errors import RaftclusterError, Rejected
+from raftcluster.errors import RaftclusterError, Rejected, Unavailable
 from raftcluster.host import Host
 from raftcluster.lease.machine import NAME, Tenure, read_lease
 from raftcluster.lease.rules import LeaseHeld, LeaseLost
@@ -240,9 +240,18 @@ class Lease:
             if self._closed or self._clock() >= self._until:  # the answer took too long
                 return False
             self._lost.clear()
-            self._keeper = threading.Thread(target=self._keep, name="raftcluster-lease", daemon=True)
-            self._keeper.start()
-        return True
+            keeper = threading.Thread(target=self._keep, name="raftcluster-lease", daemon=True)
+            try:
+                keeper.start()
+            except RuntimeError as error:  # no more threads
+                self._lose("there was no thread to keep it", tell=False)
+                trouble = Unavailable(f"{self.name} cannot be kept: {error}", subject=self.name, remedy="ask again")
+            else:
+                self._keeper = keeper
+                return True
+        with contextlib.suppress(RaftclusterError):  # then it ends by itself
+            self._host.propose(NAME, ["release", self.name, token])
+        raise trouble
 
     def _keep(self) -> None:
         while not self._lost.is_set():

@@ -14,7 +14,7 @@ from raftcluster.lease.api import Leases
 from raftcluster.lease.holding import Lease
 from raftcluster.lease.machine import LeaseMachine
 from raftcluster.lease.rules import LeaseHeld, LeaseLost
-from tests.helpers import eventually
+from tests.helpers import eventually, no_more_threads
 from tests.local_host import LocalHost
 
 
@@ -200,6 +200,15 @@ def test_the_holder_is_told_when_the_node_has_stopped_for_good(
     lease.signal()
     eventually(lambda: told == ["it could not be renewed in time"], what="the holder is told")
     assert lease.wait_lost(0)
+
+
+def test_without_a_thread_to_keep_it_nothing_is_held(leases: Leases) -> None:
+    """It was believed in, and nobody renewed it or told of its loss."""
+    lease = leases("job")
+    with no_more_threads(), pytest.raises(Unavailable, match="new thread"):
+        lease.acquire()
+    assert not lease.held and lease.wait_lost(0) and leases.list() == []
+    assert lease.acquire() and lease.release()
 
 
 def test_a_holder_that_fails_when_it_is_told_keeps_nobody_from_being_told(leases: Leases) -> None:
