@@ -75,11 +75,12 @@ class Applying:
     def add(self, prefix: str, apply: Apply) -> None:
         """See `Config.apply`."""
         with self._lock:
-            self._appliers.append(_Applier(prefix, apply))
             if self._thread is None and not self._closed.is_set():
                 name = f"raftcluster-config-{self._host.name}"
-                self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=name, daemon=True)
+                thread.start()
+                self._thread = thread
+            self._appliers.append(_Applier(prefix, apply))
         self._wake.set()
 
     def wake(self) -> None:

@@ -13,7 +13,7 @@ from raftcluster.config import applying
 from raftcluster.config.api import Config
 from raftcluster.config.machine import ConfigMachine
 from raftcluster.errors import Rejected, Unavailable
-from tests.helpers import eventually
+from tests.helpers import eventually, no_more_threads
 from tests.local_host import LocalHost, MemoryRows
 
 
@@ -58,6 +58,16 @@ def test_what_applies_here_is_applied_and_reported(host: LocalHost, config: Conf
     eventually(lambda: reported(config) == [(4, "")])
     assert world.seen[0] == ({"mail/limit": 5}, 1) and world.seen[-1][0] == {"mail/limit": 7}
     assert [each for each, _ in world.seen].count({"mail/limit": 7}) == 1, "what has not changed is not applied again"
+
+
+def test_without_threads_the_next_one_begins_it(config: Config) -> None:
+    """The first one was told what the system said; those that followed were not, and nothing was applied."""
+    world = World()
+    config.set("mail/limit", 5)
+    with no_more_threads(), pytest.raises(RuntimeError):
+        config.apply("mail/", world)
+    config.apply("mail/", world)
+    eventually(lambda: reported(config) == [(1, "")])
 
 
 def test_a_node_that_cannot_apply_says_why_until_it_can(config: Config) -> None:
