@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from raftcluster import limits
-from raftcluster.errors import RaftclusterError
+from raftcluster.errors import RaftclusterError, Unavailable
 from raftcluster.transport import sockets
 from raftcluster.transport.handshake import Refused
 from raftcluster.transport.refusals import LOGGER, RefusalLog
@@ -55,8 +55,12 @@ class Dialler:
         self._thread = threading.Thread(target=self._run, name=f"raftcluster-dial-{node_id}", daemon=True)
 
     def start(self) -> None:
-        """Begin to dial."""
-        self._thread.start()
+        """Begin to dial. Raises `Unavailable` when there is no thread for it."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            text = f"cannot dial {self.node_id}: {error}"
+            raise Unavailable(text, subject=self.node_id, remedy="allow this process more threads") from error
 
     def want(self) -> None:
         """Any thread: dial now, though there may be a link: the new one will replace it."""

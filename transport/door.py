@@ -51,7 +51,8 @@ class Door:
             self._stopping = True
             self._condition.notify_all()
         os.eventfd_write(self._stop, 1)
-        self._accepting.join()
+        if self._accepting.is_alive():  # there may have been no thread for it
+            self._accepting.join()
         self._listener.close()
         os.close(self._stop)
         with self._condition:

@@ -314,8 +314,9 @@ class Mesh:
                 if peer not in self._diallers:
                     dial = partial(connect.to_member, self._trust, peer, handshake.RAFT)
                     seed = self._seed ^ zlib.crc32(peer.encode())
-                    self._diallers[peer] = Dialler(peer, dial, self._deliver, self._log, seed)
-                    self._diallers[peer].start()
+                    dialler = Dialler(peer, dial, self._deliver, self._log, seed)
+                    dialler.start()
+                    self._diallers[peer] = dialler
                 elif peer not in self._links:
                     self._diallers[peer].hurry()
 

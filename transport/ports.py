@@ -104,7 +104,8 @@ class Links(Protocol):
 
     def configure(self, peers: Mapping[str, Peer]) -> None:
         """Set who may link and is dialled (this node's own entry is ignored). Links of peers that are absent now, or
-        whose key is not pinned any more, are closed at the next `poll`."""
+        whose key is not pinned any more, are closed at the next `poll`. Raises `Unavailable` when there is no thread to dial
+        one of them: then it is to be called again."""
 
     def use(self, identity: Identity, roots: Sequence[bytes]) -> None:
         """Show and trust these (PEM) from now on. Links stay, except those whose peer's generation has no root any more.

@@ -22,7 +22,7 @@ from raftcluster.transport.mesh import Mesh
 from raftcluster.transport.ports import Address, Down, Message, Peer, Up
 from raftcluster.transport.reception import Services
 from raftcluster.transport.stream import Stream
-from tests.helpers import eventually, free_ports
+from tests.helpers import eventually, free_ports, no_more_threads
 from tests.hierarchy import Hierarchy
 from tests.integration.meshes import ABOUT, LOOPBACK, PATIENCE_SECONDS, Turned, descriptors, until
 
@@ -105,6 +105,27 @@ def test_a_port_that_only_root_may_use() -> None:
         os.seteuid(user)
     assert "127.0.0.1:80" in str(caught.value)
     assert "above 1023" in caught.value.remedy
+
+
+def test_a_member_that_there_was_no_thread_to_dial_is_dialled_when_there_is_one(nodes: Nodes) -> None:
+    """What the system said ended the thread that asked for it, the reconciler's; and nobody dialled the member any more, for it was
+    taken for dialled."""
+    a, b = nodes.start("a"), nodes.start("b")
+    members = {node: HIERARCHY.peer(node, turned.mesh.address) for node, turned in nodes.turned.items()}
+    a.mesh.configure(members)
+    with no_more_threads(), pytest.raises(Unavailable, match=r"cannot dial a: .*new thread"):
+        b.mesh.configure(members)
+    b.mesh.configure(members)
+    until(lambda: b.mesh.links() and a.mesh.links(), "linked", a, b)
+
+
+def test_without_a_thread_that_accepts_nobody_listens(nodes: Nodes) -> None:
+    (port,) = free_ports(1)
+    mesh = Mesh(HIERARCHY.identity("a"), [HIERARCHY.root], ("127.0.0.1", port), ABOUT)
+    with no_more_threads(), pytest.raises(RuntimeError):
+        mesh.start()
+    mesh.close()
+    nodes.start("b", listen=("127.0.0.1", port))
 
 
 def test_listening_fails_before_anything_is_started(nodes: Nodes) -> None:
