@@ -51,6 +51,7 @@ class Auditor:
         self._wake = threading.Event()
         self._closed = threading.Event()
         self._refused: dict[tuple[str, str], float] = {}
+        self._refusing = threading.Lock()  # of that: each stranger has a thread
         self._leader: tuple[str | None, int] | None = None
         self._leaderless_since = float("inf")
         self._failed = False
@@ -94,12 +95,13 @@ class Auditor:
     def refused(self, code: str, address: str, reason: str) -> None:
         """Somebody was not let in. Told once per address and code in `REFUSAL_LOG_SECONDS`: strangers cause it."""
         key, now = (code, address), time.monotonic()
-        if now - self._refused.get(key, -REFUSAL_LOG_SECONDS) < REFUSAL_LOG_SECONDS:
-            return
-        self._refused.pop(key, None)
-        self._refused[key] = now
-        if len(self._refused) > REFUSED:
-            del self._refused[next(iter(self._refused))]
+        with self._refusing:
+            if now - self._refused.get(key, -REFUSAL_LOG_SECONDS) < REFUSAL_LOG_SECONDS:
+                return
+            self._refused.pop(key, None)
+            self._refused[key] = now
+            if len(self._refused) > REFUSED:
+                del self._refused[next(iter(self._refused))]
         self.post("join-refused", code=code, address=address, reason=reason[:200])
 
     def _applied(self, index: int) -> None:

@@ -402,3 +402,22 @@ def test_a_stranger_cannot_fill_the_file(told: Told, tmp_path: Path) -> None:
     audited.auditor.refused("token-unknown", "192.0.2.8", "another one")
     assert audited.stop().count("join-refused") == 2
     assert len(audited.auditor._refused) <= REFUSED
+
+
+def test_two_strangers_at_once_are_both_told_that_they_are_refused(told: Told, tmp_path: Path) -> None:
+    """Each on a thread of its own: both found the same oldest one to forget, and who came second failed."""
+    audited = Audited(told, tmp_path)
+    auditor, others = audited.auditor, list[threading.Thread]()
+
+    class Contended(dict[Any, float]):
+        def __delitem__(self, key: Any) -> None:
+            if not others:
+                others.append(threading.Thread(target=auditor.refused, args=("rate", "192.0.2.9", "too many")))
+                others[0].start()
+                eventually(lambda: not others[0].is_alive() or auditor._refusing.locked())
+            super().__delitem__(key)
+
+    auditor._refused = Contended({("rate", str(number)): float("inf") for number in range(REFUSED)})
+    auditor.refused("rate", "192.0.2.8", "too many")
+    others[0].join(60)
+    assert len(auditor._refused) == REFUSED and audited.stop().count("join-refused") == 2
