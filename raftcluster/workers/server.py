@@ -280,11 +280,15 @@ class WorkerServer:
             bound(message.method, self._streams[message.method], message.arguments),
             lambda said: self._mailbox.put(connection, message.number, said, None),
         )
-        connection.streams[message.number] = stream.taken
-        self._streaming += 1
-        threading.Thread(
+        thread = threading.Thread(
             target=stream.run, args=(message.method,), name="raftcluster-worker-stream", daemon=True
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise Unavailable(f"{message.method}: {error}", subject=self.path, remedy="ask again") from error
+        connection.streams[message.number] = stream.taken  # what it says comes by the mailbox, after this
+        self._streaming += 1
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -314,7 +318,7 @@ class WorkerServer:
                     connection.close()
             try:
                 about = await self._loop.run_in_executor(self._teller, self._facts)
-            except RaftclusterError:
+            except (RaftclusterError, RuntimeError):  # the node does not answer now, or there is no thread to ask it
                 continue
             if about != self._about:
                 self._about = about

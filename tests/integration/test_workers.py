@@ -37,7 +37,7 @@ from raftcluster.workers import wire
 from raftcluster.workers.client import Worker
 from raftcluster.workers.connection import Connection
 from raftcluster.workers.server import WorkerServer
-from tests.helpers import eventually
+from tests.helpers import eventually, no_more_threads
 from tests.local_node import LocalNode
 
 MAIL: dict[str, Any] = {"client": "192.0.2.7", "sender": "a@example.net", "recipient": "b@example.org"}
@@ -611,6 +611,42 @@ def test_a_stream_is_not_ahead_of_its_reader(node: LocalNode, server: WorkerServ
         raw.say([1, "cancel", None, None])
         assert raw.hear() == [1, wire.END, None]
     eventually(lambda: server._streaming == 0)
+
+
+def test_without_a_thread_a_stream_is_refused_and_takes_no_place(server: WorkerServer) -> None:
+    """It ended the worker's connection, and its place was never free again."""
+    with Raw(server.path) as raw, no_more_threads():
+        raw.say([1, "config.watch", {"since": 0}, None])
+        number, kind, value = raw.hear()
+        assert (number, kind, value["code"]) == (1, wire.ERROR, "unavailable") and "new thread" in value["message"]
+        assert server._streaming == 0
+    served(server)
+
+
+def test_without_a_thread_the_server_goes_on_looking_after_its_workers(
+    node: LocalNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is overdue was not disconnected any more, and nobody told of other settings."""
+    monkeypatch.setattr("raftcluster.workers.server.SWEEP_SECONDS", 0.01)
+    server = WorkerServer(node, tmp_path / "workers.sock")
+    swept: SimpleQueue[object] = SimpleQueue()
+    submit = server._teller.submit
+
+    def submitted(*arguments: Any) -> Any:
+        swept.put(None)
+        return submit(*arguments)
+
+    monkeypatch.setattr(server._teller, "submit", submitted)
+    try:
+        with no_more_threads(left=1):
+            server.start()
+            eventually(lambda: swept.qsize() >= 2, what="it tries again")
+        with Worker(server.path) as worker:
+            assert worker.about()
+            node.greylist.configure({"delay": 240})
+            eventually(lambda: worker._linked().about["without"][1] == 240, what="it is told")  # type: ignore[index]
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize(("bound", "what"), [("WORKER_STREAMS", "streams"), ("WORKER_CALLS", "calls")])
