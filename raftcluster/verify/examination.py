@@ -57,7 +57,9 @@ class Examiner:
         entry = self._entry(index)
         for mark in list(self._armed):
             if entry is not None and mark in entry[0]:  # nobody else knows these 16 random bytes
-                box = self._armed.pop(mark)
+                box = self._armed.pop(mark, None)
+                if box is None:  # its thread has left meanwhile
+                    continue
                 try:
                     box.put(self._image(index))
                 except RaftclusterError as error:

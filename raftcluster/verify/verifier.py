@@ -166,10 +166,10 @@ class _Round:
 
     def run(self) -> Iterator[str]:
         """Ask, and tell how far it is until all have answered or the time is over."""
-        for each in self._members:
-            name = f"raftcluster-verify-{each.name}"
-            threading.Thread(target=self._ask, args=(each,), name=name, daemon=True).start()
         try:
+            for each in self._members:
+                name = f"raftcluster-verify-{each.name}"
+                threading.Thread(target=self._ask, args=(each,), name=name, daemon=True).start()
             armed = min(self._end, time.monotonic() + limits.VERIFY_ARM_SECONDS)
             self._wait(lambda: self._settled() >= len(self._members), armed)
             self._leave_out(lambda node: node not in self._armed, "it was not ready in time")

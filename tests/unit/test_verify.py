@@ -3,6 +3,7 @@ the checkpoints are; and what each machine takes for a sound row."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +24,8 @@ from raftcluster.machine import Inspectable
 from raftcluster.verify.answer import Answer, Wanted
 from raftcluster.verify.examination import MARK_BYTES, Examiner
 from raftcluster.verify.report import compare_rows, compare_tables, differing
-from raftcluster.verify.verifier import Verifier
+from raftcluster.verify.verifier import Named, Verifier
+from tests.helpers import eventually, no_more_threads
 from tests.local_host import LocalHost, MemoryRows
 from tests.simulation.lab import GuardedLab
 
@@ -169,6 +171,52 @@ def test_a_question_that_is_none_is_not_answered(said: Any) -> None:
     with pytest.raises(FrameError):
         verifier.serve(asking)
     assert asking.heard == []
+
+
+class Silent:
+    """A member that answers nothing until its connection is ended."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+
+    def send(self, value: Any) -> None: ...
+
+    def receive(self, timeout: float) -> Any:
+        assert self.ended.wait(60)
+        raise Unavailable("it was ended")
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None:
+        self.ended.set()
+
+
+def test_without_threads_for_all_members_none_is_asked() -> None:
+    """Those that were asked already were waited for until nobody wanted to know any more."""
+    members, silent = [Named("n1", "mx1"), Named("n3", "mx3")], Silent()
+    verifier = Verifier("n2", Trio().examiners["n2"], lambda: members, lambda peer: silent, lambda mark, seconds: None)
+    with no_more_threads(left=1), pytest.raises(RuntimeError):
+        list(verifier.steps(60.0))
+    eventually(lambda: not [each for each in threading.enumerate() if each.name == "raftcluster-verify-mx1"])
+
+
+def test_an_examination_that_ends_takes_nothing_from_another() -> None:
+    """While the tick thread gives one its image another's thread may leave."""
+    other = bytes(MARK_BYTES)
+    images: list[int] = []
+
+    def image(index: int) -> Any:
+        images.append(index)
+        leaving.close()
+        raise Unavailable("there is none")
+
+    examiner = Examiner(lambda index: (MARK + other, index, 1), image, Trio().lab.logs["n1"], {}, no_rest)
+    staying, leaving = examiner.examine(MARK, None), examiner.examine(other, None)
+    assert next(staying) == next(leaving) == {"armed": True}
+    examiner.applied(7)
+    assert images == [7]
+    with pytest.raises(Unavailable, match="there is none"):
+        next(staying)
 
 
 # --- what a sound row is
