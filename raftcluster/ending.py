@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -18,7 +19,7 @@ from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.teardown import Teardown
 from raftcluster.cluster.tombstone import Statement, signers
 from raftcluster.codec import Value
-from raftcluster.errors import FrameError, MissingPrivilege, RaftclusterError, Refusal, Rejected
+from raftcluster.errors import FrameError, MissingPrivilege, RaftclusterError, Refusal, Rejected, Unavailable
 from raftcluster.events.log import EventLog
 from raftcluster.events.outlet import Outlet
 from raftcluster.events.recorder import Recorder
@@ -143,6 +144,15 @@ class Ending:
         if set(question) == {"tombstone"} and isinstance(question["tombstone"], str):
             return find(self._node.directory.path, question["tombstone"])
         raise Rejected("that is no request that is answered here", subject=stream.address)
+
+
+def apart(work: Callable[[], None]) -> None:
+    """Do `work` on a thread of its own, for which the process stays. Raises `Unavailable` when there is no thread for it."""
+    try:
+        threading.Thread(target=work, name="raftcluster-wipe", daemon=False).start()
+    except RuntimeError as error:
+        text = f"the teardown cannot begin: {error}"
+        raise Unavailable(text, subject="thread", remedy="allow this process more threads") from error
 
 
 def finish(path: str | os.PathLike[str], *, outlet: Outlet | None = None, nft: Nft | None = None) -> None:

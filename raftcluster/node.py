@@ -487,8 +487,8 @@ class Node(Logs, Verifying):
         return said.event_id
 
     def _destroyed(self) -> None:
-        """Reconciler's thread: the record is written, the directory is marked."""
-        threading.Thread(target=self._finish, name="raftcluster-wipe", daemon=False).start()  # the process stays for it
+        """Reconciler's thread: the record is written, the directory is marked. Raises `Unavailable`."""
+        ending.apart(self._finish)
 
     def _finish(self) -> None:
         self.close()

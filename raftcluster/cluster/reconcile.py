@@ -115,8 +115,8 @@ class Reconciler:
         """Tells `links` at once whom it knows from the disk: do this before they start.
 
         `hello`: what the links say of this node, for asking others without one. `features`: what it understands. `teardown` does this node's part of the
-        cluster's end; `on_destroyed` is called once, on the reconciler's thread, when the directory is marked: close the node
-        (from another thread), then `ending.finish`.
+        cluster's end; `on_destroyed` is called on the reconciler's thread, when the directory is marked, until it does not raise: close
+        the node (from another thread), then `ending.finish`.
         """
         self._host, self._directory, self._keystore, self._links, self._seats = host, directory, keystore, links, seats
         self._teardown = teardown
@@ -138,6 +138,7 @@ class Reconciler:
         """When any of them was, or this node began to show another certificate."""
         self._destroying_since: float | None = None
         self._finished = False
+        """Set when its end is under way: what has failed before is done again."""
         self._moved: dict[str, tuple[Address, Address]] = {}
         """Member -> where the record had it when it said that it was elsewhere, and where that is."""
         self._lonely_since: float | None = None
@@ -333,8 +334,8 @@ class Reconciler:
             case Expel(node_id):
                 self._seats.expel(node_id)
             case Depart():
-                self._finished = True
                 self._on_removed()
+                self._finished = True
             case Sign():
                 self._propose(self._teardown.signing(view))
             case Record():
@@ -371,8 +372,8 @@ class Reconciler:
             trust = self._return.attempt(peers, self._trust.presented)
         except Removed as error:  # proven, see `returning`
             log.warning("%s: this node stops", error.message)
-            self._finished = True
             self._on_removed()
+            self._finished = True
             return
         finally:
             self._asked_at = time.monotonic()
@@ -422,8 +423,8 @@ class Reconciler:
     def _leave(self, event_id: str, keep_software: bool, unheard: Sequence[str] = ()) -> None:
         self._teardown.mark(event_id, keep_software, unheard)
         log.warning("cluster destroyed: this node stops and removes its data")
-        self._finished = True
         self._on_destroyed()
+        self._finished = True
 
     def _propose(self, command: Value) -> None:
         """Raises what `Host.propose` raises; when it is closed meanwhile it does not wait for the answer."""

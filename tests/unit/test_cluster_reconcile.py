@@ -9,6 +9,8 @@ from typing import cast
 
 import pytest
 
+from raftcluster.cluster import reconcile
+from raftcluster.cluster.actions import Depart
 from raftcluster.cluster.create import init
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.reconcile import Reconciler
@@ -18,10 +20,12 @@ from raftcluster.errors import StorageFull, Unavailable
 from raftcluster.events.log import EventLog
 from raftcluster.events.outlet import Outlet
 from raftcluster.events.recorder import Recorder
+from raftcluster.node import Node
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport.certificates import make_request, new_key, request_hash
 from raftcluster.transport.ports import Identity, LinkInfo, Links, Peer
 from tests.cluster_nodes import PRODUCT, Access, Engine
+from tests.helpers import no_more_threads
 
 ABOUT = {"product": PRODUCT, "schema": {"cluster": 1}}
 
@@ -71,9 +75,18 @@ class Founder:
         self.reconciler = Reconciler(
             self.host, self.directory, self.keystore, cast(Links, self.links), self.host,
             teardown=Teardown(self.directory, self.keystore, self.host.id, recorder),
-            on_destroyed=lambda: None, hello=ABOUT,
+            on_destroyed=lambda: self.end("destroyed"), on_removed=lambda: self.end("removed"), hello=ABOUT,
         )  # fmt: skip
+        self.ended: list[str] = []
+        self.trouble: Exception | None = None
         self.until(lambda: self.view().active is not None)
+
+    def end(self, why: str) -> None:
+        """The node is to stop; `trouble` keeps it from that once."""
+        trouble, self.trouble = self.trouble, None
+        if trouble is not None:
+            raise trouble
+        self.ended.append(why)
 
     def view(self) -> View:
         return self.engine.query("cluster", View.read)
@@ -158,3 +171,26 @@ def test_what_could_not_be_shown_or_trusted_is_so_later(
             assert kept.presented == 2 or founder.host.id not in view.pending.switched
     assert founder.view().pending is None and founder.keystore.on_disk() == {2}
     assert (founder.links.generation, founder.links.trusted) == (2, 1)
+
+
+@pytest.mark.parametrize("trouble", [StorageFull("no space"), Unavailable("no more threads")])
+@pytest.mark.parametrize("why", ["removed", "destroyed"])
+def test_an_end_that_failed_comes_later(
+    founder: Founder, why: str, trouble: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken for done: the node went on, as a member that it was no more, or of a cluster that is gone."""
+    if why == "removed":
+        monkeypatch.setattr(reconcile, "decide", lambda view, local: [Depart()])
+    else:
+        founder.engine.propose("cluster", ["destroy", "e1", "mail", False, "moved", False])
+    founder.trouble = trouble
+    founder.until(lambda: founder.trouble is None)
+    assert founder.ended == []
+    founder.until(lambda: founder.ended)
+    founder.reconciler.step()
+    assert founder.ended == [why]
+
+
+def test_a_teardown_for_which_there_is_no_thread_comes_later() -> None:
+    with no_more_threads(), pytest.raises(Unavailable, match="new thread"):
+        Node._destroyed(Node.__new__(Node))
