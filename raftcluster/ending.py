@@ -166,10 +166,10 @@ def finish(path: str | os.PathLike[str], *, outlet: Outlet | None = None, nft: N
         return
     node, root = dict(marked.node), Path(path)
     kept = Archive(archive(root))
-    kept.follow(node["cluster_id"], root)
     events = kept.events(node["cluster_id"])
     recorder = Recorder(EventLog(events), node, outlet)
     try:
+        kept.follow(node["cluster_id"], root)
         trouble: RaftclusterError | None = None
         if node.get("firewall"):
             try:

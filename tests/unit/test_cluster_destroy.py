@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from raftcluster import seeking
+from raftcluster import ending, seeking
+from raftcluster.cluster import destroy
 from raftcluster.cluster.actions import Alarm, Local, Propose, Record, Sign, Wipe
 from raftcluster.cluster.archive import Archive
 from raftcluster.cluster.create import init
@@ -21,7 +22,7 @@ from raftcluster.cluster.manifests import Link
 from raftcluster.cluster.tombstone import Statement, Tombstone, signature, signers
 from raftcluster.cluster.view import View, links
 from raftcluster.codec import pack, unpack
-from raftcluster.errors import FrameError, Rejected
+from raftcluster.errors import FrameError, Refusal, Rejected
 from raftcluster.events.log import EventLog
 from raftcluster.events.outlet import Outlet
 from raftcluster.events.recorder import Recorder
@@ -227,13 +228,35 @@ def test_who_looks_for_a_tombstone_goes_on_when_its_own_disk_does_not_answer(
 
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
     monkeypatch.setattr(seeking, "ask", lambda address, cluster_id: b"good")
-    seeker = Seeker("c1", peers, lambda: True, lambda data, source: believed.append(source), lambda: None, interval_s=0.01)
+    seeker = Seeker(
+        "c1", peers, lambda: True, lambda data, source: believed.append(source), lambda: None, interval_s=0.01
+    )
     seeker.start()
     try:
         eventually(lambda: believed, what="a tombstone is found")
     finally:
         seeker.close()
     assert not failures
+
+
+def test_a_teardown_whose_archive_takes_nothing_says_so_and_goes_on_later(
+    one: One, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it runs on a thread of its own, what was raised was told nobody."""
+    one.directory.events.write_bytes(b"")
+    destroy.mark(one.directory, "e1")
+    one.directory.close()
+
+    def full(archive: Archive, target: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Archive, "_write", full)
+        with pytest.raises(Refusal, match="No space left"):
+            ending.finish(one.directory.path, outlet=Outlet(None, None))
+    assert destroy.is_marked(one.directory.path)
+    ending.finish(one.directory.path, outlet=Outlet(None, None))
+    assert not one.directory.path.exists()
 
 
 def test_the_archive_answers_about_clusters_only(one: One, tmp_path: Path) -> None:
