@@ -79,6 +79,8 @@ class Link:
         self._why: RaftclusterError | None = None
         self._down_since = 0.0
         self.closed = False
+        self._closing = threading.Lock()
+        """Held while something is put into the mailbox that has to be answered: what is there when it closes is."""
         self._thread = LoopThread("raftcluster-worker")
         self.clock = self._thread.loop.time
         self._down_since = self.clock()
@@ -99,14 +101,16 @@ class Link:
         patience: float | None = None,
     ) -> int:
         """Say it, and have `heard` told what comes of it, within `seconds`; its number. Raises `FrameError`, `Unavailable`."""
-        if self.closed:
-            raise Unavailable("the worker's connection is closed", subject=self.path)
         if len(self._pending) >= limits.WORKER_PENDING:
             raise Unavailable(f"{limits.WORKER_PENDING} calls are under way", subject=self.path, remedy="wait for some")
         number = next(self._numbers)
         packed = packed_request(number, method, arguments, ident)
         patience = self.patience if patience is None else patience
-        self._mailbox.put(Ask(number, method, packed, heard, self.clock() + seconds, again, patience))
+        asked = Ask(number, method, packed, heard, self.clock() + seconds, again, patience)
+        with self._closing:
+            if self.closed:
+                raise Unavailable("the worker's connection is closed", subject=self.path)
+            self._mailbox.put(asked)
         return number
 
     def wait(
@@ -143,8 +147,9 @@ class Link:
 
     def close(self) -> None:
         """Hang up; who still waits is told. Idempotent."""
-        if not self.closed:
-            self.closed = True
+        with self._closing:
+            closed, self.closed = self.closed, True
+        if not closed:
             self._thread.run(self._end())
             self._thread.close()
 

@@ -399,6 +399,27 @@ def test_a_silent_node_costs_the_deadline(node: LocalNode, worker: Worker) -> No
     assert verdict.degraded and verdict.reason == "outcome-unknown"
 
 
+def test_who_asks_while_it_is_closed_is_told(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was asked between the end of the connection's thread and the answer to all who wait was answered by nobody."""
+    told: list[object] = []
+
+    def closed_meanwhile(*arguments: Any) -> bytes:
+        worker.close()
+        return wire.packed_request(*arguments)
+
+    def ask() -> None:
+        try:
+            told.append(worker.call("config.revision"))
+        except Unavailable as error:
+            told.append(error)
+
+    assert worker.call("config.revision") == 0
+    monkeypatch.setattr("raftcluster.workers.link.packed_request", closed_meanwhile)
+    threading.Thread(target=ask, daemon=True).start()
+    eventually(lambda: told, what="it is told")
+    assert isinstance(told[0], Unavailable)
+
+
 def test_a_callback_that_fails_keeps_no_other_from_being_told(node: LocalNode, worker: Worker) -> None:
     """It ended what gives up the calls that nobody answers: from then on whoever asked a silent node waited for ever."""
     node.greylist.submit = lambda *_, **__: None  # type: ignore[method-assign]
