@@ -49,7 +49,8 @@ class _Applier:
                 self._done = None
                 self._apply(values, revision)
         except Exception as error:  # noqa: BLE001 - the embedder's: it is reported to the cluster
-            self.problem = f"{self.prefix}: {type(error).__name__}: {error}"[:500]
+            text = f"{self.prefix}: {type(error).__name__}: {error}"
+            self.problem = text.encode("utf-8", "backslashreplace").decode()[:500]  # a file's name may be no text
             log.warning("revision %d of the configuration is not applied: %s", revision, self.problem)
         else:
             self._done, self.revision, self.problem = versions, revision, ""

@@ -83,6 +83,15 @@ def test_a_node_that_cannot_apply_says_why_until_it_can(config: Config) -> None:
     assert world.seen[-1] == ({"mail/limit": 6}, 2)
 
 
+def test_a_reason_that_is_no_text_is_told_as_far_as_it_is(config: Config) -> None:
+    """As of a file whose name is not UTF-8: that cannot travel, and the cluster was never told why the node trails."""
+    config.set("mail/limit", 5)
+    world = World()
+    world.broken = "no such file: \udcff"
+    config.apply("mail/", world)
+    eventually(lambda: reported(config) == [(0, "mail/: OSError: no such file: \\udcff")])
+
+
 def test_the_slowest_part_of_a_node_is_its_revision(config: Config) -> None:
     good, bad = World(), World()
     bad.broken = "no"
