@@ -298,7 +298,7 @@ class Alone:
                 self._told[name] = answer_again
                 if len(self._told) > TOLD_KEPT:
                     self._told.popitem(last=False)
-        except CANNOT as error:
+        except (*CANNOT, ValueError, cut_short) as error:  # a row of the cluster's may be damaged here: see `verify`
             log.warning("the node cannot decide alone: %s", error)
         for job, each in zip(jobs, told, strict=True):
             job.answer(each)

@@ -342,3 +342,16 @@ def test_without_threads_it_answers_and_decides_when_there_are_some(node: Node) 
     node.greylist.submit(lambda verdict, _: answers.append(verdict), **MAIL)
     eventually(lambda: answers, what="it is decided")
     assert answers[0] is not None and told(answers[0]) == ("defer", "new", True)
+
+
+def test_a_row_of_the_clusters_that_is_damaged_here_keeps_nobody_waiting(node: Node) -> None:
+    """Reading it ended the thread that decides, and from then on whoever asked waited for ever."""
+    node.check()
+    rows = node.host.tables["greylist"].rows["records"]
+    rows[KEY] = rows[KEY][:20]
+    node.host.failure = CUT
+    for sender, reason in (("a@example.net", "unavailable"), ("other@example.net", "new")):
+        answers: list[Verdict | None] = []
+        node.greylist.submit(lambda verdict, _: answers.append(verdict), **{**MAIL, "sender": sender})  # noqa: B023
+        eventually(lambda: answers, what="it is answered")  # noqa: B023
+        assert answers[0] is not None and told(answers[0]) == ("defer", reason, True)
