@@ -27,6 +27,10 @@ class LoopThread:
         """Run `work` on the loop, wait for it, and return its result or raise its error."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
+    def is_current(self) -> bool:
+        """Whether this is called on it, where nothing may wait for it."""
+        return threading.get_ident() == self._thread.ident
+
     def close(self) -> None:
         """Cancel what still runs, stop the loop, join the thread. Idempotent."""
         if self._thread.is_alive():

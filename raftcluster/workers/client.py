@@ -90,6 +90,7 @@ class Worker:
         if method == "config.watch" and arguments.get("since") is None:
             arguments["since"] = self.call("config.revision")
         place, link, patience = Place(method, arguments), self._linked(), self._patience
+        link.check_may_wait()
         while True:
             box: SimpleQueue[tuple[int, Value]] = SimpleQueue()
             number = link.ask(method, place.arguments, None, _put(box), math.inf, again=False, patience=patience)
@@ -154,7 +155,10 @@ class Worker:
         return self._linked().wait_about(self._patience)
 
     def close(self) -> None:
-        """Hang up; who still waits is told. Leases end by themselves. Idempotent."""
+        """Hang up; who still waits is told. Leases end by themselves. Idempotent. Raises `Rejected` in a callback, whose thread cannot
+        wait for its own end."""
+        if (link := self._link) is not None:
+            link.check_may_wait()
         self.lease.close()
         with self._lock:
             self._closed, link, self._link = True, self._link, None

@@ -116,7 +116,8 @@ class Link:
     def wait(
         self, method: str, arguments: Value, ident: bytes | None, seconds: float, *, again: bool
     ) -> tuple[int, Value]:
-        """`ask`, and wait: (VALUE, it) or (ERROR, it)."""
+        """`ask`, and wait: (VALUE, it) or (ERROR, it). Raises as `check_may_wait` does, too."""
+        self.check_may_wait()
         box: SimpleQueue[tuple[int, Value]] = SimpleQueue()
         self.ask(method, arguments, ident, lambda kind, value: box.put((kind, value)), seconds, again=again)
         return box.get()
@@ -133,6 +134,13 @@ class Link:
 
         self.ask(method, arguments, ident, heard, seconds, again=again)
         return await future
+
+    def check_may_wait(self) -> None:
+        """Raises `Rejected` on the link's own thread, whose callbacks nobody else can answer."""
+        if self._thread.is_current():
+            raise Rejected(
+                "a callback on the connection's thread must not wait", subject="thread", remedy="use another thread"
+            )
 
     def tell(self, number: int, method: str, arguments: Value) -> None:
         """Say something that has no answer, about an earlier ask."""

@@ -420,6 +420,29 @@ def test_who_asks_while_it_is_closed_is_told(worker: Worker, monkeypatch: pytest
     assert isinstance(told[0], Unavailable)
 
 
+@pytest.mark.parametrize("what", ["call", "check", "stream", "close"])
+def test_a_callback_must_not_wait_for_its_own_thread(worker: Worker, what: str) -> None:
+    """It would wait for ever, and everybody else with it. A node's callbacks are refused the same."""
+    told: SimpleQueue[object] = SimpleQueue()
+    waits: dict[str, Callable[[], object]] = {
+        "call": lambda: worker.call("config.revision"),
+        "check": lambda: worker.greylist.check(**MAIL),
+        "stream": lambda: next(iter(worker.stream("config.watch", since=0))),
+        "close": worker.close,
+    }
+
+    def waiting(value: Any, error: RaftclusterError | None) -> None:
+        try:
+            told.put(waits[what]())
+        except RaftclusterError as error:
+            told.put(error)
+
+    worker.greylist.submit(waiting, **MAIL)
+    eventually(lambda: not told.empty(), what="it is refused")
+    assert isinstance(refused := told.get(), Rejected) and refused.subject == "thread"
+    assert worker.call("config.revision") == 0, "and nothing else has come of it"
+
+
 def test_a_callback_that_fails_keeps_no_other_from_being_told(node: LocalNode, worker: Worker) -> None:
     """It ended what gives up the calls that nobody answers: from then on whoever asked a silent node waited for ever."""
     node.greylist.submit = lambda *_, **__: None  # type: ignore[method-assign]
