@@ -63,7 +63,7 @@ def meet(key, host, port, word):
                     met = "met" if heard == word.encode() else "another"
                 except OSError:
                     met = "another"
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):
         met = "unresolved"
     except ConnectionError:
         met = "refused"

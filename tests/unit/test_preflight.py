@@ -204,6 +204,14 @@ def test_all_meet_all_and_nobody_listens_afterwards(foreign: int) -> None:
             pass
 
 
+@pytest.mark.parametrize("name", ["mx..example.org", f"{'x' * 64}.example.org"])
+def test_a_name_that_can_be_none_is_not_known(name: str) -> None:
+    """It ended the thread that tried it: the host was taken for untried, and what Python said of the thread for the reason."""
+    one, two = free_ports(2)
+    found = meet([party("a", one, "b"), party("b", two, "a", at=name)])
+    assert met(found) == {"a->b": Met.UNRESOLVED, "b->a": Met.MET} and found.troubles == {}
+
+
 class Elsewhere(Local):
     """A host that is not at the address that it is said to be at."""
 
