@@ -62,7 +62,7 @@ class Batch(NamedTuple):
 
 
 class Gathering:
-    """Iterate over it, once; `close` ends that, from any thread."""
+    """Iterate over it, once; `close` ends that, from any thread, and so does who iterates no more."""
 
     def __init__(
         self, sources: Mapping[str, Source], since: float | None, follow: bool, ending: threading.Event
@@ -85,6 +85,19 @@ class Gathering:
             raise
 
     def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from self._batches()
+        finally:  # who iterates has had enough: nobody else would end it
+            self.close()
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._closed.set()
+
+    def _over(self) -> bool:
+        return self._closed.is_set() or self._ending.is_set()
+
+    def _batches(self) -> Iterator[Batch]:
         kept = heapq.merge(*map(self._kept, self._channels.values()), key=lambda each: each.entry.time)
         batch: list[Logged] = []
         for each in kept:
@@ -98,13 +111,6 @@ class Gathering:
             notices = self._told()
             if came or notices:
                 yield Batch(came, notices)
-
-    def close(self) -> None:
-        """Idempotent."""
-        self._closed.set()
-
-    def _over(self) -> bool:
-        return self._closed.is_set() or self._ending.is_set()
 
     def _told(self) -> list[Notice]:
         return [self._notices.popleft() for _ in range(len(self._notices))]

@@ -216,6 +216,17 @@ def test_nonsense_of_a_member_is_refused(logs: dict[str, Log], answer: Any) -> N
     assert wire.closed
 
 
+def test_who_stops_iterating_ends_it(logs: dict[str, Log]) -> None:
+    """Its threads read on for nobody as long as the node ran."""
+    logs["mx1"].write(*range(20))
+    for _ in Gathering(logs, 0.0, True, threading.Event()):
+        break
+    eventually(
+        lambda: not [each for each in threading.enumerate() if each.name.startswith("raftcluster-logs")],
+        what="all end",
+    )
+
+
 def test_without_threads_for_all_nodes_none_is_read(logs: dict[str, Log]) -> None:
     """Those that had begun went on for as long as the node ran."""
     with no_more_threads(left=2), pytest.raises(RuntimeError):
