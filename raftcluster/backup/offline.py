@@ -147,6 +147,8 @@ def settle(store: TableStore, begin: Callable[[Callable[[bool], None]], None]) -
         settled.set()
 
     store.on_health = health
+    if store.health == "failed":  # before anybody asked: it says so once
+        raise StorageFailed("the tables had failed", remedy="check the disk")
     begin(done)
     settled.wait()
     if troubles:
