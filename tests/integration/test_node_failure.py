@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
+from typing import NoReturn
 
+import pytest
+
+import raftcluster
 from raftcluster import Node
 from raftcluster.codec import Value
 from raftcluster.engine.replica import Replica
 from raftcluster.errors import OutcomeUnknown, RaftclusterError, StorageFailed
+from raftcluster.storage.tables import TableStore
 from tests.clusters import Cluster
+from tests.helpers import eventually, free_ports
 
 SECONDS = 60.0
 Answers = SimpleQueue[tuple[Value | None, RaftclusterError | None]]
@@ -53,3 +59,27 @@ def test_an_operation_that_nobody_took_was_not_applied(tmp_path: Path) -> None:
         value, error = stopped(cluster.nodes[0], lambda replica: True)
         assert value is None
         assert isinstance(error, StorageFailed), error
+
+
+class Failed(TableStore):
+    """Tables whose disk has failed before anybody listens: what is left of runs is moved from the first moment on."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        eventually(lambda: self.health == "failed", what="they have failed")
+
+    def _next(self) -> NoReturn:
+        raise StorageFailed("the disk broke")
+
+
+def test_tables_that_failed_while_the_node_was_opened_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody heard it: what was applied waited in memory for checkpoints that nobody wrote, until nothing was applied any more."""
+    (port,) = free_ports(1)
+    raftcluster.init(tmp_path / "mx1", cluster="mail", node="mx1", listen=("127.0.0.1", port), product="mta/1")
+    monkeypatch.setattr("raftcluster.node.TableStore", Failed)
+    node = Node.open(tmp_path / "mx1", product="mta/1", ready_seconds=0)
+    try:
+        eventually(lambda: node.failure is not None, what="the node stops")
+        assert isinstance(node.failure, StorageFailed)
+    finally:
+        node.close()
