@@ -243,9 +243,10 @@ class TableStore:
                     handle = self._handle(table, handles, transaction)
                     found = generations.get(table, ())
                     rows = transaction.stat(handle)["entries"]
-                    most = self._runs.bounds.full_runs(rows)
                     is_burst = self._runs.is_burst(rows, len(changes))
-                    if found or (is_burst and self._has_room(handles, most)):
+                    most = self._most_runs(table, handles, rows) if found or is_burst else 0
+                    if found or most >= self._runs.bounds.runs:
+                        most = max(1, most)
                         bursts += is_burst
                         generations[table] = self._gather(transaction, table, found, handles, changes, most)
                         rest = rests.get(table)
@@ -289,9 +290,10 @@ class TableStore:
         self._runs.gather(transaction, run, found[-1], changes)
         return self._runs.closed(found, transaction.stat(run)["entries"], most)
 
-    def _has_room(self, handles: Handles, most: int) -> bool:
-        """For all runs of one more table: they must not take the databases that other tables need."""
-        return len(handles) + 2 * most <= limits.TABLES // 2
+    def _most_runs(self, table: str, handles: Handles, rows: int) -> int:
+        """Of each of the two generations of `table`: runs, emptied ones too, must not take the databases that other tables need."""
+        others = sum(not name.startswith(table + runs.MARK) for name in handles)
+        return min(self._runs.bounds.full_runs(rows), (limits.TABLES // 2 - others) // 2)
 
     def _most_behind(self) -> int:
         return SWEEP_DEBT * self._runs.bounds.slice_keys

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raftcluster import limits
 from raftcluster.errors import StorageFailed
 from raftcluster.storage import runs, tables
 from raftcluster.storage.ports import Unit
@@ -116,6 +117,14 @@ class Written:
             assert [row for _, rows in chunks for row in rows] == wanted
         if "a.one" in snapshot.counts:
             assert snapshot.counts["a.one"] == len(wanted)
+
+
+def come_to_rest(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all that is in runs be moved."""
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "QUIET_SECONDS", 0.0)
+        patch.setattr(tables, "REST_SECONDS", 0.001)
+        eventually(lambda: not written.runs, what="the table at rest")
 
 
 @pytest.fixture
@@ -239,6 +248,40 @@ def test_closing_takes_no_longer_than_it_may(written: Written, tmp_path: Path, m
     written.store = TableStore(tmp_path, bounds=SMALL)
     assert written.runs
     written.check()
+
+
+def test_a_table_that_has_come_to_rest_takes_the_detour_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its emptied runs counted as databases that others need, beside room for as many: tables of more than a million rows took
+    the detour once and never again."""
+    monkeypatch.setattr(tables, "QUIET_SECONDS", float("inf"))
+    monkeypatch.setattr(limits, "TABLES", 2 * (len(("checkpoint", "a.one")) + 2 * SMALL.runs))
+    written = Written(tmp_path, random.SystemRandom().randrange(2**32))
+    with closing(written.store):
+        for _ in range(3):
+            for _ in range(4):
+                written.burst(150)
+            assert written.runs
+            come_to_rest(written, monkeypatch)
+            written.store.refresh()
+            written.check()
+
+
+def test_the_runs_of_many_tables_leave_databases_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There was room for all runs of each table that began, and not for those of all that had: the checkpoint thread ended."""
+    monkeypatch.setattr(tables, "QUIET_SECONDS", float("inf"))
+    monkeypatch.setattr(limits, "TABLES", 32)
+    names = [f"a.t{number}" for number in range(8)]
+    bounds = runs.Bounds(burst_keys=1, burst_share=0, run_keys=1, runs=2, most_runs=5, rows_a_run=5, slice_keys=1)
+    with closing(TableStore(tmp_path, bounds=bounds)) as store:
+        answers: list[bool] = []
+        for index in range(1, 30):
+            changes = {name: {b"%d" % index: b"v"} for name in names}
+            store.checkpoint(Unit(index, changes, b"anchor"), answers.append)
+            eventually(lambda index=index: len(answers) == index or store.health != "ok", what="the unit")  # type: ignore[misc]
+            assert store.health == "ok"
+        assert len({run.partition("@")[0] for run in store._state.handles if "@" in run}) > 1
+        store.checkpoint(Unit(30, {f"b.t{number}": {b"k": b"v"} for number in range(7)}, b"anchor"), answers.append)
+        eventually(lambda: len(answers) == 30, what="tables of others")
 
 
 def test_a_quiet_store_moves_what_is_in_runs_by_itself(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
