@@ -8,8 +8,8 @@ Any LMDB binding reads them (max_dbs must be given); `checkpoint` changes in the
 
 **Handles.** LMDB's handle of a named database is valid in transactions that began after the one that created it had ended.
 So the writer publishes handles, and which runs there are, after its commit, as new dictionaries; a reader begins, and when
-its view holds something else than what is published it waits for the publishing that must be under way. Databases are emptied, never dropped: a
-dropped one's number is given to the next, under readers that still use it.
+its view holds something else than what is published it waits for the publishing that must be under way; when something was published
+while it began, it begins anew. Databases are emptied, never dropped: a dropped one's number is given to the next, under readers that still use it.
 
 **Memory.** LMDB keeps a page of memory for every page that its largest transaction has changed, until the environment is closed:
 after a snapshot was installed as much as all tables have. So the environment is opened anew then, between two reads of the tick
@@ -416,8 +416,11 @@ class TableStore:
         """A read transaction, with the handles and runs of exactly what it sees."""
         try:
             while True:
-                handles, generations, row, rests = self._state
+                handles, generations, row, rests = state = self._state
                 transaction = self._env.read()
+                if state is not self._state:  # of several commits: other runs may have the same names
+                    transaction.abort()
+                    continue
                 names = transaction.cursor().iternext(keys=True, values=False)
                 if transaction.get(RUNS, None, self._meta) == row and all(name.decode() in handles for name in names):
                     return TableView(transaction, handles, generations, rests)

@@ -364,6 +364,27 @@ def test_views_may_begin_at_any_moment(written: Written) -> None:
     written.check()
 
 
+def test_a_reader_is_not_deceived_by_runs_that_have_the_names_of_those_before(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look at what is published and its transaction, runs were moved and a burst made the next: it asked the
+    filters of the former for what is in the latter, and reported keys as absent."""
+    written.burst(150)
+    before, read = written.store._state, written.store._env.read
+
+    def late() -> object:
+        monkeypatch.setattr(written.store._env, "read", read)
+        come_to_rest(written, monkeypatch)
+        written.burst(150, wait=False)
+        eventually(lambda: written.runs, what="the burst")
+        return read()
+
+    monkeypatch.setattr(written.store._env, "read", late)
+    written.store.refresh()
+    assert written.store._state.row == before.row and written.store._state.generations is not before.generations
+    written.check()
+
+
 @pytest.mark.parametrize(
     "row",
     [b"\xc1", b"\x01", b"\x81\xa5a.one\x91\x92\x01\x91\x07", b"\x81\xa5a.one\x05"],
