@@ -8,12 +8,14 @@ Frames are numbered through all segments without a gap; a segment is named by th
 record says what holds before it: `["segment", index of the first and of the last entry, term, vote, commit index]`. All other
 records are those of `ports.Record`.
 
-A frame is written at once, and the next one when that is durable. So only the last frame may be torn, and where it is torn its
-part of some sector still is zero: disks write sectors or do not. The marks, which are not zero, see to it that the first and the
-last part, however short, tell. A process that ends while the kernel copies leaves a beginning of any length: no last mark. Whatever
-else fails its checksum has been damaged later, and that is never repaired (Alagappan et al., Protocol-Aware Recovery for
-Consensus-Based Storage, FAST 2018: a log that takes the one for the other loses what was acknowledged). A frame with a whole
-sector of zeros in it that decays as the very last one is taken for a torn one.
+A frame is written at once, and the next one when that is durable. So only the last frame may be torn, nothing is behind it, and
+where it is torn its part of some sector still is zero: disks write sectors or do not. The marks, which are not zero, see to it that
+the first and the last part, however short, tell. A process that ends while the kernel copies leaves a beginning of any length: no
+last mark. Whatever else fails its checksum has been damaged later, and that is never repaired (Alagappan et al., Protocol-Aware
+Recovery for Consensus-Based Storage, FAST 2018: a log that takes the one for the other loses what was acknowledged). What looks
+like a torn frame and is taken for one: the very last frame, when it has a whole sector of zeros in it and decays, or when the
+sector in which it begins becomes zeros, with the frames before it in there; heads that become zeros when the last frame is torn,
+too; and a segment's end of which nothing but zeros is left.
 """
 
 from __future__ import annotations
@@ -98,21 +100,37 @@ def torn(data: bytes, place: Place) -> int:
     if end > len(data):
         raise Damage(f"frame {place.sequence} is longer than its file")
     boundaries = [place.offset, *range(place.offset - place.offset % SECTOR + SECTOR, end, SECTOR), end]
-    if data[end - 1] and all(any(data[start:stop]) for start, stop in pairwise(boundaries)):
+    written = [(start, any(data[start:stop])) for start, stop in pairwise(boundaries)]
+    if data[end - 1] and all(there for _, there in written):
         raise Damage(f"frame {place.sequence} fails its checksum")
-    following = (end,) if whole else _places(data, place)
-    if any(_payload(data, Place(offset, place.sequence + 1)) is not None for offset in following):
+    behind = place.offset + HEAD_BYTES
+    if not whole and last > behind and all(there for start, there in written if start < behind):
+        raise Damage(f"frame {place.sequence} fails its checksum in its head")
+    if last > end or (not whole and _others(data, place, last)):
         raise Damage(f"frame {place.sequence} fails its checksum, and others follow")
-    return max(last, end) - place.offset
+    return end - place.offset
 
 
-def _places(data: bytes, place: Place) -> Iterator[int]:
-    """Where frames may begin that follow the one at `place`, whose length is not known."""
-    number = _sequence(place.sequence + 1)
-    at = data.find(number, place.offset + _SEQUENCE.start)
+def _others(data: bytes, place: Place, last: int) -> bool:
+    """Whether there are later frames behind the one at `place`, whose length is not known: any with a number that may be reached
+    there, as the sector that has taken this one's head may have taken those of the next ones. They go on up to `last`, the end
+    of all; what looks like frames in a torn one's command does not."""
+    at = data.find(MARK, place.offset + 1)
     while at >= 0:
-        yield at - _SEQUENCE.start
-        at = data.find(number, at + 1)
+        number = int.from_bytes(data[at : at + HEAD_BYTES][_SEQUENCE])
+        reached = (at - place.offset) // (HEAD_BYTES + 1)
+        end = _behind(data, Place(at, number)) if 0 < number - place.sequence <= reached else at
+        if end == last:
+            return True
+        at = data.find(MARK, max(at + 1, end))
+    return False
+
+
+def _behind(data: bytes, place: Place) -> int:
+    """Where the whole frames end that begin at `place`."""
+    while (payload := _payload(data, place)) is not None:
+        place = Place(_end(place, len(payload)), place.sequence + 1)
+    return place.offset
 
 
 def _payload(data: bytes, place: Place) -> bytes | None:

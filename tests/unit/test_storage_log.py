@@ -297,6 +297,20 @@ def test_a_frame_of_zeros_that_others_follow_is_damage(tmp_path: Path) -> None:
         LogStore(tmp_path)
 
 
+@pytest.mark.parametrize("content", [bytes(512), b"\xff" * 512, bytes(256) + b"\xff" * 256])
+def test_a_sector_that_decays_before_the_last_frame_is_damage(tmp_path: Path, content: bytes) -> None:
+    """It holds the heads of several frames, or the end of one and the head of the next; or a later frame has a sector of zeros."""
+    zeros: list[Record] = [("append", bytes(2_000), 31, 7)]
+    written(tmp_path, *(appends(index, index, 20) for index in range(1, 31)), zeros, *(appends(n, n) for n in (32, 33)))
+    file, data, ends = layout(tmp_path)
+    for start in (each for each in range(0, ends[-2] - 511, 512) if data[each : each + 512] != content):
+        file.write_bytes(data)
+        spoil(file, start, content)
+        with pytest.raises(StorageFailed, match=r"is corrupt: frame .* fails its checksum"):
+            LogStore(tmp_path)
+        assert file.read_bytes() == data[:start] + content + data[start + 512 :]
+
+
 @pytest.mark.parametrize("percent", [0, 20, 60, 99])
 def test_a_segment_cut_short_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, percent: int) -> None:
     small(monkeypatch)

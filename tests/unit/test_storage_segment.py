@@ -95,6 +95,12 @@ def test_what_a_torn_frame_holds_is_not_taken_for_a_frame_that_follows() -> None
     assert segment.torn(without(data, [(1024, 1536)]), Place(0, SEQUENCE)) == len(data) - 512
 
 
+def test_what_a_frame_without_its_head_holds_is_not_taken_for_frames_that_follow() -> None:
+    inner = b"".join(segment.frame(SEQUENCE + number, [("commit", number)]) for number in range(1, 60))
+    data = segment.frame(SEQUENCE, [("append", b"x" * 512 + inner, 1, 1)]) + bytes(512)
+    assert segment.torn(without(data, [(0, 512)]), Place(0, SEQUENCE)) == len(data) - 512
+
+
 def test_a_damaged_frame_is_told_also_where_garbage_stands_far_behind_it() -> None:
     data, _ = written(100, 2)
     changed = bytearray(data)
@@ -102,6 +108,34 @@ def test_a_damaged_frame_is_told_also_where_garbage_stands_far_behind_it() -> No
     changed[3_000] = 1
     with pytest.raises(Damage, match="fails its checksum"):
         segment.torn(bytes(changed), Place(100, SEQUENCE))
+
+
+def test_a_frame_behind_which_something_is_has_not_been_torn() -> None:
+    """What follows it need not be whole: the frame was durable before that was written."""
+    data, parts = written(100, 3)
+    changed = bytearray(without(data, [parts[1]]))
+    assert segment.torn(bytes(changed), Place(100, SEQUENCE)) == parts[-1][1] - 100
+    changed[3_000] = 1
+    with pytest.raises(Damage, match="and others follow"):
+        segment.torn(bytes(changed), Place(100, SEQUENCE))
+
+
+def test_heads_that_a_sector_of_zeros_has_taken_do_not_hide_later_frames() -> None:
+    small = [segment.frame(SEQUENCE + number, [("commit", number)]) for number in range(40)]
+    data = b"".join(small) + bytes(512)
+    with pytest.raises(Damage, match="and others follow"):
+        segment.torn(without(data, [(0, 512)]), Place(0, SEQUENCE))
+
+
+def test_a_head_that_is_there_and_another_is_damage_whatever_is_zero_behind_it() -> None:
+    begin = 500
+    data = bytes(begin) + segment.frame(SEQUENCE, [("append", bytes(2_000), 1, 1)]) + bytes(512)
+    for place in range(begin, begin + segment.HEAD_BYTES):
+        changed = bytearray(data)
+        changed[place] ^= 0x55
+        with pytest.raises(Damage, match="fails its checksum in its head"):
+            segment.torn(bytes(changed), Place(begin, SEQUENCE))
+    assert segment.torn(without(data, [(512, 1024)]), Place(begin, SEQUENCE)) == len(data) - 512 - begin
 
 
 def test_a_record_without_anything_is_damage() -> None:
