@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ RETRY_SECONDS: Final = 0.1  # while full
 SUFFIX: Final = ".segment"
 NEXT: Final = "next"
 
+_NAME: Final = re.compile(r"[0-9a-f]{16}\.segment")
 _FREEING: Final = {"cut", "reset"}
 """Records after which segments may go."""
 _ZEROS: Final = bytes(256 * limits.KIB)
@@ -347,15 +349,17 @@ class LogStore:
         a sync that failed (Rebello et al., Can Applications Recover from fsync Failures?, ATC 2020)."""
         (self._path / NEXT).unlink(missing_ok=True)
         replay = Replay()
-        found = sorted(self._path.glob(f"*{SUFFIX}"))
+        found = sorted(each for each in self._path.iterdir() if each.suffix == SUFFIX)  # `glob` passes over what fails
         if not found:
             self._begin(0, bounded=True)
             return replay.image()
         data, left = b"", 0
         try:
             for path in found:
+                if not _NAME.fullmatch(path.name):
+                    raise Damage(f"{path.name} is no name of a segment")
                 data = path.read_bytes()
-                each = _Segment(path, int(path.name.removesuffix(SUFFIX), 16), len(data))
+                each = _Segment(path, int(path.stem, 16), len(data))
                 self._place = replay.take(data, each.number)
                 each.last = replay.most
                 left = segment.torn(data, self._place)
@@ -363,7 +367,7 @@ class LogStore:
                     raise Damage(f"frame {self._place.sequence} fails its checksum, and others follow")
                 self._segments.append(each)
             image = replay.image()
-        except (Damage, ValueError) as error:
+        except Damage as error:
             raise disk.corrupt(self._path, str(error)) from error
         self._state = replay.state
         self._file = self._open(self._segments[-1].path)

@@ -329,10 +329,13 @@ def test_what_is_no_segment_is_refused(tmp_path: Path, content: bytes) -> None:
         LogStore(tmp_path)
 
 
-def test_a_name_that_is_no_number_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["first", "-1", "1" * 17, "1", "000000000000000A"])
+def test_a_name_that_is_no_segments_is_refused(tmp_path: Path, name: str) -> None:
+    """It may be an older copy of a segment, which would be taken for the newest."""
     written(tmp_path, appends(1, 1))
-    files(tmp_path)[0].rename(tmp_path / "first.segment")
-    with pytest.raises(StorageFailed, match="is corrupt"):
+    (file,) = files(tmp_path)
+    (tmp_path / f"{name}.segment").write_bytes(file.read_bytes())
+    with pytest.raises(StorageFailed, match=f"is corrupt: {name}.segment is no name of a segment"):
         LogStore(tmp_path)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raftcluster.errors import StorageFailed, StorageFull
+from raftcluster.errors import MissingPrivilege, StorageFailed, StorageFull
 from raftcluster.storage import log as log_module
 from raftcluster.storage.log import NEXT, LogStore
 from tests.helpers import eventually
@@ -92,6 +92,26 @@ def test_without_descriptors_the_log_waits(tmp_path: Path, monkeypatch: pytest.M
     eventually(lambda: log.health == "ok", what="health")
     log.close()
     assert read(tmp_path) == image(1, 1, 3_000)
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(errno.EACCES, MissingPrivilege), (errno.EMFILE, StorageFull), (errno.EIO, StorageFailed)]
+)
+def test_a_directory_that_cannot_be_listed_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]
+) -> None:
+    """`Path.glob` finds nothing where the system refuses: the first segment was replaced by a new one."""
+    written(tmp_path, appends(1, 3))
+
+    def refuse(path: object) -> list[str]:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", refuse)
+        patch.setattr(os, "scandir", refuse)
+        with pytest.raises(error, match=str(tmp_path)):
+            LogStore(tmp_path)
+    assert read(tmp_path) == image(1, 3)
 
 
 def test_a_disk_that_cannot_be_read_fails_a_scrub(tmp_path: Path) -> None:
