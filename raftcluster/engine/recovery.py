@@ -71,7 +71,8 @@ class Recovered:
 def check_stores(image: LogImage, anchor: Anchor | None) -> None:
     """For a node that has run before. Raises `StorageFailed` when its log is gone: it may have voted in terms, and have
     acknowledged entries, that it knows nothing of; under its old id it must never take part again. The same when its
-    tables are gone and the log does not reach back to the beginning: nothing is left to make them of."""
+    tables are gone, or are older ones, and the log does not reach back to them, for it was only cut behind them: nothing is left to
+    make them of, and nothing says that the log's entries may go."""
     remedy = "remove this node from the cluster, and let it join again in an empty directory"
     if not image.entries and image.term == 0:
         text = "the log is gone, and with it this node's votes and the entries that it has acknowledged"
@@ -79,6 +80,9 @@ def check_stores(image: LogImage, anchor: Anchor | None) -> None:
     begin = image.entries[0][1] if image.entries else image.commit
     if anchor is None and begin > 1:
         text = f"the tables are gone, and the log begins at entry {begin}"
+        raise StorageFailed(text, subject="tables", remedy=remedy)
+    if anchor is not None and image.entries and anchor.index <= begin:
+        text = f"the tables are older than the log: they end at entry {anchor.index}, and it begins at entry {begin}"
         raise StorageFailed(text, subject="tables", remedy=remedy)
 
 

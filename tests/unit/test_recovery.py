@@ -57,3 +57,11 @@ def test_a_node_whose_tables_are_gone_is_refused_unless_its_log_has_everything()
     with pytest.raises(StorageFailed, match="the tables are gone, and the log begins at entry 2"):
         check_stores(LogImage(ENTRIES[1:], 2, None, 3), None)
     check_stores(LogImage(ENTRIES, 2, None, 3), None)
+
+
+def test_a_node_whose_tables_are_older_than_its_log_is_refused() -> None:
+    """It made its log that of the older checkpoint: entries that it had acknowledged were gone."""
+    for first in (2, 3):
+        with pytest.raises(StorageFailed, match=f"they end at entry 3, and it begins at entry {first + 1}"):
+            check_stores(LogImage(ENTRIES[first:], 2, None, 3), ANCHOR)
+    check_stores(LogImage(ENTRIES[1:], 2, None, 3), ANCHOR)
