@@ -123,6 +123,16 @@ class LogStore:
             raise Unavailable("the log is closed", subject=str(self._path))
         return len(self._read().entries)
 
+    @property
+    def written(self) -> int:
+        """How many frames are durable, all that there ever were counted: no restart makes it less. Thread: any."""
+        return self._place.sequence - 1
+
+    def check_end(self, frames: int) -> None:
+        """Raises `StorageFailed` when so many were durable once and it has fewer."""
+        if self.written < frames:
+            raise disk.corrupt(self._path, f"its end is missing: it has {self.written} frames, and had {frames}")
+
     def submit(self, records: Sequence[Record]) -> int:
         """Queue `records` and return their ticket. Never waits."""
         self._ticket += 1

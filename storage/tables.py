@@ -2,7 +2,8 @@
 
     machine.table   key -> value, as the state machine wrote them: one named database per table
     machine.table@N what a burst of changes has left on its way there: `runs`
-    checkpoint      "index" -> the log index the tables have reached (8 bytes, big-endian);  "anchor" -> the engine's
+    checkpoint      "index" -> the log index the tables have reached (8 bytes, big-endian);  "anchor" -> the engine's;
+                    "log" -> how many frames of this node's log were durable before (8 bytes, big-endian)
 
 Any LMDB binding reads them (max_dbs must be given); `checkpoint` changes in the transaction that changes the tables.
 
@@ -36,7 +37,7 @@ from raftcluster.storage.environment import Environment, LmdbError
 from raftcluster.storage.filter import Filter
 from raftcluster.storage.ports import Chunk, Health, Row, Snapshot, Unit
 from raftcluster.storage.source import UnusableSource, checked
-from raftcluster.storage.view import ANCHOR, CHECKPOINT, INDEX, RUNS, TableView, reached
+from raftcluster.storage.view import ANCHOR, CHECKPOINT, INDEX, LOG, RUNS, TableView, reached
 
 if TYPE_CHECKING:
     from raftcluster.storage.environment import Database, Transaction
@@ -74,9 +75,15 @@ class TableStore:
     """
 
     def __init__(
-        self, path: Path, *, map_bytes: int = limits.TABLES_MAP_BYTES, bounds: runs.Bounds = runs.DEFAULT
+        self,
+        path: Path,
+        *,
+        map_bytes: int = limits.TABLES_MAP_BYTES,
+        bounds: runs.Bounds = runs.DEFAULT,
+        log: Callable[[], int] | None = None,
     ) -> None:
-        """Open or create. Raises as `Environment` does."""
+        """Open or create. `log`, if somebody writes to it meanwhile, says how many frames of it are durable, to any thread. Raises as
+        `Environment` does."""
         self.health: Health = "ok"
         self.on_health: Callable[[Health, str], None] = lambda health, reason: None
         self._env = Environment(path, map_bytes, read_ahead=False)  # the tables may outgrow the memory
@@ -91,6 +98,7 @@ class TableStore:
         self._publishing = threading.Lock()  # held by the writer from begin to the publishing of what it has done
         self._writer = threading.Thread(target=self._run, name="raftcluster-checkpoint", daemon=True)
         self._runs = runs.Writer(bounds)
+        self._log = log
         self._gathered = 0.0
         """When the last burst was written, by the monotonic clock. Thread: checkpoint thread only."""
         self._behind: float = 0
@@ -109,6 +117,11 @@ class TableStore:
     def anchor(self) -> tuple[int, bytes] | None:
         """(index, anchor) as of the last `refresh`."""
         return self._view.reached
+
+    def log(self) -> int:
+        """How many frames of this node's log were durable before the newest unit was: fewer are never left of it. 0: unknown."""
+        with self._env.reading() as transaction:
+            return int.from_bytes(transaction.get(LOG, b"", self._meta))
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """As of the last `refresh`. Raises `StorageFailed` when LMDB finds its pages corrupt."""
@@ -435,6 +448,8 @@ class TableStore:
     ) -> bytes | None:
         transaction.put(INDEX, index.to_bytes(8), db=self._meta)
         transaction.put(ANCHOR, anchor, db=self._meta)
+        if self._log is not None:
+            transaction.put(LOG, self._log().to_bytes(8), db=self._meta)
         return self._note_runs(transaction, generations)
 
     def _note_runs(self, transaction: Transaction, generations: runs.Generations) -> bytes | None:

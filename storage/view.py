@@ -20,6 +20,7 @@ CHECKPOINT: Final = "checkpoint"
 INDEX: Final = b"index"
 ANCHOR: Final = b"anchor"
 RUNS: Final = b"runs"
+LOG: Final = b"log"
 FIRST_PAGE: Final = 16  # rows a scan reads before it looks whether it has passed `stop`
 
 

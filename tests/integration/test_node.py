@@ -18,7 +18,7 @@ import pytest
 
 import raftcluster
 from examples.counter import Counter
-from raftcluster import Node
+from raftcluster import Node, limits
 from raftcluster.codec import unpack
 from raftcluster.errors import AddressInUse, OutcomeUnknown, Refusal, Rejected, StorageFailed, Unavailable
 from tests.clusters import Cluster
@@ -225,7 +225,31 @@ def test_a_node_whose_log_is_gone_takes_no_part_any_more(tmp_path: Path) -> None
         node.config.set("a/b", 1)
     for file in (path / "log").iterdir():
         file.unlink()
-    with pytest.raises(StorageFailed, match="join again in an empty directory"):
+    with pytest.raises(StorageFailed, match="join again"):
+        Node.open(path)
+
+
+def test_a_node_whose_newest_segment_is_missing_or_an_older_one_takes_no_part_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left is a sound log, of before: the tables know that there was more."""
+    monkeypatch.setattr(limits, "FIRST_SEGMENT_BYTES", 16 * limits.KIB)
+    monkeypatch.setattr(limits, "SEGMENT_BYTES", 16 * limits.KIB)
+    path = single(tmp_path)
+    with Node.open(path) as node:
+        node.config.set("a/b", 0)
+    older = {file: file.read_bytes() for file in (path / "log").glob("*.segment")}
+    with Node.open(path) as node:
+        for number in range(5):
+            node.config.set("a/b", f"{number}" * 4_000)
+    newest = max((path / "log").glob("*.segment"))
+    assert newest not in older
+    newest.unlink()
+    with pytest.raises(StorageFailed, match=r"its end is missing.*join again"):
+        Node.open(path)
+    for file, before in older.items():
+        file.write_bytes(before)
+    with pytest.raises(StorageFailed, match=r"its end is missing.*join again"):
         Node.open(path)
 
 

@@ -444,3 +444,15 @@ def test_a_log_that_may_not_be_written_names_the_right(tmp_path: Path, monkeypat
     monkeypatch.setattr(LogStore, "_open", refuse)
     with pytest.raises(MissingPrivilege, match=str(tmp_path)):
         LogStore(tmp_path)
+
+
+def test_a_log_that_had_more_frames_is_told(tmp_path: Path) -> None:
+    log = LogStore(tmp_path)
+    log.submit(appends(1, 1))
+    log.block()
+    assert log.written == 2
+    log.check_end(2)
+    with pytest.raises(StorageFailed, match="its end is missing: it has 2 frames, and had 3") as caught:
+        log.check_end(3)
+    assert str(tmp_path) in str(caught.value) and "join again" in caught.value.remedy
+    log.close()

@@ -179,3 +179,24 @@ def digest_of(store: TableStore) -> dict[str, str]:
     snapshot = store.snapshot()
     assert snapshot is not None
     return digest(snapshot)
+
+
+def test_the_tables_know_how_much_of_the_log_was_durable_before(tmp_path: Path) -> None:
+    """Whoever does not write to the log leaves that as it was, as does a snapshot that was made elsewhere."""
+    frames = 258
+    store = TableStore(tmp_path, log=lambda: frames)
+    assert store.log() == 0
+    wait_for(store, Unit(1, {"a.one": {b"k": b"v"}}, b""))
+    frames = 259
+    assert store.log() == 258
+    row = outside(tmp_path, "(lambda db: env.begin(db).get(b'log'))(env.open_db(b'checkpoint'))")
+    assert row == str((258).to_bytes(8))
+    store.close()
+    store = TableStore(tmp_path)
+    wait_for(store, Unit(2, {"a.one": {b"k": b"w"}}, b""))
+    answers: list[bool] = []
+    store.install(9, b"", [("a.one", [(b"k", b"x")])], answers.append)
+    eventually(lambda: answers == [True], what="the snapshot")
+    store.refresh()
+    assert store.get("a.one", b"k") == b"x" and store.log() == 258
+    store.close()
