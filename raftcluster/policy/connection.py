@@ -1,6 +1,7 @@
 """One client's connection: requests in, one answer each, in order.
 
-1. One request is decided at a time. Reading stops when more arrives meanwhile, so a pipelining client costs one buffer.
+1. One request is decided at a time. Reading stops when more arrives meanwhile, or while the client does not take its
+   answers, so a pipelining client costs one buffer.
 2. Every request is answered within the deadline, or the connection is closed without an answer: after garbage, after
    a request that does not end, after a client that does not read.
 3. A verdict that comes after its deadline is dropped: `ticket` numbers the decisions.
@@ -58,7 +59,7 @@ class Connection(asyncio.Protocol):
         if not self._deciding and not self._parser.unfinished:
             self.since = self._clock()
         self._parser.feed(data)
-        if self._deciding and self._transport is not None:
+        if (self._deciding or self._choked) and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
         self._proceed()
