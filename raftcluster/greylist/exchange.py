@@ -200,7 +200,9 @@ def _text(part: bytes) -> str:
     return part.decode("utf-8", "surrogateescape")
 
 
-def _raw(text: str) -> bytes:
+def _raw(text: Any) -> bytes:
+    if type(text) is not str:
+        raise ValueError("has an address or a node that is no text")
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -208,7 +210,7 @@ def _bytes(line: str) -> bytes:
     return line.encode("utf-8", "surrogateescape")
 
 
-def _label(node: str) -> bytes:
+def _label(node: Any) -> bytes:
     label = _raw(node)
     if not 0 < len(label) <= NODE_BYTES:
         raise ValueError("has a counter of no node")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,14 @@ def test_a_file_that_is_cut_or_changed_anywhere_imports_nothing_and_its_line_is_
     assert there.proposals == 0
 
 
+def first_line(fields: dict[str, Any]) -> str:
+    """A file that begins well, and whose first record has these fields instead of sound ones."""
+    times = {"first_ms": 1, "last_ms": 1, "expires_ms": 1}
+    sound = {"key": "00", "network": "", "sender": "", "recipient": "", **times, "passed": True, "counters": []}
+    header = {"raftcluster-greylist": 1, "node": "", "time_ms": 0, "network4": 24, "network6": 64}
+    return f"{json.dumps(header)}\n{json.dumps({**sound, **fields})}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -336,6 +345,9 @@ def test_a_file_that_is_cut_or_changed_anywhere_imports_nothing_and_its_line_is_
         ),
         ('{"raftcluster-greylist": 1, "node": "", "time_ms": 0, "network4": 24, "network6": 64}\nx\n', "line 2"),
         ("raftcluster-greylist,1,c,0,24,64\nkey\n", "line 2: the columns are others"),
+        (first_line({"network": 5}), "line 2: has an address or a node that is no text"),
+        (first_line({"counters": [[5, 1, 1]]}), "line 2: has an address or a node that is no text"),
+        (first_line({"counters": 5}), "line 2: is no record"),
     ],
 )
 def test_what_is_no_such_file_is_refused(greylist: Greylist, tmp_path: Path, text: str, problem: str) -> None:
