@@ -111,7 +111,7 @@ def count(tables: Tables, key: bytes, network: bytes, time: int, life: int, need
         return None
     if old is not None and time >= old.expires:
         _withdraw(tables, old)
-    if client.passes == needed and client.sequence:  # more are needed than before, and nodes have been told otherwise
+    if client.passes >= needed and client.sequence:  # it had to wait: nodes were told otherwise while more were needed
         _withdraw(tables, client)
         client = client._replace(sequence=0)
     _keep(tables, key, client, needed, row is None)

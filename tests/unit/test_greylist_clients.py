@@ -110,6 +110,18 @@ def test_it_is_a_setting(host: LocalHost, greylist: Greylist) -> None:
     assert greylist.check(**mail(103)).reason == "client", "the first check after a change of settings knows it, too"
 
 
+def test_when_fewer_are_enough_again_it_is_allowed_with_its_next_counted_pass(
+    host: LocalHost, greylist: Greylist
+) -> None:
+    earn(greylist, host, 5)
+    greylist.configure({"auto_allow": 10})
+    assert greylist.check(**mail(100)).reason == "new", "so the node believes it no more"
+    greylist.configure({"auto_allow": 5})
+    earn(greylist, host, 1, first=200)
+    assert greylist.check(**mail(101)).reason == "client"
+    assert len(host.tables["greylist"].rows[ALLOWED]) == 1
+
+
 def test_an_entry_that_says_greylist_goes_before_it(host: LocalHost, greylist: Greylist) -> None:
     earn(greylist, host, 5)
     greylist.lists.add("greylist", "client", "192.0.2.0/24")
