@@ -271,6 +271,19 @@ def test_a_hostile_command_is_rejected_and_changes_nothing(host: LocalHost, comm
     assert host.tables["lists"].image() == LocalHost([ListsMachine()]).tables["lists"].image()
 
 
+@pytest.mark.parametrize("sign", ["\u0378", "\U0001fae8", "\U000323b0"], ids=["none", "Unicode 15", "Unicode 17"])
+def test_what_is_printable_does_not_depend_on_the_unicode_that_a_nodes_python_knows(host: LocalHost, sign: str) -> None:
+    item = ["allow", "sender-domain", f"{sign}.org", f"why {sign}", None]
+    assert host.propose("lists", ["add", [item], sign, sign, sign, False]) == 1
+
+
+@pytest.mark.parametrize("sign", ["\n", "\x1b", "\x85", "\u2028", "\u202e", "\u200b", "\ufeff", "\U000e0041"])
+def test_what_is_not_seen_or_turns_a_line_about_is_refused(host: LocalHost, sign: str) -> None:
+    for pattern, comment in ((f"x{sign}y.org", ""), ("x.org", f"x{sign}y")):
+        with pytest.raises(Rejected):
+            host.propose("lists", ["add", [["allow", "sender-domain", pattern, comment, None]], "", "", "", False])
+
+
 def test_every_row_that_is_written_is_found_sound_and_a_damaged_one_is_not(host: LocalHost, greylist: Greylist) -> None:
     for kind, pattern, _ in PATTERNS:
         greylist.lists.add("allow", kind, pattern, replace=True, lifetime=60, author="root")

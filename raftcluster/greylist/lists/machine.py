@@ -26,6 +26,7 @@ from raftcluster.greylist.lists.rules import (
     COMMENT_CHARACTERS,
     Entry,
     check_effect,
+    is_printable,
     list_of,
     normal_pattern,
 )
@@ -221,7 +222,7 @@ def _check_why(author: Value, node: Value, reason: Value) -> None:
 
 
 def _check_text(what: str, text: Value, characters: int) -> None:
-    if type(text) is not str or len(text) > characters or not all(sign.isprintable() for sign in text):
+    if type(text) is not str or len(text) > characters or not is_printable(text):
         raise Rejected(f"{what} takes one line of at most {characters} printable characters", subject=what)
 
 

@@ -21,6 +21,7 @@ one that says greylist decides, else one that says allow.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, NetmaskValueError
 from typing import Final, NamedTuple
@@ -49,6 +50,12 @@ LABEL_BYTES: Final = 63  # RFC 1035, 2.3.4
 COMMENT_CHARACTERS: Final = 500
 _MAPPED_BITS: Final = 96  # ::ffff:0:0/96
 _MAPPED: Final = 0xFFFF << 32
+_HIDDEN: Final = re.compile(
+    r"[\x00-\x1f\x7f-\xa0\xad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ud800-\udfff\ufeff\ufff9-\ufffb"
+    r"\U000e0000-\U000e007f]"
+)
+"""Controls, spaces, and what turns a line about. By number: `isprintable` knows the Unicode of its Python, and nodes with another
+one would decide otherwise about the same command."""
 
 
 class Entry(NamedTuple):
@@ -142,6 +149,11 @@ def client_bits(client: str) -> tuple[int, int]:
     return (6, int(address)) if address.ipv4_mapped is None else (4, int(address.ipv4_mapped))
 
 
+def is_printable(text: str) -> bool:
+    """Whether it is one line, all of which is seen. The same with every Python."""
+    return _HIDDEN.search(text) is None
+
+
 def normal_name(name: str | None) -> str:
     """A client's host name as it is looked up; empty for none, and for Postfix's `unknown`."""
     if not name or name == "unknown":
@@ -212,7 +224,7 @@ def _domain(kind: str, pattern: str) -> str:
     if "@" in domain:
         remedy = f"for one address there is {kind.partition('-')[0]}"
         raise _wrong(kind, pattern, "is an address", remedy if kind != CLIENT_NAME else "names have no @")
-    if not domain.isprintable() or any(sign in domain for sign in " */<>,;"):
+    if not is_printable(domain) or any(sign in domain for sign in " */<>,;"):
         raise _wrong(kind, pattern, "holds a character that no domain has", "it matches all below it, without a *")
     if not all(0 < len(label.encode()) <= LABEL_BYTES for label in domain.split(".")):
         raise _wrong(kind, pattern, f"has an empty label, or one of more than {LABEL_BYTES} bytes", "as in example.org")
