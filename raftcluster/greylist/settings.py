@@ -81,22 +81,22 @@ class Settings:
         for name in ("delay", "window", "life"):
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 < value <= LIFE_MAX:
-                raise _rejected(name, f"takes seconds above 0, at most {LIFE_MAX}, not {value!r}")
+                raise _rejected(name, f"takes seconds above 0, at most {LIFE_MAX}, not {value!a}")
         for name, bits in (("network4", 32), ("network6", 128)):
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= bits:
-                raise _rejected(name, f"takes a prefix length from 1 to {bits}, not {value!r}")
+                raise _rejected(name, f"takes a prefix length from 1 to {bits}, not {value!a}")
         if type(self.auto_allow) is not int or not 0 <= self.auto_allow <= AUTO_ALLOW_MAX:
-            raise _rejected("auto_allow", f"takes a number from 0 to {AUTO_ALLOW_MAX}, not {self.auto_allow!r}")
+            raise _rejected("auto_allow", f"takes a number from 0 to {AUTO_ALLOW_MAX}, not {self.auto_allow!a}")
         for name in ("replicate", "privacy", "lab", "skip_spf", "training"):
             if type(getattr(self, name)) is not bool:
-                raise _rejected(name, f"takes true or false, not {getattr(self, name)!r}")
+                raise _rejected(name, f"takes true or false, not {getattr(self, name)!a}")
         if self.on_unavailable not in ("pass", "defer", "local"):
-            raise _rejected("on_unavailable", f"takes pass, defer or local, not {self.on_unavailable!r}")
+            raise _rejected("on_unavailable", f"takes pass, defer or local, not {self.on_unavailable!a}")
         if self.ack not in ("commit", "early"):
-            raise _rejected("ack", f"takes commit or early, not {self.ack!r}")
+            raise _rejected("ack", f"takes commit or early, not {self.ack!a}")
         if self.recipients not in ("all", "opted-in"):
-            raise _rejected("recipients", f"takes all or opted-in, not {self.recipients!r}")
+            raise _rejected("recipients", f"takes all or opted-in, not {self.recipients!a}")
         _check_text("text", self.text, "the %s that becomes the seconds left")
         if type(self.header) is str and self.header.count("%h") > 1:
             raise _rejected("header", "takes the node's name %h at most once")

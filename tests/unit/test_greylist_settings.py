@@ -53,6 +53,7 @@ def test_defaults() -> None:
         ({"recipients": "some"}, ["recipients", "all or opted-in"]),
         ({"skip_spf": "yes"}, ["skip_spf"]),
         ({"colour": "grey"}, ["colour", "there are"]),
+        ({"ack": "fr\u00fch"}, ["'fr\\xfch'"]),  # kept in the ring: the same text with every Python
     ],
 )
 def test_what_does_not_fit_is_refused_and_named(values: dict[str, Any], named: list[str]) -> None:
