@@ -108,9 +108,10 @@ class Settings:
             raise _rejected(
                 "delay", f"of {self.delay} s is less than {DELAY_MIN_PRODUCTION} s and this is no lab cluster"
             )
-        if self.window <= self.delay:
+        delay, window, life = self.waits()  # as time is counted: with a window as long as the delay nobody ever passes
+        if window <= delay:
             raise _rejected("window", f"of {self.window} s is not greater than the delay of {self.delay} s")
-        if self.life <= self.window:
+        if life <= window:
             raise _rejected("life", f"of {self.life} s is not greater than the window of {self.window} s")
 
     @classmethod

@@ -52,6 +52,8 @@ def test_defaults() -> None:
         ({"header": 5}, ["header"]),
         ({"recipients": "some"}, ["recipients", "all or opted-in"]),
         ({"skip_spf": "yes"}, ["skip_spf"]),
+        ({"delay": 60, "window": 60.0004}, ["window", "60.0004", "delay", "60"]),  # equal when time is counted
+        ({"window": 172800, "life": 172800.0004}, ["life", "172800.0004", "window", "172800"]),
         ({"colour": "grey"}, ["colour", "there are"]),
         ({"ack": "fr\u00fch"}, ["'fr\\xfch'"]),  # kept in the ring: the same text with every Python
     ],
