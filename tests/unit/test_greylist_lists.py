@@ -29,6 +29,7 @@ PATTERNS = [
     ("client", "192.0.2.0/24", "192.0.2.0/24"),
     ("client", "::ffff:192.0.2.0/120", "192.0.2.0/24"),
     ("client", "2001:DB8::/32", "2001:db8::/32"),
+    ("client", "fe80::1%two\nlines", "fe80::1/128"),
     ("client-name", "*.Example.ORG.", "example.org"),
     ("client-name", ".example.org", "example.org"),
     ("sender", "", "<>"),

@@ -196,6 +196,7 @@ def _network(pattern: str) -> str:
             made: IPv4Network | IPv6Network = IPv4Network((address, int(prefix or 32)), strict=False)
             exact = int(IPv4Address(address))
         else:
+            address = address.partition("%")[0]  # a client's zone is dropped, too; it may be any text
             six = IPv6Network((address, int(prefix or 128)), strict=False)
             exact = int(IPv6Address(address))
             made = six
