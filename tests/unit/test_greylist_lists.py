@@ -37,6 +37,7 @@ PATTERNS = [
     ("sender", "prvs=1234=User+tag@Example.org.", "user@example.org"),
     ("sender-domain", "Example.org", "example.org"),
     ("recipient", "User+Tag@Example.org", "user+tag@example.org"),
+    ("recipient", " user@example.org ", "user@example.org"),
     ("recipient-domain", "müller.example", "müller.example"),
 ]
 
@@ -50,6 +51,9 @@ WRONG = [
     ("client-name", "a@example.org", "is an address"),
     ("sender", "example.org", "sender-domain"),
     ("sender", "*@example.org", "sender-domain"),
+    ("sender", "a@*.example.org", "is no address"),
+    ("recipient", "a@.example.org", "is no address"),
+    ("recipient", "a@ example.org", "is no address"),
     ("sender", "a\n@example.org", "control"),
     ("sender", "a" * 10_240 + "@example.org", "more than"),
     ("sender-domain", "a@example.org", "for one address there is sender"),

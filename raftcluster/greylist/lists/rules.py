@@ -213,11 +213,13 @@ def _network(pattern: str) -> str:
 
 
 def _address(kind: str, pattern: str, normal: Callable[[str], bytes]) -> str:
-    local, at, domain = pattern.rpartition("@")
+    local, at, domain = pattern.strip().rpartition("@")
     if not at or not local or local == "*":
         raise _wrong(kind, pattern, "is no address", f"for a whole domain there is {kind}-domain")
-    _domain(kind, domain)
-    return normal(pattern).decode()
+    found, address = _domain(kind, domain), normal(local + at + domain).decode()
+    if not address.endswith(f"@{found}"):  # a * or a space before it: this would match nobody
+        raise _wrong(kind, pattern, "is no address", f"for a whole domain there is {kind}-domain")
+    return address
 
 
 def _domain(kind: str, pattern: str) -> str:
