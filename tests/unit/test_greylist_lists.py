@@ -143,6 +143,12 @@ def test_all_three_ways_of_asking_obey_the_lists(host: LocalHost, greylist: Grey
     assert host.proposals == before, "what is exempt becomes no command"
 
 
+def test_a_client_name_that_is_no_text_matches_nothing(greylist: Greylist) -> None:
+    greylist.lists.add("allow", "client-name", "example.net")
+    assert reason(greylist, client_name="\ud800") == "waits"
+    assert greylist.lists.test(**MAIL, client_name="\ud800")["rule"] == ""
+
+
 def test_always_greylisting_goes_before_allowing_but_the_more_specific_of_a_kind_goes_first(greylist: Greylist) -> None:
     greylist.lists.add("allow", "client", "192.0.2.7")
     greylist.lists.add("greylist", "sender-domain", "example.net")

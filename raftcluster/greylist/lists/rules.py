@@ -238,7 +238,7 @@ def _domain(kind: str, pattern: str) -> str:
 
 def _fold(text: str) -> str:
     """Only ASCII letters are folded, as in addresses."""
-    return text.encode("utf-8", "surrogateescape").lower().decode("utf-8", "replace")
+    return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "replace")
 
 
 def _wrong(kind: str, pattern: object, problem: str, remedy: str) -> Rejected:
