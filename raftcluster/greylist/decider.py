@@ -79,7 +79,7 @@ class Decider:
         while self._is_the_clusters(request):
             try:
                 left = max(_LEAST, end - time.monotonic())
-                result = self._host.propose(NAME, request.command, id=request.id, deadline=left)
+                result = self._host.propose(NAME, request.command, id=request.operation, deadline=left)
             except CANNOT_DECIDE as error:
                 return self._wait_without_cluster(request, error)
             verdict = self._verdict(request, result)
@@ -100,7 +100,7 @@ class Decider:
         while self._is_the_clusters(request):
             try:
                 left = max(_LEAST, end - time.monotonic())
-                result = await self._host.apropose(NAME, request.command, id=request.id, deadline=left)
+                result = await self._host.apropose(NAME, request.command, id=request.operation, deadline=left)
             except CANNOT_DECIDE as error:
                 return await asyncio.to_thread(self._wait_without_cluster, request, error)
             verdict = self._verdict(request, result)
@@ -183,7 +183,7 @@ class Decider:
         done = partial(self._submitted, request, callback, end)
         left = max(_LEAST, end - time.monotonic())
         try:
-            self._host.submit(NAME, request.command, done, id=request.id, deadline=left)
+            self._host.submit(NAME, request.command, done, id=request.operation, deadline=left)
         except CANNOT_DECIDE as error:  # the node has stopped for good
             done(None, error)
 
@@ -244,7 +244,7 @@ class Decider:
 
         command, seconds = check.answered(request.command), limits.CALL_SECONDS
         with suppress(*CANNOT_DECIDE):  # its client was told what is true of every stranger
-            self._host.submit(NAME, command, done, id=request.id, deadline=seconds)
+            self._host.submit(NAME, command, done, id=request.operation, deadline=seconds)
 
     # --- by this node
 
@@ -327,6 +327,7 @@ class Decider:
         if type(result) is not bytes:
             _, revision, values = result
             self._renew(request, revision, values)
+            request.answered()
             return None
         known, under, verdict = self._deferred
         if known == result and under is request.current:

@@ -66,9 +66,9 @@ class Current:
 class Request:
     """Raises `Rejected` when made from what can never be checked.
 
-    With an SMTP instance its id is derived from (node, instance, recipient), so that asking again is the same operation.
-    Made again under new settings it is another operation, whose id is derived from the first one's: whoever repeats the
-    request walks the same way and finds the same verdict.
+    With an SMTP instance its id is derived from (node, instance, recipient), so that asking again is the same request, and the
+    same operation. When the cluster has answered that operation with newer settings only, the request becomes another one, whose
+    id is derived from the first one's: whoever repeats the request walks the same way and finds the same verdict.
     """
 
     __slots__ = (
@@ -82,6 +82,7 @@ class Request:
         "instance",
         "key",
         "network",
+        "operation",
         "recipient",
         "sender",
         "triplet",
@@ -106,6 +107,8 @@ class Request:
         if mail.instance:
             name = mail.instance.encode("utf-8", "surrogatepass")
             self.id = _derived(node_id.encode(), name, self.recipient)
+        self.operation = self.id
+        """The id under which the cluster is asked."""
         self._settle(current)
 
     @property
@@ -122,8 +125,11 @@ class Request:
     def renew(self, current: Current) -> None:
         """Make it again under other settings."""
         self._settle(current)
-        if self.id is not None:
-            self.id = _derived(self.id, current.revision.to_bytes(8, "big"))
+
+    def answered(self) -> None:
+        """The cluster has answered its operation, with the settings that it has now; what it is asked next is another one."""
+        if self.operation is not None:
+            self.operation = _derived(self.operation, self.current.revision.to_bytes(8, "big"))
 
     def _settle(self, current: Current) -> None:
         self.current = current

@@ -218,6 +218,24 @@ def test_asked_again_in_a_transaction_it_says_the_same_and_counts_once(pair: Pai
     assert record is not None and record.counters == ((b"node-1*\0", 2, 1),)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("change", [{"replicate": False}, {"replicate": True}, {"replicate": False, "delay": 100}])
+def test_asked_again_over_a_change_that_the_first_time_found_out_about_it_counts_once(
+    pair: Pair, shared: bool, change: dict[str, Any]
+) -> None:
+    pair.switch(shared)
+    pair.check()
+    pair.host.now += DELAY
+    pair.nodes[1].configure(change)
+    first = pair.check(instance="i1")
+    assert first.reason == "waited" and first.header is not None
+    assert pair.check(instance="i1") == first
+    pair.switch(True)
+    pair.merged()
+    record = pair.record()
+    assert record is not None and sum(deferred + passed for _, deferred, passed in record.counters) == 2
+
+
 @pytest.mark.parametrize("named", [MAIL, {"sender_domain": "example.net"}])
 def test_what_is_forgotten_is_forgotten_at_every_node_and_stays_so(pair: Pair, named: dict[str, Any]) -> None:
     pair.switch(False)
