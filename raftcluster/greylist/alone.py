@@ -355,11 +355,11 @@ class Alone:
         if not request.may_be_allowed or not request.current.clients:
             return False
         key, settings = client_key(request.network), request.current.settings
-        client = changed.get(key) or seen.clients.get(key)
+        since, client = _client(key, seen, changed)
         if client is None or not client.allowed(seen.now, settings.auto_allow):
             return False
         if request.current.counts and self._earned.room(key):
-            changed[key] = client.served_at(seen.now, settings.waits().life)
+            changed[key] = client.served_at(seen.now, settings.waits().life)._replace(sequence=since)
         return True
 
     def _count(self, request: Request, seen: Seen, changed: dict[bytes, Client]) -> None:
@@ -368,10 +368,10 @@ class Alone:
         if not self._earned.room(key):
             return
         network = b"" if settings.privacy else request.network
-        known = changed.get(key) or seen.clients.get(key)
+        since, known = _client(key, seen, changed)
         client = counted(known, network, seen.now, settings.waits().life)
         if client is not None:
-            changed[key] = client._replace(sequence=int(client.passes >= settings.auto_allow))
+            changed[key] = client._replace(sequence=since)
 
     def _merge(self) -> None:
         """Ask the cluster to take some of what is kept, if triplets are shared; the answer comes as a job."""
@@ -474,6 +474,13 @@ def _sound(key: bytes, row: bytes) -> Kept | None:
     except (ValueError, cut_short):
         return None
     return kept
+
+
+def _client(key: bytes, seen: Seen, changed: Mapping[bytes, Client]) -> tuple[int, Client | None]:
+    """Since when this node keeps it, and what is known of it."""
+    if key in changed:
+        return changed[key].sequence, changed[key]
+    return seen.clients.get(key, (seen.now, None))
 
 
 def _shared(tables: ReadTables, now: int) -> tuple[bool, int]:

@@ -46,7 +46,7 @@ class Client(NamedTuple):
     counted: int
     """When a pass was counted last."""
     sequence: int
-    """Its place in `allowed`; 0: it is not there."""
+    """Its place in `allowed`; 0: it is not there. Of what a node keeps alone: since when."""
     passes: int
     """First passes of its triplets that were counted."""
     served: int

@@ -1,7 +1,8 @@
 """What clients have earned at this node alone, while triplets are not shared: see `clients`, and `alone` for the rest.
 
-Kept in the node's own store, under the key of the client's network: a `Client`, which begins with what the cluster knew of it. Its place
-says only whether it is allowed. When triplets are shared again it goes to the cluster behind them, and is removed here.
+Kept in the node's own store, under the key of the client's network: a `Client`, which begins with what the cluster knew of it. Instead
+of its place it says when the node began to keep it: what was forgotten later is of no use any more, however often it was seen since by
+a node that was cut off. When triplets are shared again it goes to the cluster behind them, and is removed here.
 
 Thread: `alone`'s.
 """

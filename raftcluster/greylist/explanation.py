@@ -50,7 +50,7 @@ def explain(
     waits = settings.waits()
     action, _, _, before, left, delayed = decide(first, expires, passed, now, waits, not triplet.sender)
     alive = record is not None and now < record.expires
-    known = living_client(tables, network, earned, Forgotten(tables, now), now)
+    _, known = living_client(tables, network, earned, Forgotten(tables, now), now)
     if not alive:
         rule, text = "new", f"not seen, or forgotten since: a wait of {settings.delay} s would begin"
     elif action == DEFER:

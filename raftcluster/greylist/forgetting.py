@@ -146,9 +146,9 @@ class Forgotten:
             first < other.before and (not triplet or other.selection.matches(key, triplet)) for other in self._others
         )
 
-    def covers_client(self, last: int, network: bytes) -> bool:
-        """Whether a client whose row was last written then is forgotten. Without its network, under `privacy`, nobody can tell."""
-        named = [stone for stone in self._others if stone.selection.clients_only and last < stone.before]
+    def covers_client(self, since: int, network: bytes) -> bool:
+        """Whether a client that a node keeps alone since then is forgotten. Without its network, under `privacy`, nobody can tell."""
+        named = [stone for stone in self._others if stone.selection.clients_only and since < stone.before]
         return any(not network or stone.selection.matches_network(network) for stone in named)
 
 

@@ -56,8 +56,9 @@ class Seen(NamedTuple):
     settings: Overtaken
     records: dict[bytes, tuple[int, Record | None]]
     """Per triplet: see `Kept.joined`."""
-    clients: dict[bytes, Client]
-    """Living ones, by key: those that were asked about with a hint, and, while triplets are not shared, all."""
+    clients: dict[bytes, tuple[int, Client]]
+    """Living ones, by key, and since when this node keeps them: those that were asked about with a hint, and, while triplets are
+    not shared, all."""
     now: int
 
 
@@ -65,15 +66,15 @@ def see(
     requests: list[Request], kept: Mapping[bytes, Kept], earned: Mapping[bytes, Client], tables: ReadTables, now: int
 ) -> Seen:
     """For a query of the host. `kept` and `earned` are what this node keeps of these."""
-    records, clients = dict[bytes, tuple[int, Record | None]](), dict[bytes, Client]()
+    records, clients = dict[bytes, tuple[int, Record | None]](), dict[bytes, tuple[int, Client]]()
     forgotten = Forgotten(tables, now)
     for request in requests:
         key = request.key
         if request.hinted or request.current.counts:
             named = client_key(request.network)
-            client = living_client(tables, request.network, earned.get(named), forgotten, now)
+            since, client = living_client(tables, request.network, earned.get(named), forgotten, now)
             if client is not None:
-                clients[named] = client
+                clients[named] = since, client
         if key not in records:
             applied, alone = read_record(tables, key), kept.get(key)
             if alone is not None:
@@ -85,11 +86,12 @@ def see(
 
 def living_client(
     tables: ReadTables, network: bytes, own: Client | None, forgotten: Forgotten, now: int
-) -> Client | None:
-    """What is known of the client of this network: by the cluster, joined with what this node has counted itself."""
+) -> tuple[int, Client | None]:
+    """Since when this node keeps the client of this network, and what is known of it: by the cluster, joined with what this node has
+    counted itself; if this has expired or was forgotten, it begins with what the cluster knew when it wrote it last."""
     client = read_client(tables, network)
     if client is not None and now >= client.expires:
         client = None
-    if own is None or now >= own.expires or forgotten.covers_client(own.last, own.network):
-        return client
-    return own if client is None else join_clients(client, own)
+    if own is None or now >= own.expires or forgotten.covers_client(own.sequence, own.network):
+        return (now if client is None else client.last), client
+    return own.sequence, own if client is None else join_clients(client, own)

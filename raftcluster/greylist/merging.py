@@ -71,7 +71,7 @@ def merge_clients(
     for key, client in rows:
         if client.expires <= time:
             expired += 1
-        elif forgotten.covers_client(client.last, client.network):
+        elif forgotten.covers_client(client.sequence, client.network):
             dropped += 1
         else:
             client = client._replace(network=b"") if privacy else client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -399,6 +400,25 @@ def test_a_client_whose_row_is_damaged_is_dropped_alone(
     if shared:
         eventually(lambda: not pair.stores[0].keys(b"greylist-clients/"))
         assert clients(pair)["clients"] == 1, "the other one is brought"
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_client_that_a_node_serves_while_it_is_cut_off_is_forgotten_with_the_others(pair: Pair, begun: bool) -> None:
+    earn(pair, 0, 5)
+    pair.switch(False)
+    assert pair.check(0, client="192.0.2.8" if begun else "203.0.113.7").reason == ("client" if begun else "new")
+    applied = copy.deepcopy(pair.host.tables)
+    pair.host.now += 1
+    pair.nodes[1].records.forget(client="192.0.2.7")
+    pair.host.now += 1
+    reached, pair.host.tables = pair.host.tables, applied
+    assert pair.check(0, sender="two@example.net").reason == "client", "it has not heard of it"
+    pair.host.tables = reached
+    assert pair.check(0, sender="three@example.net").reason == "new"
+    pair.switch(True)
+    pair.merged()
+    eventually(lambda: not pair.stores[0].keys(b"greylist-clients/"))
+    assert clients(pair)["allowed_clients"] == 0
 
 
 def test_clients_that_have_expired_are_removed(pair: Pair) -> None:
