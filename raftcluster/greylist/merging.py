@@ -89,17 +89,18 @@ def merge(
     forgotten = Forgotten(tables, time)
     joined = expired = dropped = 0
     for key, began, record in rows:
-        if record.expires <= time or (began + life <= time and began):
+        if record.expires <= time or record.last + life <= time or (began + life <= time and began):
             expired += 1  # or kept apart for longer than tombstones are: nobody knows any more what was forgotten
             continue
         if forgotten.covers(key, record.first, record.triplet):
             dropped += 1
             continue
         first = min(max(record.first, began), time)
+        last = min(max(record.last, first), time)
         record = record._replace(
             first=first,
-            last=min(max(record.last, first), time),
-            expires=min(record.expires, time + life),
+            last=last,
+            expires=min(record.expires, last + life),
             triplet=b"" if privacy else record.triplet,
         )
         row = tables.get(RECORDS, key)

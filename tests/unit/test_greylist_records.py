@@ -424,6 +424,21 @@ def test_what_was_forgotten_does_not_come_back_with_a_file(host: LocalHost, grey
     assert greylist.records.load(path) == {"records": 31, "joined": 10, "expired": 16, "forgotten": 5}
 
 
+def test_what_was_forgotten_does_not_come_back_with_a_file_when_a_life_has_become_shorter(
+    host: LocalHost, greylist: Greylist, tmp_path: Path
+) -> None:
+    """The tombstone is kept for one life, and that of the copy in the file was longer."""
+    filled(host, greylist)
+    path = written(tmp_path, greylist, "jsonl")
+    greylist.configure({"life": 3 * 86_400})
+    host.now += 1
+    greylist.records.forget(**mail(0))
+    host.now += 3 * 86_400_000
+    assert greylist.records.load(path) == {"records": 31, "joined": 0, "expired": 31, "forgotten": 0}
+    assert greylist.check(**mail(0)).reason == "new"
+    assert greylist.check(**mail(2)).reason == "known", "what is here keeps the life that it was given"
+
+
 def test_a_time_to_come_is_taken_for_now(host: LocalHost) -> None:
     (triplet,) = triplets(0, 1)
     far = host.now + 10 * LIFE
