@@ -22,7 +22,7 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +45,7 @@ _UNFINISHED: Final = {
     "node.json",
     BEFORE,
     f".{BEFORE}.new",
+    ".VERSION.new",
     DESTROYED,
 }  # what an interrupted `create` may leave
 
@@ -70,19 +71,10 @@ class DataDirectory:
         with _refusals(root):
             before = _before(root)
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            present = {entry.name for entry in root.iterdir()}
-            if "VERSION" in present:
-                raise StorageRefusal(
-                    f"{root} is a data directory already", subject=str(root), remedy="open it, or name another"
-                )
-            if strange := present - _UNFINISHED:
-                raise StorageRefusal(
-                    f"{root} is not empty: it holds {min(strange)}",
-                    subject=str(root),
-                    remedy="name another directory",
-                )
+            _check_unused(root)  # what is another's is not even locked
             directory = cls(root, _locked(root))
             try:
+                _check_unused(root)  # another process may have made it meanwhile
                 for folder in _FOLDERS:
                     (root / folder).mkdir(mode=0o700, exist_ok=True)
                 if not (root / BEFORE).exists():
@@ -115,6 +107,25 @@ class DataDirectory:
                     remedy="install the version that wrote it, or join again with an empty directory",
                 )
             return cls(root, _locked(root))
+
+    @classmethod
+    def begin(cls, path: str | os.PathLike[str], unfinished: Callable[[Path], bool]) -> DataDirectory:
+        """`create` it, or `open` what an attempt that broke off has left: one that is `unfinished`, or that holds nothing yet.
+
+        That is asked with the lock held: who held it before may have finished. Raises what `create` and `open` do.
+        """
+        root = Path(path)
+        with _refusals(root):
+            if not (root / "VERSION").exists():
+                return cls.create(root)
+            directory = cls.open(root)
+            try:
+                if not unfinished(root) and not _is_new(root):
+                    raise _taken(root)
+            except BaseException:
+                directory.close()
+                raise
+            return directory
 
     @classmethod
     def look(cls, path: str | os.PathLike[str]) -> DataDirectory:
@@ -238,6 +249,29 @@ class DataDirectory:
             self._make_folder(folder.parent)
             folder.mkdir(mode=0o700, exist_ok=True)
             sync_directory(folder.parent)
+
+
+def _check_unused(root: Path) -> None:
+    """Refuse what holds anything but what an interrupted `create` may have left."""
+    present = {entry.name for entry in root.iterdir()}
+    if "VERSION" in present:
+        raise _taken(root)
+    if strange := present - _UNFINISHED:
+        raise StorageRefusal(
+            f"{root} is not empty: it holds {min(strange)}", subject=str(root), remedy="name another directory"
+        )
+
+
+def _is_new(root: Path) -> bool:
+    """Whether nothing was done to it since `create`, but for a file that was not finished."""
+    names = {entry.name for entry in root.iterdir()} - _UNFINISHED - {"VERSION"}
+    return all(name.startswith(".") and name.endswith(".new") for name in names) and not any(
+        entry for folder in _FOLDERS for entry in (root / folder).iterdir()
+    )
+
+
+def _taken(root: Path) -> StorageRefusal:
+    return StorageRefusal(f"{root} is a data directory already", subject=str(root), remedy="open it, or name another")
 
 
 def _before(root: Path) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def restore(
     everything = all_machines(machines)
     _check(summary, product, schemas(everything))
     node_id, cluster_id = str(uuid.uuid4()), str(uuid.uuid4())
-    with _directory(path) as directory, Reader(file) as reader:
+    with DataDirectory.begin(path, lambda root: (root / RESTORE).exists()) as directory, Reader(file) as reader:
+        _clear(directory)
         install(directory, reader.header.index, reader.header.anchor, reader.chunks())
         if reader.sum.hex() != summary.sha256:
             raise BackupDamaged(f"{file} has changed meanwhile", subject=summary.path, remedy="try again")
@@ -155,15 +156,10 @@ def _check(summary: Summary, product: str, schema: dict[str, int]) -> None:
         )
 
 
-def _directory(path: str | os.PathLike[str]) -> DataDirectory:
-    """A new directory, or what an interrupted restore has left, emptied."""
-    if not os.path.exists(os.path.join(path, RESTORE)):
-        directory = DataDirectory.create(path)
-    else:
-        directory = DataDirectory.open(path)
-        for folder in (directory.tables, directory.log, directory.path / "certificates"):
-            for each in folder.iterdir():
-                shutil.rmtree(each) if each.is_dir() else each.unlink()
-        (directory.path / "node.json").unlink(missing_ok=True)
+def _clear(directory: DataDirectory) -> None:
+    """Say that a restore has begun, and throw away what an interrupted one has left."""
     directory.write(RESTORE, json.dumps({"begun_at": int(time.time())}).encode())
-    return directory
+    for folder in (directory.tables, directory.log, directory.path / "certificates"):
+        for each in folder.iterdir():
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
+    (directory.path / "node.json").unlink(missing_ok=True)

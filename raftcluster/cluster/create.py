@@ -92,8 +92,5 @@ def founding(
 
 def _directory(path: str | os.PathLike[str]) -> DataDirectory:
     """A new directory, or one that an earlier attempt has begun."""
-    begun = os.path.exists(os.path.join(path, "VERSION"))
     others = ("node.json", "join.json", "restore.json")
-    if begun and not any(os.path.exists(os.path.join(path, name)) for name in others):
-        return DataDirectory.open(path)
-    return DataDirectory.create(path)
+    return DataDirectory.begin(path, lambda root: not any((root / name).exists() for name in others))

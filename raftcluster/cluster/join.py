@@ -35,7 +35,7 @@ from raftcluster.cluster.features import checked
 from raftcluster.cluster.keystore import UNNUMBERED, Keystore
 from raftcluster.cluster.manifests import Link
 from raftcluster.cluster.records import SCHEMA, rejected
-from raftcluster.errors import FrameError, Rejected, StorageRefusal
+from raftcluster.errors import FrameError, Rejected
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport.certificates import Token, certificate_hash, verify_root
 from raftcluster.transport.connect import dial_rooted, dial_untrusted
@@ -120,13 +120,7 @@ def about_node(name: str, listen: Address, product: str, firewall: Mapping[str, 
 
 def directory_for(path: str | os.PathLike[str]) -> DataDirectory:
     """A new directory, or one that an earlier attempt to join has begun."""
-    if not os.path.exists(os.path.join(path, "VERSION")):
-        return DataDirectory.create(path)
-    directory = DataDirectory.open(path)
-    if not (directory.path / "join.json").exists():
-        directory.close()
-        raise StorageRefusal(f"{path} belongs to a node already", subject=str(path), remedy="name another directory")
-    return directory
+    return DataDirectory.begin(path, lambda root: (root / "join.json").exists())
 
 
 def staged(directory: DataDirectory, attempt: str) -> str:

@@ -270,9 +270,9 @@ def test_an_interrupted_restore_is_no_node_and_is_repeated(
         if (new / "restore.json").exists():
             with pytest.raises(StorageRefusal):
                 raftcluster.init(new, cluster="x", node="x", listen=("127.0.0.1", 1))
-            restored(new, file)
-            with Node.open(new) as node:
-                assert node.config.get("antispam/threshold") == 5
+        restored(new, file)
+        with Node.open(new) as node:
+            assert node.config.get("antispam/threshold") == 5
     assert steps >= 7 and not (new / "restore.json").exists()
 
 

@@ -186,6 +186,25 @@ def test_init_again_after_it_was_interrupted(tmp_path: Path, monkeypatch: pytest
         assert unpack((path / GENESIS).read_bytes())[2][1][0] == cluster_id
 
 
+def test_init_leaves_alone_what_another_one_has_finished_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mx1"
+    DataDirectory.create(path).close()
+    finished: list[str] = []
+
+    def late(where: Path) -> DataDirectory:
+        monkeypatch.undo()
+        finished.append(init(path))
+        return DataDirectory.open(where)
+
+    monkeypatch.setattr(DataDirectory, "open", late)
+    with pytest.raises(StorageRefusal, match="is a data directory already"):
+        init(path)
+    with DataDirectory.open(path) as directory:
+        assert [directory.read_node()["cluster_id"]] == finished
+
+
 def test_wiping_is_finished_however_often_it_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mx1"
     init(path)

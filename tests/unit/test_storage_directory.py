@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from raftcluster.errors import DataVersion, MissingPrivilege, Refusal, StorageFailed, StorageFull, StorageRefusal
+from raftcluster.storage import directory
 from raftcluster.storage.directory import VERSION, DataDirectory, archive, neighbours
 
 HOLDER = """
@@ -83,9 +84,40 @@ def test_creating_twice_is_refused_but_an_interrupted_creation_is_finished(tmp_p
     DataDirectory.create(tmp_path / "data").close()
     with pytest.raises(StorageRefusal, match="already"):
         DataDirectory.create(tmp_path / "data")
-    (tmp_path / "data" / "VERSION").unlink()
+    (tmp_path / "data" / "VERSION").rename(tmp_path / "data" / ".VERSION.new")
     DataDirectory.create(tmp_path / "data").close()
     DataDirectory.open(tmp_path / "data").close()
+
+
+def test_what_was_only_just_begun_is_begun_again_and_nothing_else(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    DataDirectory.begin(root, lambda _: False).close()
+    (root / ".join.json.new").touch()
+    DataDirectory.begin(root, lambda _: False).close()
+    for name in ("join.json", "certificates/1/node.key"):
+        with DataDirectory.open(root) as opened:
+            opened.write(name, b"{}")
+        with pytest.raises(StorageRefusal, match="is a data directory already"):
+            DataDirectory.begin(root, lambda _: False)
+        with DataDirectory.begin(root, lambda _: True), pytest.raises(StorageRefusal, match="already used by process"):
+            DataDirectory.begin(root, lambda _: True)
+        (root / name).unlink()
+
+
+def test_what_another_process_has_made_meanwhile_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data"
+
+    def late(path: Path) -> int:
+        monkeypatch.undo()
+        DataDirectory.create(path).close()
+        return directory._locked(path)
+
+    monkeypatch.setattr(directory, "_locked", late)
+    with pytest.raises(StorageRefusal, match="is a data directory already"):
+        DataDirectory.create(root)
+    DataDirectory.open(root).close()
 
 
 def test_a_second_user_is_refused_by_the_number_of_the_first(tmp_path: Path) -> None:
