@@ -212,6 +212,13 @@ class DataDirectory:
                 raise
             sync_directory(target.parent)
 
+    def remove(self, name: str) -> None:
+        """Remove the file `name`, durably. Raises as `write` does."""
+        target = self.path / name
+        with _refusals(target):
+            target.unlink()
+            sync_directory(target.parent)
+
     def read_node(self) -> dict[str, Any]:
         """The content of node.json. Raises `StorageRefusal` when there is none, `StorageFailed` when it is no object."""
         file = self.path / "node.json"

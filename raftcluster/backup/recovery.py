@@ -324,7 +324,7 @@ def _carry_out(
         author, reason = plan.get("why", ["", ""])
         origin = {"former_id": former.cluster_id, "index": state.anchor.index, "removed": plan["removed"]}
         events.note("cluster-recovered", **origin, author=author, reason=reason)
-    (directory.path / RECOVER).unlink()
+    directory.remove(RECOVER)
     return Recovered(
         facts.name,
         facts.cluster_id,

@@ -129,7 +129,7 @@ def restore(
                 author=author,
                 reason=reason,
             )
-        (directory.path / RESTORE).unlink()
+        directory.remove(RESTORE)
     return Restored(facts.name, cluster_id, node, node_id, generation, index, summary)
 
 

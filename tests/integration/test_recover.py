@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -289,6 +290,23 @@ def test_a_recovery_that_breaks_off_anywhere_is_finished_by_repeating_it(
             assert files(path) == files(copy), "before the decision nothing has changed"
         shutil.rmtree(path)
     assert steps >= 10 and decided == steps - 1
+
+
+def test_a_recovery_that_is_done_stays_done_when_the_power_fails(
+    template: Lost, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the decision came back, the node would not start, and who repeats the recovery resets a log that has gone on since."""
+    kept: list[bool] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        if Path(os.readlink(f"/proc/self/fd/{descriptor}")) == copy:
+            kept.append((copy / "recover.json").exists())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    template.recover(copy)
+    assert kept[-2:] == [True, False]
 
 
 @pytest.fixture

@@ -175,6 +175,19 @@ def test_a_file_and_then_its_name_are_made_durable(tmp_path: Path, monkeypatch: 
     assert synced == [".node.json.new with ['.node.json.new']", "data with ['node.json']"]
 
 
+def test_what_is_removed_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with DataDirectory.create(tmp_path / "data") as made:
+        made.write("restore.json", b"{}")
+        synced: list[tuple[str, bool]] = []
+
+        def noted(descriptor: int) -> None:
+            synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), (made.path / "restore.json").exists()))
+
+        monkeypatch.setattr(os, "fsync", noted)
+        made.remove("restore.json")
+    assert synced == [(str(made.path), False)]
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     with DataDirectory.create(tmp_path / "data") as directory:
         directory.write_node({"id": "old"})
