@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Literal
 
 import click
 
-from raftcluster import Refusal
+import raftcluster
 from raftcluster.cli import output
 from raftcluster.cli.context import Commands, Context, Duration, author, json_option, json_or_text, reason_option
 
@@ -136,30 +135,19 @@ def forget(obj: Context, /, reason: str, as_json: bool, **named: str | None) -> 
 def export(obj: Context, form: Literal["jsonl", "csv"], file: Path, as_json: bool) -> None:
     """Write all triplets that are known to the new FILE, which `import` reads: with a digest at its end."""
     around = 2 if form == "jsonl" else 3  # lines that are no triplet
-    lines = obj.client.greylist.records.export(form)
-    first = next(lines)  # whoever cannot be asked leaves no file behind
-    try:
-        with open(file, "x", encoding="utf-8", errors="surrogateescape", newline="\n", opener=_private) as out:
-            out.write(first)
-            count = 1
-            for line in lines:
-                out.write(line)
-                count += 1
-    except FileExistsError:
-        text, remedy = f"{file} exists already", "name another file, or remove it"
-        raise Refusal(text, subject=str(file), remedy=remedy) from None
-    except BaseException:
-        file.unlink(missing_ok=True)
-        raise
+    count = 0
+
+    def content() -> Iterator[bytes]:
+        nonlocal count
+        for line in obj.client.greylist.records.export(form):
+            count += 1
+            yield line.encode("utf-8", "surrogateescape")
+
+    raftcluster.backup.save(file, content())
     if as_json:
         output.as_json({"file": str(file), "triplets": count - around})
     else:
         click.echo(f"{count - around} triplets were written to {file}")
-
-
-def _private(path: str, flags: int) -> int:
-    """For `open`: who writes to whom is for this user alone."""
-    return os.open(path, flags, 0o600)
 
 
 @greylist.command("import")

@@ -15,11 +15,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raftcluster.backup.file import save
     from raftcluster.backup.recovery import Preview, Recovered, Survivor, preview, recover
     from raftcluster.backup.restore import Restored
     from raftcluster.backup.summary import Summary, verify
 
-__all__ = ["Preview", "Recovered", "Restored", "Summary", "Survivor", "preview", "recover", "verify"]
+__all__ = ["Preview", "Recovered", "Restored", "Summary", "Survivor", "preview", "recover", "save", "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -28,6 +29,8 @@ def __getattr__(name: str) -> Any:
     match name:
         case "Preview" | "Recovered" | "Survivor" | "preview" | "recover":
             from raftcluster.backup import recovery as home
+        case "save":
+            from raftcluster.backup import file as home
         case "Restored":
             from raftcluster.backup import restore as home
         case "Summary" | "verify":

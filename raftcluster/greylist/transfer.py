@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, TextIO
 
 from raftcluster import limits
 from raftcluster.codec import Value
-from raftcluster.errors import Rejected
+from raftcluster.errors import Refusal, Rejected
 from raftcluster.greylist import exchange
 from raftcluster.greylist.exchange import Format, Header, Row
 
@@ -45,21 +45,30 @@ def loaded(
     imported then. Records are joined with those that there are, so importing again, also after it was broken off
     (`Unavailable`, `OutcomeUnknown`), changes nothing more.
     """
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-        records = 0
-        for item in exchange.read(file):
-            if isinstance(item, Header):
-                _check_networks(item, here)
-            else:
-                records += 1
-        file.seek(0)
-        rows = (item for item in exchange.read(file) if not isinstance(item, Header))
-        why: list[Value] | None = [f"{records} records of {os.path.basename(path)}"[:200], author, reason]
-        total = [0, 0, 0]
-        for batch in _batches(rows):
-            total = [before + more for before, more in zip(total, put(batch, why), strict=True)]
-            why = None
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            records = 0
+            for item in exchange.read(_lines(file)):
+                if isinstance(item, Header):
+                    _check_networks(item, here)
+                else:
+                    records += 1
+            file.seek(0)
+            rows = (item for item in exchange.read(_lines(file)) if not isinstance(item, Header))
+            why: list[Value] | None = [f"{records} records of {os.path.basename(path)}"[:200], author, reason]
+            total = [0, 0, 0]
+            for batch in _batches(rows):
+                total = [before + more for before, more in zip(total, put(batch, why), strict=True)]
+                why = None
+    except OSError as error:
+        text = f"{path}: {error.strerror or error}"
+        raise Refusal(text, subject=os.fspath(path), remedy="name a file that can be read") from error
     return {"records": records, **dict(zip(("joined", "expired", "forgotten"), total, strict=True))}
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a file, no more of each than what is refused for its length."""
+    return iter(lambda: file.readline(exchange.LINE_CHARACTERS + 1), "")
 
 
 def _check_networks(header: Header, here: dict[str, Value]) -> None:

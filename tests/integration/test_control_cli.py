@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -180,6 +182,26 @@ def test_greylist_records_are_listed_exported_forgotten_and_imported(run: Run, n
     assert refused.exit_code == 4 and "line 6: the last line is missing" in refused.stderr
     assert run("greylist", "forget").exit_code == 4
     assert run("greylist", "export", str(cut)).exit_code != 0, "no file is overwritten"
+
+
+def test_a_failed_export_of_the_greylist_removes_nothing_that_was_there(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a free descriptor the system does not even look whether there is a file."""
+    mine, real = tmp_path / "mine", os.open
+    mine.write_text("dear")
+
+    def refuse(path: Any, *how: Any, **more: Any) -> int:
+        if path == mine or path == str(mine):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(path, *how, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    refused = run("greylist", "export", str(mine))
+    assert refused.exit_code == 4 and "Too many open files" in refused.stderr and mine.read_text() == "dear"
+    monkeypatch.undo()
+    refused = run("greylist", "export", str(tmp_path / "absent" / "file"))
+    assert refused.exit_code == 4 and "No such file" in refused.stderr
 
 
 def test_leases_are_listed(run: Run, node: LocalNode) -> None:

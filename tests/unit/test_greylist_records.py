@@ -357,6 +357,13 @@ def test_what_is_no_such_file_is_refused(greylist: Greylist, tmp_path: Path, tex
     assert problem in str(caught.value)
 
 
+def test_what_cannot_be_read_or_has_no_end_is_refused(greylist: Greylist, tmp_path: Path) -> None:
+    for file in (tmp_path, tmp_path / "absent", Path("/dev/zero")):
+        with pytest.raises(Rejected) as caught:
+            greylist.records.load(file)
+        assert caught.value.remedy
+
+
 def test_records_of_other_networks_would_match_nobody(host: LocalHost, greylist: Greylist, tmp_path: Path) -> None:
     greylist.check(**MAIL)
     path = written(tmp_path, greylist, "jsonl")
