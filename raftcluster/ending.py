@@ -28,7 +28,7 @@ from raftcluster.firewall.nft import Nft
 from raftcluster.firewall.table import table_name
 from raftcluster.host import Host
 from raftcluster.push import software
-from raftcluster.storage.directory import DataDirectory, archive
+from raftcluster.storage.directory import DataDirectory, archive, refusals
 from raftcluster.transport.handshake import JOIN
 from raftcluster.transport.mesh import Mesh
 from raftcluster.transport.stream import Stream
@@ -166,10 +166,10 @@ def finish(path: str | os.PathLike[str], *, outlet: Outlet | None = None, nft: N
         return
     node, root = dict(marked.node), Path(path)
     kept = Archive(archive(root))
-    events = kept.events(node["cluster_id"])
-    recorder = Recorder(EventLog(events), node, outlet)
+    recorder = Recorder(EventLog(kept.events(node["cluster_id"])), node, outlet)
     try:
-        kept.follow(node["cluster_id"], root)
+        with refusals(root):
+            kept.follow(node["cluster_id"], root)
         trouble: RaftclusterError | None = None
         if node.get("firewall"):
             try:
@@ -204,7 +204,9 @@ def bury(
     What a push has put on this host goes as well, as its end has it. Raises `Rejected` when it proves no such thing, `StorageRefusal`
     when a process uses the directory, and as `finish` does.
     """
-    if destroy.is_marked(path):
+    with refusals(Path(path)):
+        is_marked = destroy.is_marked(path)
+    if is_marked:
         event_id = destroy.marked(path).event_id
     else:
         with DataDirectory.open(path) as directory:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from raftcluster.cluster.api import Members
-from raftcluster.errors import MissingPrivilege, Unavailable
+from raftcluster.errors import Unavailable
 from raftcluster.maillog import files
 from raftcluster.maillog.files import Page
 from raftcluster.maillog.gathering import FROM_THE_END, Gathering, Member, Source, serve
@@ -49,14 +49,11 @@ class Logs(Offering):
 def read_logs(path: str | os.PathLike[str], since: float | None = None, *, follow: bool = False) -> Gathering:
     """The mail log of the node in the data directory `path`, which need not run; as `Node.logs`. Raises `StorageRefusal` when
     there is no node, `MissingPrivilege`."""
-    directory = DataDirectory.look(path)
-    name = str(directory.read_node()["name"])
+    with DataDirectory.look(path) as directory:
+        name = str(directory.read_node()["name"])
+        files.files(directory.maillog)
     ending = threading.Event()
     source = partial(_page, directory.maillog, ending)
-    try:
-        files.files(directory.maillog)
-    except PermissionError as error:
-        raise MissingPrivilege(f"{path}: {error.strerror}", subject=str(path), remedy="run as its owner") from error
     return Gathering({name: source}, since, follow, ending)
 
 

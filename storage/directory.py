@@ -24,7 +24,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from raftcluster import failpoints
 from raftcluster.errors import DataVersion, MissingPrivilege, StorageFailed, StorageFull, StorageRefusal
@@ -50,6 +50,14 @@ _UNFINISHED: Final = {
 }  # what an interrupted `create` may leave
 
 
+_NODE: Final[dict[str, type]] = {
+    **dict.fromkeys(("node_id", "name", "cluster_id", "cluster", "founder", "product"), str),
+    **dict.fromkeys(("listen", "advertise"), list),
+    "lab": bool,
+}
+"""What node.json says of every node."""
+
+
 class DataDirectory:
     """An opened, locked data directory.
 
@@ -68,7 +76,7 @@ class DataDirectory:
         Raises `StorageRefusal` when it holds anything already, `MissingPrivilege`, `StorageFull`, and `StorageRefusal` when in use.
         """
         root = Path(path)
-        with _refusals(root):
+        with refusals(root):
             before = _before(root)
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             _check_unused(root)  # what is another's is not even locked
@@ -93,9 +101,9 @@ class DataDirectory:
         Raises `StorageRefusal` when there is none, `DataVersion`, `MissingPrivilege`, `StorageRefusal` when it is in use.
         """
         root = Path(path)
-        with _refusals(root):
+        with refusals(root):
             try:
-                version = (root / "VERSION").read_text(encoding="utf-8", errors="replace")[:80].strip()
+                version = read_file(root / "VERSION").decode("utf-8", "replace")[:80].strip()
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise StorageRefusal(
                     f"{root} is no data directory", subject=str(root), remedy="create it: raftcluster init or join"
@@ -115,7 +123,7 @@ class DataDirectory:
         That is asked with the lock held: who held it before may have finished. Raises what `create` and `open` do.
         """
         root = Path(path)
-        with _refusals(root):
+        with refusals(root):
             if not (root / "VERSION").exists():
                 return cls.create(root)
             directory = cls.open(root)
@@ -131,7 +139,9 @@ class DataDirectory:
     def look(cls, path: str | os.PathLike[str]) -> DataDirectory:
         """Without locking it: to read its files, while a process may use it. Raises `StorageRefusal` when there is none."""
         root = Path(path)
-        if not (root / "VERSION").is_file():
+        with refusals(root):
+            found = (root / "VERSION").is_file()
+        if not found:
             raise StorageRefusal(f"{root} is no data directory", subject=str(root), remedy="name another one with -C")
         return cls(root, None)
 
@@ -145,8 +155,12 @@ class DataDirectory:
     def __enter__(self) -> DataDirectory:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Close it. What the operating system has refused meanwhile is told as ours."""
         self.close()
+        if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
+            with refusals(Path(error.filename) if isinstance(error.filename, str) else self.path):
+                raise error
 
     # --- the layout
 
@@ -194,7 +208,7 @@ class DataDirectory:
         """Write the file `name` (a path below the directory): durably, and all or nothing -- readers and a crash see the
         old content or the new. Missing folders are made. Raises `StorageFull`, `StorageFailed`, `MissingPrivilege`."""
         target = self.path / name
-        with _refusals(target):
+        with refusals(target):
             self._make_folder(target.parent)
             temporary = target.with_name(f".{target.name}.new")
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -215,37 +229,29 @@ class DataDirectory:
     def remove(self, name: str) -> None:
         """Remove the file `name`, durably. Raises as `write` does."""
         target = self.path / name
-        with _refusals(target):
+        with refusals(target):
             target.unlink()
             sync_directory(target.parent)
 
     def read_node(self) -> dict[str, Any]:
-        """The content of node.json. Raises `StorageRefusal` when there is none, `StorageFailed` when it is no object."""
+        """The content of node.json. Raises `StorageRefusal` when there is none, `StorageFailed` when it is damaged."""
         file = self.path / "node.json"
-        with _refusals(file):
-            try:
-                node = json.loads(file.read_bytes())
-            except FileNotFoundError as error:
-                raise StorageRefusal(
-                    f"{self.path} belongs to no node yet", subject=str(file), remedy="raftcluster init or join"
-                ) from error
-            except ValueError as error:
-                raise StorageFailed(f"{file} is not JSON: {error}", subject=str(file), remedy="restore it") from error
-        if not isinstance(node, dict):
-            raise StorageFailed(f"{file} is no JSON object", subject=str(file), remedy="restore it")
+        node = read_object(file)
+        if node is None:
+            raise StorageRefusal(
+                f"{self.path} belongs to no node yet", subject=str(file), remedy="raftcluster init or join"
+            )
+        check_node(node, file)
         return node
 
     def read_before(self) -> dict[str, Any]:
         """What was there before: "existed" (the directory itself) and "made" (folders above it, the deepest first). Raises `StorageFailed` when the file is damaged."""
         file = self.path / BEFORE
-        with _refusals(file):
-            try:
-                before = json.loads(file.read_bytes())
-            except FileNotFoundError:
-                return {"existed": True}
-            except ValueError as error:
-                raise StorageFailed(f"{file} is not JSON: {error}", subject=str(file), remedy="restore it") from error
-        return dict(before)
+        before = read_object(file)
+        if before is None:
+            return {"existed": True}
+        check_before(before, file)
+        return before
 
     def write_node(self, node: Mapping[str, Any]) -> None:
         """Write node.json."""
@@ -279,6 +285,56 @@ def _is_new(root: Path) -> bool:
 
 def _taken(root: Path) -> StorageRefusal:
     return StorageRefusal(f"{root} is a data directory already", subject=str(root), remedy="open it, or name another")
+
+
+def open_file(file: str | os.PathLike[str]) -> BinaryIO:
+    """A file that is one, to be read: nobody waits for what comes out of a pipe. Raises `OSError`."""
+    opened = open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115 - the caller's
+    if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+        return opened
+    opened.close()
+    raise OSError(errno.EINVAL, "it is no regular file", os.fspath(file))
+
+
+def read_file(file: Path) -> bytes:
+    """What is in a file that is one. Raises `OSError`."""
+    with open_file(file) as opened:
+        return opened.read()
+
+
+def read_object(file: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None when there is no such file. Raises `StorageFailed` for anything else, and as `write` does."""
+    with refusals(file):
+        try:
+            found = json.loads(read_file(file))
+        except FileNotFoundError:
+            return None
+        except (ValueError, RecursionError) as error:
+            raise damaged(file, f"it is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise damaged(file, "it is no JSON object")
+    return found
+
+
+def check_node(node: Any, file: Path) -> None:
+    """Raises `StorageFailed` unless this is what node.json says of a node: `file` holds it."""
+    if not isinstance(node, dict) or not all(isinstance(node.get(name), kind) for name, kind in _NODE.items()):
+        raise damaged(file, "it does not say who the node is")
+    for host, port in (each if len(each) == 2 else ("", "") for each in (node["listen"], node["advertise"])):
+        if not isinstance(host, str) or type(port) is not int:
+            raise damaged(file, "it does not say where the node is")
+
+
+def check_before(before: dict[str, Any], file: Path) -> None:
+    """Raises `StorageFailed` unless this is what `DataDirectory.read_before` tells: `file` holds it."""
+    made = before.get("made", [])
+    if not isinstance(made, list) or not all(isinstance(each, str) for each in made):
+        raise damaged(file, "it does not say which folders were made")
+
+
+def damaged(file: Path, why: str) -> StorageFailed:
+    """The refusal of a file that is not what was written."""
+    return StorageFailed(f"{file} is damaged: {why}", subject=str(file), remedy="restore it, or join again")
 
 
 def _before(root: Path) -> dict[str, Any]:
@@ -347,7 +403,7 @@ def sync_directory(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _refusals(path: Path) -> Iterator[None]:
+def refusals(path: Path) -> Iterator[None]:
     """The operating system's errors as ours, naming `path`."""
     try:
         yield

@@ -31,7 +31,7 @@ from typing import Final
 from raftcluster import failpoints, limits
 from raftcluster.errors import RaftclusterError, StorageFailed, StorageFull, Unavailable
 from raftcluster.storage import disk, segment
-from raftcluster.storage.directory import sync_directory
+from raftcluster.storage.directory import read_file, sync_directory
 from raftcluster.storage.ports import Health, LogImage, Record
 from raftcluster.storage.segment import Damage, Place, Replay, State
 
@@ -368,7 +368,7 @@ class LogStore:
             for path in found:
                 if not _NAME.fullmatch(path.name):
                     raise Damage(f"{path.name} is no name of a segment")
-                data = path.read_bytes()
+                data = read_file(path)
                 each = _Segment(path, int(path.stem, 16), len(data))
                 self._place = replay.take(data, each.number)
                 each.last = replay.most

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, Final, Self
 
 from raftcluster import limits
 from raftcluster.codec import Value, pack, unpack
@@ -37,6 +37,7 @@ from raftcluster.errors import (
     StorageFull,
 )
 from raftcluster.snapshots import pack_chunk, unpack_chunk
+from raftcluster.storage.directory import open_file
 from raftcluster.storage.ports import Chunk, Snapshot
 from raftcluster.storage.source import UnusableSource, checked
 
@@ -219,7 +220,7 @@ class Reader:
         self.sum = b""
         """Of the last block: of the whole file, once all of it was read."""
         try:
-            self._file: BinaryIO = open(path, "rb")  # noqa: SIM115 - closed by `close`
+            self._file = open_file(path)
             self.bytes = os.fstat(self._file.fileno()).st_size
         except OSError as error:
             raise _refusal(Path(path), error) from error

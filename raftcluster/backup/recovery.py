@@ -23,6 +23,7 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from raftcluster.backup.offline import Offline
@@ -37,12 +38,12 @@ from raftcluster.cluster.statement import STATEMENT, Statement
 from raftcluster.cluster.view import View
 from raftcluster.codec import Value, unpack
 from raftcluster.config.reading import read_revision
-from raftcluster.errors import RaftclusterError
+from raftcluster.errors import FrameError, RaftclusterError
 from raftcluster.events.log import EventLog
 from raftcluster.events.outlet import Outlet
 from raftcluster.events.recorder import Recorder
 from raftcluster.machine import StateMachine
-from raftcluster.storage.directory import DataDirectory
+from raftcluster.storage.directory import DataDirectory, damaged, read_object
 from raftcluster.transport.certificates import certificate_hash, validity
 from raftcluster.transport.connect import dial_untrusted
 from raftcluster.transport.ports import Address
@@ -217,9 +218,8 @@ def _plan(
         raise rejected(
             "not-confirmed", f"to recover this cluster, confirm with its name, not {confirm!r}", subject=confirm
         )
-    if file.exists():
-        plan: dict[str, Any] = json.loads(file.read_bytes())
-        return plan
+    if (begun := read_object(file)) is not None:
+        return _checked(begun, file)
     if (directory.path / RESTORE).exists():
         check_finished(directory.path)
     if view.destruction is not None:
@@ -254,6 +254,19 @@ def _plan(
     _told(plan, node, 0)  # refused before anything is decided
     directory.write(RECOVER, (json.dumps(plan, indent=2, sort_keys=True) + "\n").encode())
     return plan
+
+
+def _checked(plan: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The decision that is on the disk. Raises `StorageFailed` when it is none."""
+    kinds = {"cluster_id": str, "former": list, "generation": int, "revision": int, "removed": list, "decided_at": int}
+    try:
+        if any(type(plan[name]) is not kind for name, kind in kinds.items()):
+            raise ValueError("a field is of another kind")
+        Facts.of(plan["former"])
+        author, reason = map(str, plan.get("why", ["", ""]))
+    except (FrameError, KeyError, TypeError, ValueError) as error:
+        raise damaged(file, f"it is no decision: {error}") from error
+    return {**plan, "why": [author, reason]}
 
 
 def _has_expired(keystore: Keystore) -> bool:

@@ -26,8 +26,8 @@ from raftcluster.cluster.manifests import Link
 from raftcluster.cluster.records import SCHEMA, rejected
 from raftcluster.cluster.rows import check_address, check_name
 from raftcluster.codec import Value, pack, unpack
-from raftcluster.errors import FrameError, StorageFailed, StorageRefusal
-from raftcluster.storage.directory import DataDirectory
+from raftcluster.errors import FrameError, StorageRefusal
+from raftcluster.storage.directory import DataDirectory, damaged, read_file, read_object, refusals
 from raftcluster.transport.certificates import (
     key_fingerprint,
     public_key,
@@ -92,7 +92,7 @@ def request(
 ) -> Request:
     """Begin to make `path` the data directory of a new member, and write to `file` what to carry to a member.
 
-    Asking again, with the same directory, writes the same key's request. Raises `Rejected`, `StorageRefusal`, `OSError`.
+    Asking again, with the same directory, writes the same key's request. Raises `Rejected`, `StorageRefusal`.
     """
     check_name(name)
     check_address(*advertise)
@@ -102,9 +102,12 @@ def request(
         pem = keystore.request(UNNUMBERED)
         made = Request(node_id, name, *advertise, product, SCHEMA, realm, dict(machines), checked(features), pem)
         directory.write("request.json", json.dumps(about_node(name, listen, product, firewall)).encode())
-        key = keystore.keys()[UNNUMBERED]
+        key = keystore.keys().get(UNNUMBERED)
+        if key is None:
+            raise damaged(directory.certificates(UNNUMBERED), "there is no key for the request")
         about = asdict(made)
-        Path(file).write_bytes(pack([CONTEXT, about, public_key(key), sign(key, pack([CONTEXT, about]))]))
+        with refusals(Path(file)):
+            Path(file).write_bytes(pack([CONTEXT, about, public_key(key), sign(key, pack([CONTEXT, about]))]))
     return made
 
 
@@ -125,12 +128,13 @@ def read_request(content: Value) -> Request:
 
 
 def write_bundle(folder: str | os.PathLike[str], bundle: Value) -> None:
-    """Write what `Certs.export` has returned to `folder`, which is made. Raises `OSError`, `FrameError`."""
+    """Write what `Certs.export` has returned to `folder`, which is made. Raises `StorageRefusal`, `FrameError`."""
     found = Bundle.read(bundle)
     where = Path(folder)
-    where.mkdir(parents=True, exist_ok=True)
-    (where / ROOT).write_bytes(found.roots[found.generation])
-    (where / BUNDLE).write_bytes(pack(found.message()))
+    with refusals(where):
+        where.mkdir(parents=True, exist_ok=True)
+        (where / ROOT).write_bytes(found.roots[found.generation])
+        (where / BUNDLE).write_bytes(pack(found.message()))
 
 
 def take(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Joined:
@@ -140,22 +144,21 @@ def take(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Joined
     """
     file = Path(folder) / BUNDLE
     try:
-        bundle = Bundle.read(unpack(file.read_bytes()))
+        bundle = Bundle.read(unpack(read_file(file)))
     except OSError as error:
         remedy = "name the folder that `raftcluster certs export` has written"
         raise StorageRefusal(f"{file}: {error.strerror}", subject=str(file), remedy=remedy) from error
     except FrameError as error:
         raise StorageRefusal(f"{file} is no bundle: {error}", subject=str(file), remedy="export it again") from error
     with DataDirectory.open(path) as directory:
-        try:
-            node = json.loads((directory.path / "request.json").read_bytes())
-            node_id = json.loads((directory.path / "join.json").read_bytes())["node_id"]
-        except FileNotFoundError as error:
+        node, attempt = (read_object(directory.path / name) for name in ("request.json", "join.json"))
+        if node is None or attempt is None:
             raise StorageRefusal(
                 f"no request was made in {path}", subject=str(path), remedy="raftcluster certs request FILE"
-            ) from error
-        except (ValueError, KeyError) as error:
-            raise StorageFailed(f"{path}: the request's record is damaged", subject=str(path)) from error
+            )
+        node_id = attempt.get("node_id")
+        if not isinstance(node_id, str):
+            raise damaged(directory.path / "join.json", "it does not say who asked")
         if all(each.node_id != node_id for each in bundle.members):
             raise rejected(
                 "wrong-bundle", f"{file} is for another host", subject=str(file), remedy="carry the right one"

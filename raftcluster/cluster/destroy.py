@@ -28,8 +28,18 @@ from typing import Any, Final
 from raftcluster import failpoints
 from raftcluster.cluster.archive import Archive
 from raftcluster.cluster.tombstone import Tombstone
+from raftcluster.errors import StorageRefusal
 from raftcluster.events.recorder import Recorder
-from raftcluster.storage.directory import DESTROYED, DataDirectory, archive, sync_directory
+from raftcluster.storage.directory import (
+    DESTROYED,
+    DataDirectory,
+    archive,
+    check_before,
+    check_node,
+    damaged,
+    read_object,
+    sync_directory,
+)
 
 MARKER: Final = "DESTROYED"
 _FIRST: Final = ("certificates", "genesis", "join.json", "node.json", "tables", "log", "local")
@@ -83,8 +93,20 @@ def is_marked(path: str | os.PathLike[str]) -> bool:
 
 
 def marked(path: str | os.PathLike[str]) -> Marked:
-    """What the marker says."""
-    return Marked(**json.loads((Path(path) / MARKER).read_bytes()))
+    """What the marker says. Raises `StorageFailed` when it is damaged, `StorageRefusal` when there is none."""
+    file = Path(path) / MARKER
+    said = read_object(file)
+    if said is None:
+        raise StorageRefusal(
+            f"{path} is not marked", subject=str(path), remedy="name the directory of a destroyed node"
+        )
+    said = {"software": "", **said}
+    kinds = {"event_id": str, "node": dict, "before": dict, "software": str}
+    if set(said) != set(kinds) or not all(isinstance(said[name], kind) for name, kind in kinds.items()):
+        raise damaged(file, "it does not say what to do")
+    check_node(said["node"], file)
+    check_before(said["before"], file)
+    return Marked(**said)
 
 
 def is_wiped(path: str | os.PathLike[str]) -> bool:

@@ -36,7 +36,7 @@ from raftcluster.cluster.keystore import UNNUMBERED, Keystore
 from raftcluster.cluster.manifests import Link
 from raftcluster.cluster.records import SCHEMA, rejected
 from raftcluster.errors import FrameError, Rejected
-from raftcluster.storage.directory import DataDirectory
+from raftcluster.storage.directory import DataDirectory, read_object
 from raftcluster.transport.certificates import Token, certificate_hash, verify_root
 from raftcluster.transport.connect import dial_rooted, dial_untrusted
 from raftcluster.transport.ports import Address
@@ -125,10 +125,9 @@ def directory_for(path: str | os.PathLike[str]) -> DataDirectory:
 
 def staged(directory: DataDirectory, attempt: str) -> str:
     """The node id of this attempt to join: another token is another attempt, with another key."""
-    file = directory.path / "join.json"
-    if file.exists():
-        known = json.loads(file.read_bytes())
-        if known["token"] == attempt:
+    known = read_object(directory.path / "join.json")
+    if known is not None:
+        if known.get("token") == attempt and isinstance(known.get("node_id"), str):
             return str(known["node_id"])
         Keystore(directory, "", "").forget([UNNUMBERED])
     node_id = str(uuid.uuid4())

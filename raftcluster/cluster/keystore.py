@@ -26,7 +26,7 @@ from raftcluster.cluster.manifests import Link, endorsed
 from raftcluster.cluster.records import rejected
 from raftcluster.codec import pack, unpack
 from raftcluster.errors import FrameError, Rejected, StorageFailed
-from raftcluster.storage.directory import DataDirectory
+from raftcluster.storage.directory import DataDirectory, damaged, read_file
 from raftcluster.transport.certificates import key_matches, make_request, new_key, public_key, sign, verify_leaf
 from raftcluster.transport.ports import Identity, Peer
 from raftcluster.transport.subject import SubjectId
@@ -74,13 +74,13 @@ class Keystore:
     def keys(self) -> dict[int, bytes]:
         """Every private key on the disk, by generation; a joiner's under `UNNUMBERED`."""
         files = {number: self._file(number, "node.key") for number in self._directory.generations()}
-        return {number: file.read_bytes() for number, file in sorted(files.items()) if file.exists()}
+        return {number: read_file(file) for number, file in sorted(files.items()) if file.exists()}
 
     def requests(self) -> dict[int, bytes]:
         """Generations whose key waits for its certificate, with the request."""
         waiting = self.on_disk() - self.stored()
         files = {number: self._file(number, "request.pem") for number in sorted(waiting)}
-        return {number: file.read_bytes() for number, file in files.items() if file.exists()}
+        return {number: read_file(file) for number, file in files.items() if file.exists()}
 
     def request(self, number: int) -> bytes:
         """The certificate request of a generation; makes its key when there is none yet."""
@@ -89,8 +89,8 @@ class Keystore:
             key = self._file(number, "node.key")
             if not key.exists():
                 self._write(number, "node.key", new_key())
-            self._write(number, "request.pem", make_request(key.read_bytes(), self.node_id))
-        return file.read_bytes()
+            self._write(number, "request.pem", make_request(read_file(key), self.node_id))
+        return read_file(file)
 
     def store(self, number: int, root: bytes, certificate: bytes) -> None:
         """Complete a generation. Its key is the one of the request, or whichever on the disk the certificate is for.
@@ -155,7 +155,7 @@ class Keystore:
         """What `keep_chain` has kept; empty before. Raises `StorageFailed` when it is damaged."""
         file = self._directory.path / "certificates" / "chain"
         try:
-            return [Link.check(values) for values in unpack(file.read_bytes())]
+            return [Link.check(values) for values in unpack(read_file(file))]
         except FileNotFoundError:
             return []
         except (OSError, FrameError, TypeError) as error:
@@ -173,7 +173,12 @@ class Keystore:
         """
         file = self._directory.path / "certificates" / "endorsed"
         if file.exists():
-            cluster_id, before, other, public, signature = unpack(file.read_bytes())
+            try:
+                cluster_id, before, other, public, signature = unpack(read_file(file))
+                if not isinstance(before, int):
+                    raise TypeError("no number")
+            except (FrameError, TypeError, ValueError) as error:
+                raise damaged(file, "what this node has endorsed is not known") from error
             if (cluster_id, before, other) == (self.cluster_id, sequence, digest):
                 return [public, signature]
             if cluster_id == self.cluster_id and before >= sequence:  # a recovered cluster begins a chain of its own
@@ -194,13 +199,13 @@ class Keystore:
         """What `keep` has kept. Raises `StorageFailed` when the file is missing or damaged."""
         file = self._directory.path / "certificates" / "trust.json"
         try:
-            kept = json.loads(file.read_bytes())
+            kept = json.loads(read_file(file))
             peers = {
                 node_id: Peer(node_id, (row["host"], row["port"]), frozenset(bytes.fromhex(pin) for pin in row["pins"]))
                 for node_id, row in kept["peers"].items()
             }
             return Trust(kept["revision"], kept["presented"], tuple(kept["trusted"]), peers)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StorageFailed(
                 f"{file} cannot be used: {error}", subject=str(file), remedy="restore it, or join again"
             ) from error
@@ -230,7 +235,7 @@ class Keystore:
     def _read(self, number: int, name: str) -> bytes:
         file = self._file(number, name)
         try:
-            return file.read_bytes()
+            return read_file(file)
         except OSError as error:
             raise StorageFailed(f"{file}: {error.strerror}", subject=str(file), remedy="join again") from error
 

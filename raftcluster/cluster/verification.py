@@ -43,28 +43,28 @@ class Report:
 
 def verify(path: str | os.PathLike[str]) -> Report:
     """Look at everything; what is wrong is in `problems`. Raises `StorageRefusal` when `path` is no node's directory."""
-    directory = DataDirectory.look(path)
-    node = directory.read_node()
-    keystore = Keystore(directory, node["cluster_id"], node["node_id"])
-    problems: list[str] = []
-    files = sum(1 for each in Path(path).rglob("*") if each.is_file())
-    problems += [f"{file} holds the private key of a root" for file in keystore.root_keys()]
-    problems += _modes(Path(path) / "certificates")
-    links, newest = _chain(keystore, node["cluster_id"], problems)
-    presented, trusted, expires = _presented(keystore, links, problems)
-    return Report(
-        node["node_id"],
-        node["cluster_id"],
-        presented,
-        list(trusted),
-        len(links),
-        links[0].content().generation if links else 0,
-        newest.content().generation if newest else 0,
-        list(newest.content().voters) if newest else [],
-        files,
-        expires,
-        problems,
-    )
+    with DataDirectory.look(path) as directory:
+        node = directory.read_node()
+        keystore = Keystore(directory, node["cluster_id"], node["node_id"])
+        problems: list[str] = []
+        files = sum(1 for each in Path(path).rglob("*") if each.is_file())
+        problems += [f"{file} holds the private key of a root" for file in keystore.root_keys()]
+        problems += _modes(Path(path) / "certificates")
+        links, newest = _chain(keystore, node["cluster_id"], problems)
+        presented, trusted, expires = _presented(keystore, links, problems)
+        return Report(
+            node["node_id"],
+            node["cluster_id"],
+            presented,
+            list(trusted),
+            len(links),
+            links[0].content().generation if links else 0,
+            newest.content().generation if newest else 0,
+            list(newest.content().voters) if newest else [],
+            files,
+            expires,
+            problems,
+        )
 
 
 def _modes(folder: Path) -> list[str]:

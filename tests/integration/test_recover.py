@@ -20,7 +20,7 @@ from raftcluster.backup.offline import Offline
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.statement import Statement
 from raftcluster.codec import pack, unpack
-from raftcluster.errors import Rejected, StorageFull, StorageRefusal, Unavailable
+from raftcluster.errors import Rejected, StorageFailed, StorageFull, StorageRefusal, Unavailable
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.storage.log import LogStore
 from raftcluster.transport.certificates import fingerprint, issue, make_request
@@ -290,6 +290,15 @@ def test_a_recovery_that_breaks_off_anywhere_is_finished_by_repeating_it(
             assert files(path) == files(copy), "before the decision nothing has changed"
         shutil.rmtree(path)
     assert steps >= 10 and decided == steps - 1
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b"[" * 100_000])
+def test_a_decision_that_is_damaged_is_named_and_nothing_is_done(template: Lost, copy: Path, content: bytes) -> None:
+    (copy / "recover.json").write_bytes(content)
+    before = files(copy)
+    with pytest.raises(StorageFailed, match=r"recover\.json is damaged"):
+        template.recover(copy)
+    assert files(copy) == before
 
 
 def test_a_recovery_that_is_done_stays_done_when_the_power_fails(

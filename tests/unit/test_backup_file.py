@@ -124,6 +124,9 @@ def test_other_files_are_none(file: Path, tmp_path: Path) -> None:
         verify(tmp_path / "absent")
     with pytest.raises(Refusal):
         verify(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Refusal, match="no regular file"):
+        verify(tmp_path / "pipe")
 
 
 def test_rows_that_no_table_can_hold_are_refused_although_the_sums_are_right(file: Path) -> None:

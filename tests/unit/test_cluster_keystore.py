@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,15 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from raftcluster.cluster import create, destroy
+import raftcluster
+from raftcluster.cluster import carried, create, destroy
 from raftcluster.cluster.auditing import ATTRIBUTED
 from raftcluster.cluster.keystore import UNNUMBERED, Keystore, Trust
 from raftcluster.cluster.reconcile import GENESIS
 from raftcluster.cluster.records import Facts
+from raftcluster.cluster.verification import verify
 from raftcluster.codec import unpack
+from raftcluster.ending import finish
 from raftcluster.errors import Refusal, Rejected, StorageFailed, StorageFull, StorageRefusal
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport.certificates import issue, issue_root, new_key, subject_of, verify_leaf
@@ -203,6 +209,72 @@ def test_init_leaves_alone_what_another_one_has_finished_meanwhile(
         init(path)
     with DataDirectory.open(path) as directory:
         assert [directory.read_node()["cluster_id"]] == finished
+
+
+DAMAGED = [b"", b"{", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"token": 1, "node_id": []}']
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_marker_that_is_damaged_is_named_and_nothing_is_removed(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mx1"
+    init(path)
+    with pytest.raises(StorageRefusal, match="is not marked"):
+        finish(path)
+    (path / destroy.MARKER).write_bytes(content)
+    with pytest.raises(StorageFailed, match="DESTROYED is damaged"):
+        finish(path)
+    assert (path / "certificates/1/node.key").exists()
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_what_was_begun_and_is_damaged_is_named(tmp_path: Path, content: bytes) -> None:
+    def request() -> None:
+        where = ("127.0.0.1", 9777)
+        carried.request(path, tmp_path / "request", name="mx1", listen=where, advertise=where, product="p", machines={})
+
+    path = tmp_path / "mx1"
+    request()
+    (path / "join.json").write_bytes(content)
+    with suppress(StorageFailed):  # an object is another attempt
+        request()
+    (path / "join.json").write_bytes(content)
+    bundle = tmp_path / "bundle"
+    bundle.write_bytes(b"")
+    with pytest.raises(StorageRefusal):
+        carried.take(path, tmp_path)
+    with DataDirectory.open(path) as directory:
+        directory.write("certificates/endorsed", content)
+        with pytest.raises(StorageFailed, match="endorsed is damaged"):
+            Keystore(directory, "c1", "n1").endorse(1, b"digest", 1)
+
+
+def test_a_key_that_is_gone_is_missed(tmp_path: Path) -> None:
+    path, where = tmp_path / "mx1", ("127.0.0.1", 9777)
+    about: dict[str, Any] = {"name": "mx1", "listen": where, "advertise": where, "product": "p", "machines": {}}
+    carried.request(path, tmp_path / "request", **about)
+    (path / "certificates/0/node.key").unlink()
+    with pytest.raises(StorageFailed, match="no key for the request"):
+        carried.request(path, tmp_path / "request", **about)
+    with pytest.raises(StorageRefusal):
+        carried.request(tmp_path / "mx2", tmp_path / "absent" / "request", **about)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_files_that_cannot_be_looked_at_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """As for another user: the tests may run as root, who is refused nothing."""
+    path, real = tmp_path / "mx1", os.stat
+    init(path)
+
+    def refuse(file: Any, **how: Any) -> os.stat_result:
+        if str(file).startswith(f"{path}/"):
+            raise OSError(number, os.strerror(number), str(file))
+        return real(file, **how)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    for ask in (verify, lambda where: list(raftcluster.read_events(where)), raftcluster.read_logs):
+        with pytest.raises(Refusal) as caught:
+            ask(path)
+        assert str(path) in caught.value.message and caught.value.remedy
 
 
 def test_wiping_is_finished_however_often_it_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

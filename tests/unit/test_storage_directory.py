@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import stat
@@ -16,6 +17,12 @@ from raftcluster.errors import DataVersion, MissingPrivilege, Refusal, StorageFa
 from raftcluster.storage import directory
 from raftcluster.storage.directory import VERSION, DataDirectory, archive, neighbours
 
+NODE = {
+    **dict.fromkeys(("node_id", "name", "cluster_id", "cluster", "founder", "product"), "n1"),
+    "listen": ["127.0.0.1", 9777],
+    "advertise": ["127.0.0.1", 9777],
+    "lab": True,
+}
 HOLDER = """
 import sys
 from raftcluster.storage.directory import DataDirectory
@@ -29,11 +36,11 @@ def test_a_created_directory_opens_again(tmp_path: Path) -> None:
     root = tmp_path / "var" / "cluster"
     with DataDirectory.create(root) as directory:
         assert directory.generations() == []
-        directory.write_node({"id": "n1", "name": "mx1.example.net"})
+        directory.write_node(NODE)
         directory.write(f"{directory.certificates(3).relative_to(root)}/node.key", b"secret")
         directory.write("certificates/12/root.pem", b"root")
     with DataDirectory.open(root) as directory:
-        assert directory.read_node() == {"id": "n1", "name": "mx1.example.net"}
+        assert directory.read_node() == NODE
         assert directory.generations() == [3, 12]
         assert (directory.certificates(3) / "node.key").read_bytes() == b"secret"
         assert all(folder.is_dir() for folder in (directory.log, directory.tables, directory.local))
@@ -190,7 +197,7 @@ def test_what_is_removed_does_not_come_back(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     with DataDirectory.create(tmp_path / "data") as directory:
-        directory.write_node({"id": "old"})
+        directory.write_node(NODE)
         present = set(directory.path.iterdir())
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
@@ -199,17 +206,47 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
                 directory.write("node.json", b"x" * 10_000)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        assert directory.read_node() == {"id": "old"} and set(directory.path.iterdir()) == present
+        assert directory.read_node() == NODE and set(directory.path.iterdir()) == present
 
 
 def test_a_node_file_that_is_damaged_is_not_believed(tmp_path: Path) -> None:
     with DataDirectory.create(tmp_path / "data") as directory:
         with pytest.raises(StorageRefusal, match="no node yet"):
             directory.read_node()
-        for damaged in (b"", b"{", b"\xff", b"[]"):
+        nowhere = [json.dumps({**NODE, "listen": each}).encode() for each in (["h"], ["h", "1"], [1, 1], "h")]
+        for damaged in (b"", b"{", b"\xff", b"[]", b"{}", b"[" * 100_000, *nowhere):
             directory.write("node.json", damaged)
             with pytest.raises(StorageFailed, match=r"node\.json"):
                 directory.read_node()
+
+
+@pytest.mark.parametrize("name", ["VERSION", "node.json", "before.json"])
+def test_nobody_waits_for_what_is_no_file(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "data"
+    with DataDirectory.create(root) as made:
+        made.write_node(NODE)
+    for change in (os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")):
+        (root / name).unlink()
+        change(root / name)
+        with pytest.raises(StorageRefusal, match="data"), DataDirectory.open(root) as opened:
+            (opened.read_node(), opened.read_before())
+        (root / name).rmdir() if (root / name).is_dir() else (root / name).unlink()
+        (root / name).touch()
+
+
+def test_what_the_system_refuses_while_a_directory_is_open_is_told_in_words(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    DataDirectory.create(root).close()
+    for number, kind in ((errno.EACCES, MissingPrivilege), (errno.ENOSPC, StorageFull), (errno.EIO, StorageFailed)):
+        with pytest.raises(kind) as caught, DataDirectory.open(root):
+            raise OSError(number, os.strerror(number), str(root / "certificates"))
+        assert caught.value.subject == str(root / "certificates") and caught.value.remedy
+    for other in (
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        InterruptedError("enough"),
+    ):  # who is told the progress raises it
+        with pytest.raises(type(other)), DataDirectory.open(root):
+            raise other
 
 
 def test_neighbouring_archives_are_those_that_only_this_user_can_write_to(tmp_path: Path) -> None:
