@@ -18,7 +18,7 @@ from typing import Final
 
 from raftcluster.cluster.tombstone import Statement, Tombstone
 from raftcluster.errors import FrameError
-from raftcluster.events.log import read
+from raftcluster.events.log import files, read
 from raftcluster.storage.directory import EVENTS, archive, neighbours, sync_directory
 
 log = logging.getLogger("raftcluster.cluster")
@@ -71,13 +71,13 @@ class Archive:
         self._write(self.tombstone(cluster_id), tombstone)
 
     def follow(self, cluster_id: str, directory: Path) -> None:
-        """Keep what the data directory's event files hold, as long as they are there: a node records until it has stopped."""
-        files = [
-            *sorted(directory.glob(f"{EVENTS}.*"), reverse=True),
-            directory / EVENTS,
-        ]  # put aside first: the oldest
-        if files[-1].exists():
-            self._write(self.events(cluster_id), b"".join(file.read_bytes() for file in files))
+        """Keep what the data directory's event files hold, as long as they are there: a node records until it has stopped. What a
+        teardown that broke off has recorded here since stays."""
+        found, kept = files(directory / EVENTS), self.events(cluster_id)
+        if directory / EVENTS in found:
+            recorded = b"".join(file.read_bytes() for file in found)
+            if not kept.exists() or not kept.read_bytes().startswith(recorded):
+                self._write(kept, recorded)
 
     def holds(self, cluster_id: str, event_id: str) -> bool:
         """Whether tombstone and event record of this destruction are here."""
@@ -95,14 +95,14 @@ class Archive:
         """Of all tombstones that are not older."""
         oldest = time.time() - younger_than_s
         try:
-            files = [each for each in sorted(self.folder.iterdir()) if each.suffix == f".{TOMBSTONE}"]
-            young = [each for each in files if each.stat().st_mtime >= oldest]
+            found = [each for each in sorted(self.folder.iterdir()) if each.suffix == f".{TOMBSTONE}"]
+            young = [each for each in found if each.stat().st_mtime >= oldest]
         except FileNotFoundError:
             return
         except OSError as error:
             log.warning("nothing in the archive %s is used: %s", self.folder, error)
             return
-        yield from (found[1] for each in young if (found := _read(each)) is not None)
+        yield from (whole[1] for each in young if (whole := _read(each)) is not None)
 
     def _write(self, target: Path, data: bytes) -> None:
         if not self.folder.is_dir():

@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from raftcluster.cluster.verification import verify
 from raftcluster.codec import unpack
 from raftcluster.ending import finish
 from raftcluster.errors import Refusal, Rejected, StorageFailed, StorageFull, StorageRefusal
+from raftcluster.events.log import EventLog
+from raftcluster.events.outlet import Outlet
+from raftcluster.events.recorder import Recorder
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.transport.certificates import issue, issue_root, new_key, subject_of, verify_leaf
 from raftcluster.transport.ports import Peer
@@ -209,6 +212,31 @@ def test_init_leaves_alone_what_another_one_has_finished_meanwhile(
         init(path)
     with DataDirectory.open(path) as directory:
         assert [directory.read_node()["cluster_id"]] == finished
+
+
+def test_what_a_teardown_that_broke_off_has_recorded_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = tmp_path / "mx1", shutil.rmtree
+    init(path)
+    with DataDirectory.open(path) as directory:
+        with closing(Recorder(EventLog(directory.events), directory.read_node(), Outlet(None, None))) as events:
+            events.note("node-started", version="mta/1", listen="127.0.0.1:0")
+        destroy.mark(directory, "event-1")
+
+    def refuse(target: Any, **how: Any) -> None:
+        if Path(target).name == "tables":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(target))
+        real(target, **how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", refuse)
+        with pytest.raises(Refusal, match="Input/output error"):
+            finish(path, outlet=Outlet(None, None))
+    finish(path, outlet=Outlet(None, None))
+    told = list(raftcluster.read_events(path))
+    steps = [each["fields"]["step"] for each in told if each["event"] == "teardown-step"]
+    assert steps[0] == f"{path}/certificates removed" and len(steps) == len(set(steps))
+    assert [each["event"] for each in told if each["event"] != "teardown-step"] == ["node-started", "teardown-finished"]
+    assert [each["sequence"] for each in told] == list(range(1, len(told) + 1))
 
 
 DAMAGED = [b"", b"{", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"token": 1, "node_id": []}']
