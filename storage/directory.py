@@ -287,6 +287,16 @@ def _taken(root: Path) -> StorageRefusal:
     return StorageRefusal(f"{root} is a data directory already", subject=str(root), remedy="open it, or name another")
 
 
+def files_below(folder: Path) -> list[Path]:
+    """What is below a folder and is none. Raises `OSError`: one that cannot be listed is not empty, as `Path.rglob` would have it."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # gone meanwhile
+            raise error
+
+    return sorted(Path(where, name) for where, _, names in os.walk(folder, onerror=refuse) for name in names)
+
+
 def open_file(file: str | os.PathLike[str]) -> BinaryIO:
     """A file that is one, to be read: nobody waits for what comes out of a pipe. Raises `OSError`."""
     opened = open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115 - the caller's

@@ -26,7 +26,7 @@ from raftcluster.cluster.manifests import Link, endorsed
 from raftcluster.cluster.records import rejected
 from raftcluster.codec import pack, unpack
 from raftcluster.errors import FrameError, Rejected, StorageFailed
-from raftcluster.storage.directory import DataDirectory, damaged, read_file
+from raftcluster.storage.directory import DataDirectory, damaged, files_below, read_file
 from raftcluster.transport.certificates import key_matches, make_request, new_key, public_key, sign, verify_leaf
 from raftcluster.transport.ports import Identity, Peer
 from raftcluster.transport.subject import SubjectId
@@ -146,7 +146,7 @@ class Keystore:
         roots = self.roots(sorted(self.rooted()))
         with suppress(StorageFailed):  # a chain that cannot be read names no root
             roots += [each.root for each in self.chain() if each.root]
-        files = sorted(each for each in self._directory.path.rglob("*") if each.is_file() and not each.is_symlink())
+        files = [each for each in files_below(self._directory.path) if each.is_file() and not each.is_symlink()]
         return [file for file in files if any(_is_key_of(key, root) for key in _keys_in(file) for root in roots)]
 
     # --- the chain of manifests

@@ -14,7 +14,7 @@ from raftcluster.cluster import chain
 from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.manifests import Link
 from raftcluster.errors import RaftclusterError
-from raftcluster.storage.directory import DataDirectory
+from raftcluster.storage.directory import DataDirectory, files_below
 from raftcluster.transport.certificates import fingerprint, key_matches, validity, verify_leaf
 
 
@@ -47,9 +47,9 @@ def verify(path: str | os.PathLike[str]) -> Report:
         node = directory.read_node()
         keystore = Keystore(directory, node["cluster_id"], node["node_id"])
         problems: list[str] = []
-        files = sum(1 for each in Path(path).rglob("*") if each.is_file())
+        files = sum(1 for each in files_below(directory.path) if each.is_file())
         problems += [f"{file} holds the private key of a root" for file in keystore.root_keys()]
-        problems += _modes(Path(path) / "certificates")
+        problems += _modes(directory.path / "certificates")
         links, newest = _chain(keystore, node["cluster_id"], problems)
         presented, trusted, expires = _presented(keystore, links, problems)
         return Report(
@@ -69,7 +69,7 @@ def verify(path: str | os.PathLike[str]) -> Report:
 
 def _modes(folder: Path) -> list[str]:
     found = []
-    for file in sorted(folder.rglob("*.key")):
+    for file in [each for each in files_below(folder) if each.suffix == ".key"]:
         try:
             mode = stat.S_IMODE(file.stat().st_mode)
         except FileNotFoundError:  # the node runs, and has retired a generation meanwhile

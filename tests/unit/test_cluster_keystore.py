@@ -305,6 +305,22 @@ def test_files_that_cannot_be_looked_at_are_named(tmp_path: Path, monkeypatch: p
         assert str(path) in caught.value.message and caught.value.remedy
 
 
+def test_a_folder_that_cannot_be_listed_hides_no_roots_key(
+    directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.write("local/deep/file", b"")
+    real = os.scandir
+
+    def refuse(folder: Any) -> Any:
+        if Path(folder).name == "deep":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError):
+        Keystore(directory, "c1", "n1").root_keys()
+
+
 def test_wiping_is_finished_however_often_it_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mx1"
     init(path)
