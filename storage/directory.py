@@ -88,7 +88,8 @@ class DataDirectory:
                 if not (root / BEFORE).exists():
                     directory.write(BEFORE, json.dumps(before).encode())
                 directory.write("VERSION", f"{VERSION}\n".encode())
-                sync_directory(root.parent)
+                for made in (root, *map(Path, directory.read_before().get("made", []))):
+                    sync_directory(made.parent)
             except BaseException:
                 directory.close()
                 raise

@@ -182,6 +182,18 @@ def test_a_file_and_then_its_name_are_made_durable(tmp_path: Path, monkeypatch: 
     assert synced == [".node.json.new with ['.node.json.new']", "data with ['node.json']"]
 
 
+def test_the_folders_above_it_are_durable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of an attempt that broke off before it came to that."""
+    root, synced = tmp_path / "srv" / "mail" / "data", set[str]()
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", lambda descriptor: synced.add(os.readlink(f"/proc/self/fd/{descriptor}")))
+            DataDirectory.create(root).close()
+        assert {str(each) for each in (tmp_path, *root.parents[:2])} <= synced
+        (root / "VERSION").unlink()
+        synced.clear()
+
+
 def test_what_is_removed_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with DataDirectory.create(tmp_path / "data") as made:
         made.write("restore.json", b"{}")
