@@ -204,9 +204,7 @@ def bury(
     What a push has put on this host goes as well, as its end has it. Raises `Rejected` when it proves no such thing, `StorageRefusal`
     when a process uses the directory, and as `finish` does.
     """
-    with refusals(Path(path)):
-        is_marked = destroy.is_marked(path)
-    if is_marked:
+    if destroy.is_marked(path):
         event_id = destroy.marked(path).event_id
     else:
         with DataDirectory.open(path) as directory:

@@ -38,6 +38,7 @@ from raftcluster.storage.directory import (
     check_node,
     damaged,
     read_object,
+    refusals,
     sync_directory,
 )
 
@@ -89,7 +90,8 @@ def mark(directory: DataDirectory, event_id: str, software: str = "") -> None:
 
 def is_marked(path: str | os.PathLike[str]) -> bool:
     """Whether the directory belongs to a destroyed cluster: do not start from it, `finish` it."""
-    return (Path(path) / MARKER).exists()
+    with refusals(Path(path)):
+        return (Path(path) / MARKER).exists()
 
 
 def marked(path: str | os.PathLike[str]) -> Marked:

@@ -299,7 +299,7 @@ def test_files_that_cannot_be_looked_at_are_named(tmp_path: Path, monkeypatch: p
         return real(file, **how)
 
     monkeypatch.setattr(os, "stat", refuse)
-    for ask in (verify, lambda where: list(raftcluster.read_events(where)), raftcluster.read_logs):
+    for ask in (verify, destroy.is_marked, lambda where: list(raftcluster.read_events(where)), raftcluster.read_logs):
         with pytest.raises(Refusal) as caught:
             ask(path)
         assert str(path) in caught.value.message and caught.value.remedy
