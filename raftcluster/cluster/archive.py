@@ -19,7 +19,7 @@ from typing import Final
 from raftcluster.cluster.tombstone import Statement, Tombstone
 from raftcluster.errors import FrameError
 from raftcluster.events.log import files, read
-from raftcluster.storage.directory import EVENTS, archive, neighbours, sync_directory
+from raftcluster.storage.directory import EVENTS, archive, neighbours, read_file, sync_directory
 
 log = logging.getLogger("raftcluster.cluster")
 
@@ -75,7 +75,7 @@ class Archive:
         teardown that broke off has recorded here since stays."""
         found, kept = files(directory / EVENTS), self.events(cluster_id)
         if directory / EVENTS in found:
-            recorded = b"".join(file.read_bytes() for file in found)
+            recorded = b"".join(map(read_file, found))
             if not kept.exists() or not kept.read_bytes().startswith(recorded):
                 self._write(kept, recorded)
 

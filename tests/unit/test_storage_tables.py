@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -200,3 +201,9 @@ def test_the_tables_know_how_much_of_the_log_was_durable_before(tmp_path: Path) 
     store.refresh()
     assert store.get("a.one", b"k") == b"x" and store.log() == 258
     store.close()
+
+
+def test_nobody_waits_for_tables_that_are_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "data.mdb")
+    with pytest.raises(StorageFailed, match="no regular file"):
+        TableStore(tmp_path)
