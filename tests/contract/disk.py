@@ -148,7 +148,8 @@ class Disk:
 
     def _open_(self, real: Any, path: Any, flags: int, mode: int = 0o777, **kwargs: Any) -> int:
         name = self._name(path)
-        if name is None and Path(path) != self.folder:
+        reads = flags & os.O_ACCMODE == os.O_RDONLY
+        if Path(path) != self.folder and (name is None or reads):  # who reads changes nothing
             return real(path, flags, mode, **kwargs)  # type: ignore[no-any-return]
         if self._dead:
             raise Ended

@@ -27,7 +27,7 @@ from raftcluster.events.log import EventLog
 from raftcluster.events.outlet import Outlet
 from raftcluster.events.recorder import Recorder
 from raftcluster.seeking import Seeker
-from raftcluster.storage.directory import DataDirectory
+from raftcluster.storage.directory import DataDirectory, read_file
 from raftcluster.transport.certificates import new_key
 from raftcluster.transport.ports import Address, Peer
 from tests.cluster_log import Log
@@ -214,19 +214,19 @@ def test_who_looks_for_a_tombstone_goes_on_when_its_own_disk_does_not_answer(
 ) -> None:
     """Where its peers were is read from the disk: without a descriptor left that raises, and it ended the thread."""
     keystore = Keystore(one.directory, one.node["cluster_id"], one.node["node_id"])
-    trust, failures, real = keystore.trust(), [OSError(errno.EMFILE, "Too many open files")], Path.read_bytes
+    trust, failures = keystore.trust(), [OSError(errno.EMFILE, "Too many open files")]
     believed: list[str] = []
 
-    def read_bytes(path: Path) -> bytes:
-        if path.name == "trust.json" and failures:
+    def read(file: Path) -> bytes:
+        if file.name == "trust.json" and failures:
             raise failures.pop()
-        return real(path)
+        return read_file(file)
 
     def peers() -> list[Peer]:
         assert keystore.trust() == trust
         return [Peer("n2", ("192.0.2.1", 2), frozenset())]
 
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr("raftcluster.cluster.keystore.read_file", read)
     monkeypatch.setattr(seeking, "ask", lambda address, cluster_id: b"good")
     seeker = Seeker(
         "c1", peers, lambda: True, lambda data, source: believed.append(source), lambda: None, interval_s=0.01
