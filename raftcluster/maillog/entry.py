@@ -106,11 +106,11 @@ def quoted(value: object) -> str:
 
 
 def sequence_of(line: bytes) -> int | None:
-    """The number of a line; None when it is none."""
+    """The number of a line, or of its beginning; None when it is none, or may be cut short."""
     if not line.startswith(_START):
         return None
-    number = line[len(_START) : line.find(b",")]
-    return int(number) if number.isdigit() else None
+    number, comma, _ = line[len(_START) :].partition(b",")
+    return int(number) if comma and number.isdigit() else None
 
 
 def parse(line: bytes) -> Entry | None:

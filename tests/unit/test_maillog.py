@@ -170,6 +170,18 @@ def test_any_place_is_found_without_reading_what_is_before(tmp_path: Path) -> No
     appender.close()
 
 
+def test_a_line_that_is_cut_short_where_a_look_ends_has_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 105 it took 10: what is before was then passed over, by readers and by the export."""
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 256)
+    path = tmp_path / f"{100:020}.jsonl"
+    for pad in range(100, 140):
+        path.write_bytes(b"".join(Entry(1.5, "Rejected", subject="x" * pad).line(each) for each in range(100, 110)))
+        for after in range(99, 110):
+            assert numbers(tmp_path, after=after) == list(range(after + 1, 110)), pad
+
+
 def test_pages_follow_each_other(tmp_path: Path) -> None:
     appender = Appender(tmp_path, SMALL)
     fill(appender, 2_000)
