@@ -219,9 +219,13 @@ class Appender:
     def _open(self, path: Path) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._descriptor = os.open(path, flags, 0o600)
-        self._size = os.fstat(self._descriptor).st_size
+        try:
+            self._size = os.fstat(self._descriptor).st_size
+            _sync_folder(self.folder)
+        except OSError:  # a name that is not on the disk keeps no number
+            self.close()
+            raise
         self._began = time.time()
-        _sync_folder(self.folder)
 
 
 def last_sequence(folder: Path) -> int:

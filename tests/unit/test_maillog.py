@@ -145,6 +145,28 @@ def test_what_a_crash_has_torn_is_cut_off(tmp_path: Path) -> None:
     assert path.read_bytes().count(b"\n") == 3
 
 
+def fail(*_: Any) -> Any:
+    raise OSError(5, "Input/output error")
+
+
+def test_a_file_goes_on_only_when_its_name_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was written on as if nothing had been; behind a failed sync the next one then called itself for ever."""
+    appender = Appender(tmp_path, SMALL)
+    appender.append([entry(1)])
+    synced = list[Path]()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        patch.setattr(files, "_sync_folder", fail)
+        for _ in range(3):
+            with pytest.raises(OSError, match="Input/output"):
+                appender.sync()
+    monkeypatch.setattr(files, "_sync_folder", synced.append)
+    appender.append([entry(2)])
+    assert appender.sync() and synced == [tmp_path]
+    assert numbers(tmp_path) == [1, 2] and [each.first for each in files.files(tmp_path)] == [1, 2]
+    appender.close()
+
+
 def test_what_a_killed_process_has_left_is_on_the_disk_before_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
