@@ -177,18 +177,17 @@ class Appender:
 
     def retain(self) -> None:
         """Remove what is too old or too much. One file stays, if only for its name: the next number is known by it."""
-        found = files(self.folder)
-        sizes = [each.path.stat() for each in found]
-        total = sum(each.st_size for each in sizes)
+        found = [(each.path, each.path.stat()) for each in files(self.folder)]
         least = time.time() - self.settings.keep_days * DAY_SECONDS
-        if sizes and sizes[-1].st_size and sizes[-1].st_mtime < least:
+        if found and found[-1][1].st_size and found[-1][1].st_mtime < least and found[-1][0] != (path := self._next()):
             self.close()
-            self._open(self._next())
-            found, sizes = files(self.folder), [*sizes, os.stat(self._next())]
-        for each, size in list(zip(found, sizes, strict=True))[:-1]:
+            self._open(path)
+            found.append((path, os.stat(path)))
+        total = sum(size.st_size for _, size in found)
+        for path, size in found[:-1]:
             if total <= self.settings.keep_bytes and size.st_mtime >= least:
                 break
-            each.path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             total -= size.st_size
 
     def close(self) -> None:

@@ -254,6 +254,21 @@ def test_what_is_too_old_goes_and_the_numbers_go_on(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_torn_first_line_that_is_too_old_is_no_reason_to_end(tmp_path: Path) -> None:
+    """The next file has the name of the one that is there."""
+    appender = Appender(tmp_path, SMALL)
+    appender.append([entry(1), entry(2)])
+    appender.close()
+    (tmp_path / f"{3:020}.jsonl").write_bytes(b'{"sequence":3,"ti')
+    for each in files.files(tmp_path):
+        os.utime(each.path, (1.0, 1.0))
+    again = Appender(tmp_path, SMALL)
+    again.retain()
+    again.append([entry(3)])
+    assert numbers(tmp_path) == [3] and [each.first for each in files.files(tmp_path)] == [3]
+    again.close()
+
+
 def test_numbers_that_are_left_out_stay_so(tmp_path: Path) -> None:
     appender = Appender(tmp_path, SMALL)
     appender.append([entry(1)])
