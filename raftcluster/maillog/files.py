@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import BinaryIO, Final, NamedTuple, Protocol
 
 from raftcluster import limits
 from raftcluster.maillog.entry import Entry, parse, sequence_of
@@ -231,13 +231,10 @@ def last_sequence(folder: Path) -> int:
     """The greatest number in the files, 0 when there is none. Raises `OSError`."""
     for first, path in reversed(files(folder)):
         with path.open("rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            begin = max(0, end - limits.MAILLOG_LINE_BYTES * 2)
-            file.seek(begin)
-            lines = file.read().splitlines(keepends=True)
-        numbers = [sequence_of(line) for line in lines if line.endswith(b"\n")]
-        if known := [number for number in numbers if number is not None]:
-            return max(known)
+            for _, piece in _backwards(file):
+                numbers = [sequence_of(line) for line in piece.splitlines(keepends=True) if line.endswith(b"\n")]
+                if known := [number for number in numbers if number is not None]:
+                    return max(known)
         return first - 1
     return 0
 
@@ -260,12 +257,21 @@ def _locate(descriptor: int, after: int) -> int:
 def _mend(path: Path) -> None:
     """Cut off a line that has no end."""
     with path.open("r+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - limits.MAILLOG_LINE_BYTES * 2))
-        begin, tail = file.tell(), file.read()
-        whole = begin + tail.rfind(b"\n") + 1
-        if whole < end:
+        ends = (begin + piece.rfind(b"\n") + 1 for begin, piece in _backwards(file) if b"\n" in piece)
+        whole = next(ends, 0)
+        if whole < file.seek(0, os.SEEK_END):
             file.truncate(whole)
+
+
+def _backwards(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """A file from its end in pieces, and where each begins; every line is whole in one of them. A power cut may leave more than one
+    of zeros."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        begin = max(0, end - limits.MAILLOG_LINE_BYTES * 2)
+        file.seek(begin)
+        yield begin, file.read(end - begin)
+        end = begin and begin + limits.MAILLOG_LINE_BYTES
 
 
 def _settle(folder: Path) -> None:

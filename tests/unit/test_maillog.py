@@ -145,6 +145,20 @@ def test_what_a_crash_has_torn_is_cut_off(tmp_path: Path) -> None:
     assert path.read_bytes().count(b"\n") == 3
 
 
+@pytest.mark.parametrize("tail", [bytes(300_000), bytes(300_000) + b'est":1}\n'])
+def test_numbers_are_known_behind_whatever_a_power_cut_has_left(tmp_path: Path, tail: bytes) -> None:
+    appender = Appender(tmp_path, Settings())
+    appender.append([entry(1), entry(2)])
+    appender.close()
+    with files.files(tmp_path)[0].path.open("ab") as file:
+        file.write(tail)
+    assert files.last_sequence(tmp_path) == 2
+    again = Appender(tmp_path, Settings())
+    again.append([entry(3)])
+    again.close()
+    assert numbers(tmp_path) == [1, 2, 3]
+
+
 def fail(*_: Any) -> Any:
     raise OSError(5, "Input/output error")
 
