@@ -149,7 +149,10 @@ class Appender:
             while written < len(data):
                 written += os.write(self._descriptor, data[written:])
         except OSError:
-            os.ftruncate(self._descriptor, whole)
+            try:
+                os.ftruncate(self._descriptor, whole)
+            except OSError:  # a part stays: what came behind it would be on its line
+                self._spoil()
             raise
         self._size += len(data)
         self.last += missing + len(entries)
@@ -168,9 +171,7 @@ class Appender:
             try:
                 os.fdatasync(self._descriptor)
             except OSError:
-                self.unsure += self.last - self._sure
-                self._sure, self._spoilt = self.last, True
-                self.close()
+                self._spoil()
                 raise
         self._sure = self.last
         return True
@@ -195,6 +196,12 @@ class Appender:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _spoil(self) -> None:
+        """The disk has failed: what it was to have of this file is unsure, and nothing more comes into it."""
+        self.unsure += self.last - self._sure
+        self._sure, self._spoilt = self.last, True
+        self.close()
 
     def _turn(self) -> None:
         """Go on in the newest file when it has room, else in a new one."""

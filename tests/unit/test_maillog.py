@@ -181,6 +181,28 @@ def test_a_file_goes_on_only_when_its_name_is_on_the_disk(tmp_path: Path, monkey
     appender.close()
 
 
+def test_nothing_is_written_behind_a_part_that_cannot_be_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appender = Appender(tmp_path, SMALL)
+    appender.append([entry(1)])
+    write = os.write
+
+    def part(descriptor: int, data: bytes) -> int:
+        monkeypatch.setattr(os, "write", fail)
+        return write(descriptor, data[:20])
+
+    monkeypatch.setattr(os, "write", part)
+    monkeypatch.setattr(os, "ftruncate", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        appender.append([entry(2)])
+    monkeypatch.undo()
+    appender.append([entry(3)], missing=1)
+    assert appender.sync() and numbers(tmp_path) == [1, 3]
+    assert appender.unsure == 1, "what was written there and is not on the disk may stay so"
+    appender.close()
+
+
 def test_what_a_killed_process_has_left_is_on_the_disk_before_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
