@@ -173,6 +173,8 @@ class Appender:
             except OSError:
                 self._spoil()
                 raise
+            if not os.fstat(self._descriptor).st_nlink:  # somebody has removed it: nobody would read what came into it
+                self.close()
         self._sure = self.last
         return True
 

@@ -203,6 +203,16 @@ def test_nothing_is_written_behind_a_part_that_cannot_be_cut_off(
     appender.close()
 
 
+def test_a_file_that_somebody_has_removed_is_not_written_on(tmp_path: Path) -> None:
+    appender = Appender(tmp_path, SMALL)
+    appender.append([entry(1)])
+    files.files(tmp_path)[0].path.unlink()
+    appender.sync()
+    appender.append([entry(2)])
+    appender.close()
+    assert numbers(tmp_path) == [2]
+
+
 def test_what_a_killed_process_has_left_is_on_the_disk_before_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
