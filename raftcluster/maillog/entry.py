@@ -117,7 +117,7 @@ def parse(line: bytes) -> Entry | None:
     """The entry of a line; None when it is not whole."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(record, dict) or not {"sequence", "time", "action"} <= record.keys():
         return None

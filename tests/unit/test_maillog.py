@@ -106,6 +106,7 @@ def test_hostile_values_stay_one_line(text: Any) -> None:
         b'{"sequence":1,"time":1e300,"action":"x"}\n',
         b'{"sequence":1,"time":NaN,"action":"x"}\n',
         b'{"sequence":-1,"time":1,"action":"x"}\n',
+        b"[" * 100_000 + b"\n",
     ],
 )
 def test_what_is_no_line_is_none(line: bytes) -> None:
