@@ -78,8 +78,8 @@ host's journal, or to its syslog daemon where there is no journal. A first expor
 * Every message has its entry's number, in `meta sequenceId` and, whole, in `raftcluster@32473 sequence`. What was removed before it
   could be sent is a gap in the numbers, and an entry `Dropped` with the last missing number says how many are missing.
 * At least once. Syslog acknowledges nothing, so behind a connection that broke what was sent within the minute before, at most
-  16 MiB, is sent again under the same numbers; so it is after a crash of this node. A connection that ends in order, as when the
-  node is stopped, has been read to its end, and nothing is sent twice.
+  16 MiB, is sent again under the same numbers, and whatever the receiver's host had not acknowledged in TCP; so it is after a crash
+  of this node. A connection that ends in order, as when the node is stopped, has been read to its end, and nothing is sent twice.
 * UDP promises nothing. When the receiver's host says that nobody listens, the exporter waits, and sends the second before
   again; what is lost on the way without a word is lost, and a gap at the receiver.
 * journald limits how much it takes of one service (`RateLimitBurst=` in journald.conf) and drops the rest without a word.

@@ -58,6 +58,10 @@ class Outbound:
             return error.strerror or str(error)
         return "the receiver has closed the connection"
 
+    def pending(self) -> int:
+        """How much of what was sent has certainly not arrived, in bytes as they go over the wire; of TCP and TLS."""
+        return sockets.unacknowledged(self._socket)
+
     def finish(self, seconds: float) -> bool:
         """Say that this was all; whether the server has read it to the end and said so by closing its side."""
         end = time.monotonic() + seconds

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import socket
+import sys
+import termios
 import time
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
@@ -139,6 +142,11 @@ def finish_sending(sock: Socket) -> None:
     """Tell the peer that nothing more will come."""
     with contextlib.suppress(OSError):  # gone already: nobody to tell
         sock.shutdown(socket.SHUT_WR)
+
+
+def unacknowledged(sock: Socket) -> int:
+    """Bytes that were sent over TCP and that the peer's host has not acknowledged (SIOCOUTQ, tcp(7))."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def bound(listener: Socket) -> Address:

@@ -3,8 +3,10 @@
 Theory of operation. `sent` is the number of the last entry that this connection was given, `position` that of the last one which
 has certainly arrived; `position` is kept in a file. Syslog has no acknowledgements: TCP takes what the receiver may never read. So
 when a connection breaks, the exporter goes back to `position`, which trails `sent` by what was sent within the last minute, or
-by 16 MiB, and sends that again: at least once, and the numbers tell what came twice. An orderly end (the node stops, other
-settings) is one of the receiver's saying, by closing its side, that it has read everything: then nothing comes twice.
+by 16 MiB, and by what the receiver's host has not acknowledged, however long ago that was sent: TCP goes on for a quarter of an
+hour with a host that has no power. All that is sent again: at least once, and the numbers tell what came twice. An orderly end
+(the node stops, other settings) is one of the receiver's saying, by closing its side, that it has read everything: then nothing
+comes twice.
 
 What is kept is bounded. When the files went on without the receiver, the numbers show it the gap, and an entry `Dropped` with the
 number of the last one that is missing says how many there are.
@@ -229,10 +231,14 @@ class Exporter:
     def _confirm(self, target: Target) -> None:
         """Move `position` to what has arrived."""
         self._turn("connected")
-        now = time.monotonic()
-        while self._unsure and (
-            now - self._unsure[0].moment >= target.resend_seconds
-            or self._total - self._unsure[0].total >= target.resend_bytes
+        now, taken = time.monotonic(), self._total - target.pending()
+        while (
+            self._unsure
+            and self._unsure[0].total <= taken
+            and (
+                now - self._unsure[0].moment >= target.resend_seconds
+                or self._total - self._unsure[0].total >= target.resend_bytes
+            )
         ):
             self._position = self._unsure.popleft().last
         if not self._unsure:

@@ -32,6 +32,9 @@ class Target(Protocol):
     def send(self, entries: Sequence[Entry], waits: Callable[[], bool]) -> int:
         """Send these; how many bytes they were. `waits` is asked now and then while the receiver takes nothing."""
 
+    def pending(self) -> int:
+        """How many of the last bytes sent have certainly not arrived, whatever time has passed."""
+
     def ended(self) -> str | None:
         """Why it is over, None while it is not."""
 
@@ -68,6 +71,10 @@ class Receiver:
                     raise ConnectionRefusedError(reason)
         return sum(map(len, messages))
 
+    def pending(self) -> int:
+        """See `Target`."""
+        return 0 if self._kind == "udp" else self._link.pending()
+
     def ended(self) -> str | None:
         """See `Target`."""
         return self._link.ended()
@@ -103,6 +110,10 @@ class System:
                 if self.ended() or not waits():
                     raise ConnectionAbortedError(f"{self._outlet.system() or 'the log daemon'} takes nothing")
                 time.sleep(PROBE_SECONDS)
+        return 0
+
+    def pending(self) -> int:
+        """See `Target`."""
         return 0
 
     def ended(self) -> str | None:

@@ -204,6 +204,46 @@ def test_a_receiver_that_is_killed_with_all_of_it_unread_gets_it_again(sender: S
         eventually(lambda: set(receiver.sequences()) == set(range(1, 2_001)))
 
 
+def test_what_a_receivers_host_has_not_acknowledged_has_not_arrived(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that is cut off, or has no power, acknowledges nothing, and TCP tries for a quarter of an hour: what was sent a minute
+    ago has not arrived there."""
+    begin = target.Receiver.__init__
+
+    def impatient(self: target.Receiver, *given: Any) -> None:
+        begin(self, *given)
+        self.resend_seconds = 0.0
+
+    monkeypatch.setattr(target.Receiver, "__init__", impatient)
+    (port,) = free_ports(1)
+    with StreamReceiver(port) as receiver:
+        sender.set(export=f"tcp://127.0.0.1:{port}")
+        sender.connected()
+        receiver.reading.clear()
+        sender.decide(2_000)  # many times its buffer
+        eventually(lambda: sender.state()["sent"] == 2_000 and sender.state()["position"] > 0)
+        receiver.stop()
+        receiver.start()
+        sender.decide(1)
+        eventually(lambda: 2_001 in receiver.sequences())
+        assert receiver.sequences()[-1_001:] == list(range(1_001, 2_002))
+
+
+class Talker:
+    """A server that has always something to say."""
+
+    said = 0
+
+    def settimeout(self, seconds: float) -> None:
+        pass
+
+    def recv(self, count: int) -> bytes:
+        self.said += 1
+        assert self.said < 1_000, "nobody listens to it for ever"
+        return b"x"
+
+
 def test_what_is_wrong_with_tls_is_said_and_nothing_is_lost(sender: Sender, pem: Pem, authority: trustme.CA) -> None:
     (port,) = free_ports(1)
     other = trustme.CA()
