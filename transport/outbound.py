@@ -17,6 +17,8 @@ from raftcluster.transport.sockets import Socket
 
 SLICE_SECONDS: Final = 0.5  # after which somebody is asked whether a send that waits shall wait on
 
+READS: Final = 16  # of what a server says without being asked, at a time: it may never stop
+
 
 class Files(NamedTuple):
     """PEM files for TLS, by their paths; "" where there is none."""
@@ -50,13 +52,14 @@ class Outbound:
         """Why the server is there no more, as far as that is known; None: it is. Never waits."""
         self._socket.settimeout(0.0)
         try:
-            while self._socket.recv(4_096):
-                pass  # whatever it says
+            for _ in range(READS):
+                if not self._socket.recv(4_096):  # whatever it says
+                    return "the receiver has closed the connection"
         except tls.WAITS:
-            return None
+            pass
         except OSError as error:
             return error.strerror or str(error)
-        return "the receiver has closed the connection"
+        return None
 
     def pending(self) -> int:
         """How much of what was sent has certainly not arrived, in bytes as they go over the wire; of TCP and TLS."""

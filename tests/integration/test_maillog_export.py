@@ -20,6 +20,7 @@ from raftcluster.greylist.request import Mail
 from raftcluster.greylist.verdict import Verdict
 from raftcluster.maillog import exporter, target, writer
 from raftcluster.maillog.api import MailLog
+from raftcluster.transport.outbound import Outbound
 from tests.helpers import eventually, free_ports
 from tests.local_host import MemoryRows
 from tests.receivers import DatagramReceiver, StreamReceiver
@@ -242,6 +243,11 @@ class Talker:
         self.said += 1
         assert self.said < 1_000, "nobody listens to it for ever"
         return b"x"
+
+
+def test_a_receiver_that_never_stops_talking_holds_nobody_up() -> None:
+    talker: Any = Talker()
+    assert Outbound(talker).ended() is None
 
 
 def test_what_is_wrong_with_tls_is_said_and_nothing_is_lost(sender: Sender, pem: Pem, authority: trustme.CA) -> None:
