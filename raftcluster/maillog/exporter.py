@@ -24,7 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from raftcluster import limits
 from raftcluster.codec import Value
@@ -38,7 +38,6 @@ from raftcluster.transport.sockets import Socket
 
 log = logging.getLogger("raftcluster.maillog")
 
-POSITION: Final = "position.json"
 SOURCE: Final = "exporter"
 RETRY_SECONDS: Final = (0.5, 60.0)  # the first pause and the longest, twice as long each time
 LOOK_SECONDS: Final = 1.0  # between two looks at a connection over which nothing is sent
@@ -67,7 +66,7 @@ class Exporter:
         """`durable` is the number up to which entries may leave. The first export begins with what is logged from now on."""
         self._folder, self._device, self._settings, self._durable = folder, device, settings, durable
         self._connect = connect
-        self._kept = _read(folder)
+        self._kept = files.exported(folder)
         self._position = durable() if self._kept is None else self._kept
         self._sent = self._position
         self._lost = 0
@@ -263,21 +262,11 @@ class Exporter:
         if self._position == self._kept:
             return
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        temporary = self._folder / f".{POSITION}.new"
+        temporary = self._folder / f".{files.POSITION}.new"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(json.dumps({"position": self._position}).encode())
             file.flush()
             os.fsync(descriptor)
-        temporary.replace(self._folder / POSITION)
+        temporary.replace(self._folder / files.POSITION)
         self._kept = self._position
-
-
-def _read(folder: Path) -> int | None:
-    """The position that is kept, None when there is none."""
-    try:
-        kept: Any = json.loads((folder / POSITION).read_bytes())
-    except (OSError, ValueError):
-        return None
-    position = kept.get("position") if isinstance(kept, dict) else None
-    return position if type(position) is int and position >= 0 else None

@@ -10,17 +10,19 @@ is too old or too much is removed, the oldest file first, whoever still reads it
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, Protocol
+from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 
 from raftcluster import limits
 from raftcluster.maillog.entry import Entry, parse, sequence_of
 from raftcluster.maillog.settings import Settings
 
 DAY_SECONDS: Final = 86_400.0
+POSITION: Final = "position.json"
 _SUFFIX: Final = ".jsonl"
 _DIGITS: Final = 20
 _BLOCK_BYTES: Final = 64 * limits.KIB
@@ -236,8 +238,23 @@ class Appender:
         self._began = time.time()
 
 
+def exported(folder: Path) -> int | None:
+    """Up to which number all has left the node, as the exporter has kept it; None when it has not."""
+    try:
+        kept: Any = json.loads((folder / POSITION).read_bytes())
+    except (OSError, ValueError):
+        return None
+    position = kept.get("position") if isinstance(kept, dict) else None
+    return position if type(position) is int and position >= 0 else None
+
+
 def last_sequence(folder: Path) -> int:
-    """The greatest number in the files, 0 when there is none. Raises `OSError`."""
+    """The greatest number that was given, 0 when there is none: in the files, or of what was exported, when somebody has removed
+    them. Raises `OSError`."""
+    return max(_last_written(folder), exported(folder) or 0)
+
+
+def _last_written(folder: Path) -> int:
     for first, path in reversed(files(folder)):
         with path.open("rb") as file:
             for _, piece in _backwards(file):

@@ -18,7 +18,7 @@ from raftcluster.config.local import Local
 from raftcluster.errors import Rejected
 from raftcluster.greylist.request import Mail
 from raftcluster.greylist.verdict import Verdict
-from raftcluster.maillog import exporter, target, writer
+from raftcluster.maillog import exporter, files, target, writer
 from raftcluster.maillog.api import MailLog
 from raftcluster.transport.outbound import Outbound
 from tests.helpers import eventually, free_ports
@@ -248,6 +248,22 @@ class Talker:
 def test_a_receiver_that_never_stops_talking_holds_nobody_up() -> None:
     talker: Any = Talker()
     assert Outbound(talker).ended() is None
+
+
+def test_numbers_go_on_when_somebody_has_removed_the_files(sender: Sender) -> None:
+    """They began anew, and the export waited for the number that it had had."""
+    (port,) = free_ports(1)
+    with StreamReceiver(port) as receiver:
+        sender.set(export=f"tcp://127.0.0.1:{port}")
+        sender.decide(100)
+        eventually(lambda: len(receiver.messages) == 100)
+        sender.log.close()
+        for each in files.files(sender.log.folder):
+            each.path.unlink()
+        sender.open()
+        sender.decide(1)
+        assert sender.log.status()["last"] == 101
+        eventually(lambda: receiver.sequences() == list(range(1, 102)))
 
 
 def test_what_is_wrong_with_tls_is_said_and_nothing_is_lost(sender: Sender, pem: Pem, authority: trustme.CA) -> None:
