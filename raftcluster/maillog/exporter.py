@@ -66,9 +66,9 @@ class Exporter:
         """`durable` is the number up to which entries may leave. The first export begins with what is logged from now on."""
         self._folder, self._device, self._settings, self._durable = folder, device, settings, durable
         self._connect = connect
-        self._kept = files.exported(folder)
-        self._position = durable() if self._kept is None else self._kept
-        self._sent = self._position
+        self._kept: int | None = None
+        self._resumed = False
+        self._position = self._sent = durable()
         self._lost = 0
         """Up to which number some are known to be lost: whoever was told of it may be told again."""
         self._unsure: deque[_Sent] = deque()
@@ -152,6 +152,7 @@ class Exporter:
         """One connection, until the settings change or the exporter ends. Raises `OSError` when it breaks."""
         settings = self._settings
         self._turn("connecting")
+        self._resume()
         self._keep()
         named = outbound.Files(settings.export_ca, settings.export_certificate, settings.export_key)
         try:
@@ -180,6 +181,14 @@ class Exporter:
         finally:
             self._sent = self._position
             target.close()
+
+    def _resume(self) -> None:
+        """Once: go on where the export has ended. Raises `OSError`: to begin anew instead would pass over what waits."""
+        if not self._resumed:
+            self._kept = files.exported(self._folder)
+            if self._kept is not None:
+                self._position = self._sent = self._kept
+            self._resumed = True
 
     def _opened(self, sock: Socket) -> None:
         self._dialling = sock

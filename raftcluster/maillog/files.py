@@ -239,10 +239,10 @@ class Appender:
 
 
 def exported(folder: Path) -> int | None:
-    """Up to which number all has left the node, as the exporter has kept it; None when it has not."""
+    """Up to which number all has left the node, as the exporter has kept it; None when it has not. Raises `OSError`."""
     try:
         kept: Any = json.loads((folder / POSITION).read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
     position = kept.get("position") if isinstance(kept, dict) else None
     return position if type(position) is int and position >= 0 else None

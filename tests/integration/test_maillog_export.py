@@ -266,6 +266,32 @@ def test_numbers_go_on_when_somebody_has_removed_the_files(sender: Sender) -> No
         eventually(lambda: receiver.sequences() == list(range(1, 102)))
 
 
+def test_a_position_that_cannot_be_read_is_no_reason_to_begin_anew(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waited was passed over."""
+    (port,) = free_ports(1)
+    sender.set(export=f"tcp://127.0.0.1:{port}")
+    sender.decide(10)
+    eventually(lambda: sender.state()["state"] == "waiting")
+    read = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.name == "position.json":
+            raise OSError(24, "Too many open files")
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        sender.set(export="")
+        patch.setattr(Path, "read_bytes", fail)
+        sender.set(export=f"tcp://127.0.0.1:{port}")
+        eventually(lambda: sender.state()["error"] != "")
+    with StreamReceiver(port) as receiver:
+        sender.decide(1)
+        eventually(lambda: 11 in receiver.sequences())
+        assert receiver.sequences() == list(range(1, 12))
+
+
 def test_what_is_wrong_with_tls_is_said_and_nothing_is_lost(sender: Sender, pem: Pem, authority: trustme.CA) -> None:
     (port,) = free_ports(1)
     other = trustme.CA()
