@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Logs(Offering):
         serve(stream, self._own_page)
 
     def _own_page(self, after: int, since: float, wait: float) -> Page:
-        return _page(self.maillog.folder, self._ending, after, since, wait)
+        return _page(self.maillog.folder, self._ending, after, since, wait, self.maillog.durable)
 
 
 def read_logs(path: str | os.PathLike[str], since: float | None = None, *, follow: bool = False) -> Gathering:
@@ -57,14 +58,21 @@ def read_logs(path: str | os.PathLike[str], since: float | None = None, *, follo
     return Gathering({name: source}, since, follow, ending)
 
 
-def _page(folder: Path, ending: threading.Event, after: int, since: float, wait: float) -> Page:
-    """See `gathering.Source`."""
+def _page(
+    folder: Path,
+    ending: threading.Event,
+    after: int,
+    since: float,
+    wait: float,
+    durable: Callable[[], int] | None = None,
+) -> Page:
+    """See `gathering.Source`. Who may outlive this host reads what is `durable`: the same number may be another entry's behind it."""
     waited = 0.0
     try:
         while True:
             if after == FROM_THE_END:
-                return Page([], files.last_sequence(folder), True, 0)
-            page = files.page(folder, after, since)
+                return Page([], durable() if durable else files.last_sequence(folder), True, 0)
+            page = files.page(folder, after, since, upto=durable() if durable else None)
             if page.last != after or not page.end or waited >= wait:
                 return page
             if ending.wait(LOOK_SECONDS):

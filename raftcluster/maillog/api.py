@@ -201,7 +201,7 @@ class MailLog:
                 self._exporter = None
                 exporter.close()
             elif self.settings.export:
-                self._exporter = Exporter(self.folder, self._device, self.settings, self._durable)
+                self._exporter = Exporter(self.folder, self._device, self.settings, self.durable)
 
     def _begin(self) -> None:
         try:
@@ -210,8 +210,8 @@ class MailLog:
             self._trouble = str(error)
             log.error("there is no mail log: %s", error)
 
-    def _durable(self) -> int:
-        """Up to which number entries may leave the node."""
+    def durable(self) -> int:
+        """Up to which number entries may leave the node: what a power failure takes is given again."""
         if (writer := self._writer) is not None:
             return writer.durable
         try:

@@ -17,9 +17,11 @@ from raftcluster.config.local import Local
 from raftcluster.errors import Rejected
 from raftcluster.greylist.request import Mail
 from raftcluster.greylist.verdict import Verdict
+from raftcluster.logs import Logs
 from raftcluster.maillog import files, writer
 from raftcluster.maillog.api import MailLog
 from raftcluster.maillog.entry import Entry
+from raftcluster.maillog.gathering import FROM_THE_END
 from raftcluster.maillog.settings import Settings
 from raftcluster.maillog.writer import Writer
 from tests.helpers import eventually, no_more_threads
@@ -296,6 +298,26 @@ def test_many_who_decide_at_once(world: World) -> None:
         each.join()
     assert world.log.flush()
     assert [each.sequence for each in world.log.read()] == list(range(1, 1_601))
+
+
+def test_other_nodes_read_what_is_on_the_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power failure the last second's numbers are given again: who follows would pass over what has them then."""
+    node = Logs.__new__(Logs)
+    node.maillog, node._ending = world.log, threading.Event()
+    sync, power = os.fdatasync, threading.Event()
+
+    def slow(descriptor: int) -> None:
+        assert power.wait(60)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    world.decided()
+    try:
+        eventually(lambda: list(world.log.read()))
+        assert node._own_page(0, 0.0, 0.0).lines == [] and node._own_page(FROM_THE_END, 0.0, 0.0).last == 0
+    finally:
+        power.set()
+    assert world.log.flush() and len(node._own_page(0, 0.0, 0.0).lines) == 1
 
 
 class Shared(deque[Any]):
