@@ -170,12 +170,12 @@ class MailLog:
         """Write what waits, and end. Idempotent."""
         with self._lock:
             self._closed = True
-            writer, self._writer = self._writer, None
-            exporter, self._exporter = self._exporter, None
+            writer, exporter = self._writer, self._exporter
         if writer is not None:
             writer.close()
         if exporter is not None:
             exporter.close()
+        self._writer = self._exporter = None  # until then the writer says what is on the disk
 
     def _configure(self) -> None:
         """Be as the settings are now."""
@@ -190,8 +190,8 @@ class MailLog:
             if writer is not None and self.settings.enabled:
                 writer.use(self.settings)
             elif writer is not None:
-                self._writer = None
                 writer.close()
+                self._writer = None  # until then it says what is on the disk
             elif self.settings.enabled:
                 self._begin()
             exporter = self._exporter

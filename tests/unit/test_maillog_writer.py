@@ -320,6 +320,30 @@ def test_other_nodes_read_what_is_on_the_disk(world: World, monkeypatch: pytest.
     assert world.log.flush() and len(node._own_page(0, 0.0, 0.0).lines) == 1
 
 
+def test_what_is_not_on_the_disk_is_not_exported_while_the_log_is_switched_off(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, power, reached = os.fdatasync, threading.Event(), threading.Event()
+
+    def slow(descriptor: int) -> None:
+        reached.set()
+        assert power.wait(60)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    world.decided()
+    off = threading.Thread(target=lambda: world.local.set("local/maillog/enabled", False))
+    try:
+        off.start()
+        assert reached.wait(60)
+        eventually(lambda: world.log._writer is None or world.log._writer._ending.is_set())
+        assert world.log.durable() == 0
+    finally:
+        power.set()
+        off.join(60)
+    assert world.log.durable() == 1
+
+
 class Shared(deque[Any]):
     """As if somebody appended between any two steps of an iterator."""
 
