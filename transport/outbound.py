@@ -95,7 +95,7 @@ def dial(
     if kind == "tls":
         try:
             sock.settimeout(max(0.001, deadline - time.monotonic()))
-            sock = tls.outside(sock, name, *files)
+            sock = tls.outside(sock, name, files, opened)
         except BaseException:
             sock.close()
             raise

@@ -22,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, cast
@@ -150,9 +150,10 @@ WAITS: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What a socket raises that has nothing to say just now."""
 
 
-def outside(sock: Socket, name: str, ca: str, certificate: str, key: str) -> ssl.SSLSocket:
-    """TLS with a server that is no member and calls itself `name`, over its connected socket; arguments as `outbound.Files`.
-    Raises `OSError`, also for files that cannot be read or used."""
+def outside(sock: Socket, name: str, files: tuple[str, str, str], opened: Callable[[Socket], None]) -> ssl.SSLSocket:
+    """TLS with a server that is no member and calls itself `name`, over its connected socket; `files` are `outbound.Files`, `opened`
+    gets what is to be aborted from now on. Raises `OSError`, also for files that cannot be read or used."""
+    ca, certificate, key = files
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca:
@@ -161,7 +162,14 @@ def outside(sock: Socket, name: str, ca: str, certificate: str, key: str) -> ssl
         context.load_default_certs()
     if certificate:
         context.load_cert_chain(certificate, key or None, password="")  # never asks: nobody is there
-    return context.wrap_socket(sock, server_hostname=name)
+    secured = context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
+    try:
+        opened(secured)
+        secured.do_handshake()
+    except BaseException:
+        secured.close()
+        raise
+    return secured
 
 
 def finish(sock: Socket) -> None:

@@ -231,6 +231,17 @@ def test_what_a_receivers_host_has_not_acknowledged_has_not_arrived(
         assert receiver.sequences()[-1_001:] == list(range(1_001, 2_002))
 
 
+def test_a_receiver_that_never_answers_in_tls_does_not_hold_up_the_end(sender: Sender, pem: Pem) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
+        sender.set(export_ca=pem.ca, export=f"tls://localhost:{listener.getsockname()[1]}")
+        with listener.accept()[0] as session:
+            assert session.recv(1), "it has begun"
+            began = time.monotonic()
+            sender.log.close()
+            assert time.monotonic() < began + target.DIAL_SECONDS / 2
+
+
 class Talker:
     """A server that has always something to say."""
 
