@@ -127,6 +127,7 @@ class Appender:
         """The number of the newest entry."""
         self.unsure = 0
         """How many entries may be lost, because the disk was to have them and failed."""
+        self._path = folder
         self._descriptor: int | None = None
         self._size = 0
         self._began = 0.0
@@ -175,7 +176,7 @@ class Appender:
             except OSError:
                 self._spoil()
                 raise
-            if not os.fstat(self._descriptor).st_nlink:  # somebody has removed it: nobody would read what came into it
+            if not _leads_to(self._path, self._descriptor):  # nobody would read what came into it
                 self.close()
         self._sure = self.last
         return True
@@ -228,7 +229,7 @@ class Appender:
 
     def _open(self, path: Path) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._descriptor = os.open(path, flags, 0o600)
+        self._path, self._descriptor = path, os.open(path, flags, 0o600)
         try:
             self._size = os.fstat(self._descriptor).st_size
             _sync_folder(self.folder)
@@ -308,6 +309,14 @@ def _settle(folder: Path) -> None:
             os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _leads_to(path: Path, descriptor: int) -> bool:
+    """Whether the file is there yet: somebody may have removed or renamed it."""
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

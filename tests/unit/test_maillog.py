@@ -204,6 +204,21 @@ def test_nothing_is_written_behind_a_part_that_cannot_be_cut_off(
     appender.close()
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_file_that_somebody_has_renamed_is_not_written_on(tmp_path: Path, again: bool) -> None:
+    """As logrotate does it, which may make an empty one in its place."""
+    appender = Appender(tmp_path, SMALL)
+    appender.append([entry(1)])
+    path = files.files(tmp_path)[0].path
+    path.rename(tmp_path / f"{path.name}-20261129")
+    if again:
+        path.touch()
+    appender.sync()
+    appender.append([entry(2)])
+    appender.close()
+    assert numbers(tmp_path) == [2]
+
+
 def test_a_file_that_somebody_has_removed_is_not_written_on(tmp_path: Path) -> None:
     appender = Appender(tmp_path, SMALL)
     appender.append([entry(1)])
