@@ -198,9 +198,9 @@ class Appender:
 
     def close(self) -> None:
         """Idempotent; `append` opens the file again."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def _spoil(self) -> None:
         """The disk has failed: what it was to have of this file is unsure, and nothing more comes into it."""

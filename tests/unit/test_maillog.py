@@ -229,6 +229,25 @@ def test_a_file_that_somebody_has_removed_is_not_written_on(tmp_path: Path) -> N
     assert numbers(tmp_path) == [2]
 
 
+def test_a_file_that_cannot_be_closed_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be another file's by then: nothing is written to it any more."""
+    appender = Appender(tmp_path, SMALL)
+    appender.append([entry(1)])
+    close = os.close
+
+    def late(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(5, "Input/output error")  # as of a network's file system: the descriptor is gone all the same
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", late)
+        with pytest.raises(OSError, match="Input/output"):
+            appender.close()
+    appender.append([entry(2)])
+    appender.close()
+    assert numbers(tmp_path) == [1, 2]
+
+
 def test_what_a_killed_process_has_left_is_on_the_disk_before_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
