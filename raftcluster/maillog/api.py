@@ -140,10 +140,10 @@ class MailLog:
         may be lost because a sync failed, and why nothing is written just now, or what is wrong, if so."""
         writer, exporter, kept, first, last = self._writer, self._exporter, 0, 0, 0
         try:
+            last = files.last_sequence(self.folder) if writer is None else writer.last
             found = files.files(self.folder)
             first = found[0].first if found else 0
             kept = sum(each.path.stat().st_size for each in found)
-            last = files.last_sequence(self.folder) if writer is None else writer.last
         except OSError as error:  # it was removed meanwhile, or cannot be read
             log.info("the mail log's files: %s", error)
         return {

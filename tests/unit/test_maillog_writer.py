@@ -276,6 +276,17 @@ def test_a_folder_that_cannot_be_read_is_no_reason_not_to_start(tmp_path: Path) 
     log.close()
 
 
+def test_a_file_that_goes_while_it_is_looked_at_is_no_end_of_the_numbers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest is removed at every rotation: the status then said `last` 0."""
+    world.decided(3)
+    assert world.log.flush()
+    found = files.files
+    monkeypatch.setattr(files, "files", lambda folder: [files.LogFile(1, folder / "gone.jsonl"), *found(folder)])
+    assert world.log.status()["last"] == 3
+
+
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     before = threading.active_count()
     worlds = []
