@@ -96,10 +96,9 @@ def page(
                     if upto is not None and sequence > upto:
                         return Page(lines, last, True, oldest)
                     last = max(last, sequence)
-                    if since and ((entry := parse(line)) is None or entry.time < since):
-                        continue
-                    lines.append(line)
-                    size += len(line)
+                    if not since or ((entry := parse(line)) is not None and entry.time >= since):
+                        lines.append(line)
+                        size += len(line)
                     if size >= limit_bytes or scanned >= limits.MAILLOG_SCAN_BYTES:
                         return Page(lines, last, False, oldest)
         except FileNotFoundError:  # removed meanwhile: what was found is not so any more

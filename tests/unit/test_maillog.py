@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from raftcluster import limits
 from raftcluster.errors import Rejected
 from raftcluster.greylist.request import Mail
 from raftcluster.greylist.verdict import Verdict
@@ -306,6 +307,17 @@ def test_since_leaves_out_what_is_older(tmp_path: Path) -> None:
     assert numbers(tmp_path, since=1_490.0) == list(range(491, 501))
     assert numbers(tmp_path, since=1_600.0) == [], "the file was not written since then"
     assert files.page(tmp_path, 0, 1_490.0).last == 500
+    appender.close()
+
+
+def test_a_page_ends_although_all_of_it_is_older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for it waits: a file may be a GiB."""
+    monkeypatch.setattr(limits, "MAILLOG_SCAN_BYTES", 1_000)
+    appender = Appender(tmp_path, SMALL)
+    appender.append([entry(number, 1_000.0 + number) for number in range(100)])
+    page = files.page(tmp_path, 0, since=1_099.0)
+    assert page.lines == [] and not page.end and 0 < page.last < 20
+    assert numbers(tmp_path, since=1_099.0) == [100]
     appender.close()
 
 
