@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from queue import Empty, Full, Queue
@@ -70,6 +71,7 @@ class Gathering:
         """`sources` by the node's name. What is older than `since` is left out; without it a gathering that follows begins with
         what comes now, another with all that is kept. `ending` is set when the node closes: then it is over, too."""
         self._since, self._follow, self._ending = since, follow, ending
+        self._began = time.time()
         self._closed = threading.Event()
         self._notices: deque[Notice] = deque()
         self._channels: dict[str, Queue[list[Logged] | None]] = {name: Queue(PAGES) for name in sources}
@@ -144,10 +146,11 @@ class Gathering:
 
     def _read(self, name: str, source: Source) -> None:
         after = FROM_THE_END if self._follow and self._since is None else 0
+        since = self._since or 0.0
         live = silent = False
         while not self._over():
             try:
-                lines, after, end, _ = source(after, self._since or 0.0, WAIT_SECONDS if live else 0.0)
+                lines, after, end, _ = source(after, since, WAIT_SECONDS if live else 0.0)
             except RaftclusterError as error:
                 if not silent:
                     self._notices.append(Notice(name, error.message))
@@ -157,6 +160,8 @@ class Gathering:
                 live = True
                 if not self._follow:
                     return
+                if after == FROM_THE_END:  # what it logs until it answers has come, too
+                    after, since = 0, self._began
                 self._closed.wait(RETRY_SECONDS)
                 continue
             if silent:
@@ -165,6 +170,8 @@ class Gathering:
             found = [Logged(name, entry) for line in lines if (entry := parse(line)) is not None]
             if found and not self._hand(name, found):
                 return
+            if end:
+                since = self._since or 0.0
             if end and not live:
                 live = True
                 if not self._hand(name, None) or not self._follow:

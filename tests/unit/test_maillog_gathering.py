@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,6 +141,25 @@ def test_following_without_a_beginning_begins_now(
     eventually(lambda: all(log.asked > 1 for log in logs.values()))
     logs["mx1"].write(3.0)
     eventually(lambda: reading.times() == [3.0])
+
+
+def test_what_a_node_logs_before_it_first_answers_has_come_as_well(
+    logs: dict[str, Log], read: Callable[..., Reading], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began with what came after its first answer: what a node had decided between its start and that was passed over."""
+    monkeypatch.setattr(gathering, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(gathering, "HOLD_SECONDS", 0.02)
+    now = time.time()
+    logs["mx3"].write(now - 60.0)
+    logs["mx3"].silent = "down"
+    reading = read(logs, follow=True)
+    eventually(lambda: reading.notices() == [Notice("mx3", "down")])
+    logs["mx3"].write(now + 60.0)
+    logs["mx3"].silent = ""
+    eventually(lambda: reading.notices() == [Notice("mx3", "down"), Notice("mx3", "")])
+    logs["mx3"].write(now - 30.0)  # its clock is set back
+    eventually(lambda: now - 30.0 in reading.times())
+    assert reading.times() == [now + 60.0, now - 30.0]
 
 
 # --- on the way between two nodes
