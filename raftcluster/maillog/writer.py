@@ -215,9 +215,11 @@ class Writer:
         if missing:
             reason = self._trouble or "the queue was full"
             told = [Entry(time.time(), DROPPED, category=LOG, source=SOURCE, reason=reason, lost=missing)]
+        unsure = self.unsure
         try:
             self._appender.append([*told, *entries], missing)
         except OSError as error:
+            self._failure = str(error) if self.unsure > unsure else self._failure
             self._complain(str(error))
             self._drop(len(entries))
         else:

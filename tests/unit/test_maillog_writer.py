@@ -163,6 +163,22 @@ def test_what_a_disk_failed_to_take_is_counted_for_good_and_not_called_durable_b
     assert disk.writer.trouble == "2 entries may be lost: the disk has failed, [Errno 5] Input/output error"
 
 
+def test_a_disk_that_failed_between_two_files_is_told_with_its_reason(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(appender: files.Appender, *_: Any) -> None:
+        appender.unsure += 2
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.Appender, "append", fail)
+        disk.writer.put(1)
+        eventually(lambda: disk.writer.dropped == 1)
+    disk.writer.put(2)
+    assert disk.writer.flush()
+    assert "the disk has failed, [Errno 5] Input/output error" in disk.writer.trouble
+
+
 def test_what_waits_is_written_at_the_end(disk: Disk) -> None:
     for number in range(1_000):
         disk.writer.put(number)
