@@ -216,10 +216,12 @@ class Appender:
             self.close()
         else:
             self.folder.mkdir(mode=0o700, exist_ok=True)
-        if newest is not None:
-            _mend(newest.path)
-        full = newest is None or newest.path.stat().st_size >= self.settings.file_bytes
-        self._open(self._next() if newest is None or full else newest.path)
+        path = self._next()
+        if newest is not None and newest.path.stat().st_size < self.settings.file_bytes:
+            path = newest.path
+        if path.exists():
+            _mend(path)
+        self._open(path)
         self._spoilt = False
         self.retain()
 
