@@ -135,7 +135,9 @@ def _connected(
 def abort(sock: Socket) -> None:
     """Let whoever waits in `sock`, in another thread, fail now; that one closes it."""
     with contextlib.suppress(OSError):  # not connected, or closed already: nobody waits
-        Socket.shutdown(sock, socket.SHUT_RDWR)  # of a TLS socket as well: its own method takes TLS away under that thread
+        Socket.shutdown(
+            sock, socket.SHUT_RDWR
+        )  # of a TLS socket as well: its own method takes TLS away under that thread
 
 
 def finish_sending(sock: Socket) -> None:

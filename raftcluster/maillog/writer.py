@@ -135,8 +135,7 @@ class Writer:
                     thread.start()
                 except RuntimeError as error:  # no more threads: the next one who logs something tries again
                     self._woken = False
-                    self._trouble = str(error)
-                    log.error("the mail log is not written: %s", error)
+                    self._complain(str(error))
                 else:
                     self._thread = thread
 
