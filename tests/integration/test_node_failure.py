@@ -64,8 +64,8 @@ def test_an_operation_that_nobody_took_was_not_applied(tmp_path: Path) -> None:
 class Failed(TableStore):
     """Tables whose disk has failed before anybody listens: what is left of runs is moved from the first moment on."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, *, log: Callable[[], int]) -> None:
+        super().__init__(path, log=log)
         eventually(lambda: self.health == "failed", what="they have failed")
 
     def _next(self) -> NoReturn:
