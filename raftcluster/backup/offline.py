@@ -38,7 +38,7 @@ class Offline:
     def __init__(self, directory: DataDirectory, machines: Sequence[StateMachine], founders: Iterable[str]) -> None:
         self._log = LogStore(directory.log)
         try:
-            self._store = TableStore(directory.tables)
+            self._store = TableStore(directory.tables, log=lambda: self._log.written)  # fewer than there were, maybe
         except BaseException:
             self._log.close()
             raise

@@ -21,6 +21,7 @@ from raftcluster.cluster.keystore import Keystore
 from raftcluster.cluster.statement import Statement
 from raftcluster.codec import pack, unpack
 from raftcluster.errors import Rejected, StorageFailed, StorageFull, StorageRefusal, Unavailable
+from raftcluster.storage import segment
 from raftcluster.storage.directory import DataDirectory
 from raftcluster.storage.log import LogStore
 from raftcluster.transport.certificates import fingerprint, issue, make_request
@@ -316,6 +317,24 @@ def test_a_recovery_that_is_done_stays_done_when_the_power_fails(
     monkeypatch.setattr(os, "fsync", noted)
     template.recover(copy)
     assert kept[-2:] == [True, False]
+
+
+@pytest.mark.parametrize("gone", ["all", "end"])
+def test_a_survivor_whose_log_is_gone_or_has_no_end_is_recovered_from_its_tables_and_starts(
+    template: Lost, copy: Path, gone: str
+) -> None:
+    """They know how many frames there were; the recovered node's log has fewer, and that is right."""
+    for each in (copy / "log").iterdir():
+        data = each.read_bytes()
+        each.unlink()
+        if gone == "end":  # the first half of its frames
+            ends = [place.offset for place, _ in segment.frames(data, int(each.stem, 16))]
+            each.write_bytes(data[: ends[len(ends) // 2]].ljust(len(data), b"\0"))
+    with pytest.raises(StorageFailed, match="its end is missing"):
+        Node.open(copy, machines=[Counter()])
+    template.recover(copy)
+    with Node.open(copy, machines=[Counter()]) as node:
+        assert node.propose("counter", "a") == 21
 
 
 @pytest.fixture
