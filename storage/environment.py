@@ -127,8 +127,9 @@ class Environment:
         self._env.close()
 
     def _opened(self, map_bytes: int) -> lmdb.Environment:
-        data = self.path / "data.mdb"
-        if data.exists() and not data.is_file():  # LMDB would wait for what comes out of a pipe
+        data = str(self.path / "data.mdb")
+        # LMDB would wait for what comes out of a pipe. What the system does not tell us it tells LMDB.
+        if os.path.exists(data) and not os.path.isfile(data):
             raise disk.corrupt(self.path, "data.mdb is no regular file")
         try:
             env = lmdb.open(

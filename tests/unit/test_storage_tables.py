@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -207,3 +208,20 @@ def test_nobody_waits_for_tables_that_are_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "data.mdb")
     with pytest.raises(StorageFailed, match="no regular file"):
         TableStore(tmp_path)
+
+
+def test_a_disk_that_does_not_say_what_the_tables_are_is_told_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TableStore(tmp_path).close()
+    with monkeypatch.context() as patched:
+
+        def refused(path: object, *rest: object, **others: object) -> os.stat_result:
+            if Path(str(path)).name == "data.mdb":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return stat(path, *rest, **others)  # type: ignore[call-overload, no-any-return]
+
+        stat = os.stat
+        patched.setattr(os, "stat", refused)
+        with pytest.raises(StorageFailed):
+            TableStore(tmp_path)
