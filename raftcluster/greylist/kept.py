@@ -94,4 +94,5 @@ def living_client(
         client = None
     if own is None or now >= own.expires or forgotten.covers_client(own.sequence, own.network):
         return (now if client is None else client.last), client
-    return own.sequence, own if client is None else join_clients(client, own)
+    since = max(1, own.sequence)  # earlier versions wrote 0 there
+    return since, own if client is None else join_clients(client, own)

@@ -421,6 +421,16 @@ def test_a_client_that_a_node_serves_while_it_is_cut_off_is_forgotten_with_the_o
     assert clients(pair)["allowed_clients"] == 0
 
 
+def test_a_client_that_a_node_kept_before_it_said_since_when_is_allowed_when_it_has_earned_it(pair: Pair) -> None:
+    """Rows of earlier versions say 0, until the client is allowed."""
+    pair.switch(False)
+    earn(pair, 0, 4)
+    (name,) = pair.stores[0].keys(b"greylist-clients/")
+    pair.stores[0].rows[name] = Client.unpack(pair.stores[0].rows[name])._replace(sequence=0).pack()
+    earn(pair, 0, 1)
+    assert pair.check(0, sender="stranger@example.net").reason == "client"
+
+
 def test_clients_that_have_expired_are_removed(pair: Pair) -> None:
     pair.switch(False)
     earn(pair, 0, 1)
