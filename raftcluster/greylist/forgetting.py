@@ -62,7 +62,7 @@ class Tombstone(NamedTuple):
     def unpack(cls, row: bytes) -> Tombstone:
         """What `pack` packed."""
         named, before, until, place, forgot = codec.unpack(row)
-        return cls(Selection(named), before, until, place, forgot)
+        return cls(Selection(named, kept=True), before, until, place, forgot)
 
 
 def forget(tables: Tables, selection: Selection, time: int, life: int) -> tuple[bytes, Tombstone]:

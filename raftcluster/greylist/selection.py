@@ -30,9 +30,10 @@ TRIPLET: Final = "triplet"
 
 
 class Selection:
-    """Made from what travels; raises `Rejected` when it is none, or not in normal form."""
+    """Made from what travels; raises `Rejected` when it is none, or not in normal form. What is `kept` in a row was in that of the
+    version that wrote it."""
 
-    def __init__(self, named: Value) -> None:
+    def __init__(self, named: Value, *, kept: bool = False) -> None:
         if not isinstance(named, Mapping) or not named:
             raise Rejected("nothing was named", subject="selection", remedy=f"name {', '.join(KINDS)}")
         self.named: dict[str, Value] = {str(kind): named[kind] for kind in sorted(named, key=str)}
@@ -47,7 +48,7 @@ class Selection:
         for kind, pattern in self.named.items():
             if kind not in KINDS:
                 raise Rejected(f"records are not selected by {kind:.40}", subject=kind, remedy=f"by {', '.join(KINDS)}")
-            if normal_pattern(kind, pattern) != pattern:
+            if not kept and normal_pattern(kind, pattern) != pattern:
                 raise Rejected(f"{kind} {pattern} is not in its normal form", subject=kind)
         self._network = network_bits(self.named[CLIENT]) if CLIENT in self.named else None
         self._sender, self._recipient = self._bytes(SENDER), self._bytes(RECIPIENT)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftcluster import limits
+from raftcluster import codec, limits
 from raftcluster.errors import Rejected, Unavailable
 from raftcluster.greylist import forgetting, records, transfer
 from raftcluster.greylist.api import Greylist
@@ -23,7 +23,7 @@ from raftcluster.greylist.lists.machine import ListsMachine
 from raftcluster.greylist.machine import GreylistMachine, read_record, read_record_count
 from raftcluster.greylist.record import Record, node_label
 from raftcluster.greylist.rules import Triplet, key_of
-from raftcluster.greylist.selection import TRIPLET
+from raftcluster.greylist.selection import TRIPLET, Selection
 from raftcluster.greylist.settings import Settings
 from tests.local_host import LocalHost
 
@@ -645,3 +645,19 @@ def test_what_was_kept_apart_for_longer_than_a_life_is_not_believed(host: LocalH
     (triplet,) = triplets(0, 1)
     row = copy(host.now - 2 * LIFE, triplet, host.now, True)
     assert host.propose("greylist", ["merge", [[key_of(triplet.pack()), host.now - LIFE, row]]]) == [0, 1, 0]
+
+
+@pytest.mark.parametrize("named", [{"sender": "a@*.example.org"}, {"client": "fe80::1%a/128"}])
+def test_a_tombstone_in_a_form_that_only_an_earlier_version_wrote_holds(
+    host: LocalHost, greylist: Greylist, named: dict[str, Any]
+) -> None:
+    """Whoever reads one reads all: else nothing could be forgotten or merged for a life."""
+    greylist.records.forget(sender="b@example.org")
+    rows = host.tables["greylist"].rows[FORGOTTEN]
+    ((_, row),) = rows.items()
+    key = forgetting.tombstone_key(Selection(named, kept=True))
+    rows[key] = codec.pack([named, *codec.unpack(row)[1:]])
+    forgetting.inspect_forgotten(key, rows[key])
+    assert forgetting.Forgotten(host.tables["greylist"], host.now).covers_client(0, b"") == ("client" in named)
+    with pytest.raises(Rejected):
+        Selection(named)
