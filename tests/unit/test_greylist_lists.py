@@ -306,6 +306,19 @@ def test_every_row_that_is_written_is_found_sound_and_a_damaged_one_is_not(host:
                 machine.inspect(table, key + b"/", row[:-1])
 
 
+@pytest.mark.parametrize(("kind", "pattern"), [("sender", "a@*.example.org"), ("client", "fe80::1%a/128")])
+def test_an_entry_that_only_an_earlier_version_took_is_sound_and_can_be_removed(
+    host: LocalHost, greylist: Greylist, kind: str, pattern: str
+) -> None:
+    greylist.lists.add("allow", "sender", "b@example.org")
+    rows = host.tables["lists"].rows[machine_of_lists.ENTRIES]
+    ((key, row),) = rows.items()
+    rows[old := key.replace(b"sender/b@example.org", f"{kind}/{pattern}".encode())] = row
+    ListsMachine().inspect(machine_of_lists.ENTRIES, old, row)
+    greylist.lists.remove("allow", kind, pattern)
+    assert list(rows) == [key]
+
+
 # --- test: what decides, and why nothing else does
 
 

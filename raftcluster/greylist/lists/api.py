@@ -20,7 +20,15 @@ from raftcluster.codec import Value
 from raftcluster.errors import OutcomeUnknown, Rejected, StorageRefusal, Unavailable
 from raftcluster.greylist.lists.book import Book, Ruling
 from raftcluster.greylist.lists.judging import Judged, judge
-from raftcluster.greylist.lists.machine import LIFETIME_MAX, NAME, Change, read_changes, read_entries, read_revision
+from raftcluster.greylist.lists.machine import (
+    LIFETIME_MAX,
+    NAME,
+    Change,
+    has_entry,
+    read_changes,
+    read_entries,
+    read_revision,
+)
 from raftcluster.greylist.lists.rules import Entry, Question, check_effect, list_of, normal_name, normal_pattern
 from raftcluster.greylist.rules import normal_recipient, normal_sender
 from raftcluster.host import Consistency, Host
@@ -103,7 +111,9 @@ class Lists:
     ) -> int:
         """Remove an entry; the new revision. `Rejected` when there is none."""
         check_effect(effect, kind)
-        items = [[list_of(effect), kind, normal_pattern(kind, pattern)]]
+        which = list_of(effect)  # an entry of an earlier version may be written as none can be added any more
+        kept = self._host.query(NAME, lambda tables, _: has_entry(tables, which, kind, pattern))
+        items = [[which, kind, pattern if kept else normal_pattern(kind, pattern)]]
         return self._change(["remove", items, author, self._host.name, reason], deadline)
 
     aremove = twin(remove)

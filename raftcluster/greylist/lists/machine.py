@@ -110,7 +110,7 @@ class ListsMachine:
             return
         entry = _entry(key, value)
         check_effect(entry.effect, entry.kind)
-        if _key(entry.list, entry.kind, normal_pattern(entry.kind, entry.pattern)) != key:
+        if _key(entry.list, entry.kind, entry.pattern) != key:  # what is normal was another thing in earlier versions
             raise ValueError("the entry is not in its place")
         for text in (entry.comment, entry.author, entry.node):
             _check_text("text", text, COMMENT_CHARACTERS)
@@ -133,6 +133,12 @@ def read_entries(tables: ReadTables, after: bytes, limit: int) -> tuple[list[Ent
     """Up to `limit` entries behind the key `after`, in order of list, kind and pattern; and the key to go on behind."""
     rows = tables.scan(ENTRIES, after + b"\0" if after else b"", limit=limit)
     return [_entry(key, row) for key, row in rows], rows[-1][0] if rows else after
+
+
+def has_entry(tables: ReadTables, which: str, kind: str, pattern: str) -> bool:
+    """Whether there is an entry that is written so, alive or not."""
+    key = _key(which, kind, pattern)
+    return len(key) <= limits.KEY_BYTES and tables.get(ENTRIES, key) is not None
 
 
 def _add(tables: Tables, time: int, items: list[Value], author: str, node: str, replace: bool) -> int:
