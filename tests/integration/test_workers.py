@@ -657,6 +657,21 @@ def test_a_stream_is_not_ahead_of_its_reader(node: LocalNode, server: WorkerServ
     eventually(lambda: server._streaming == 0)
 
 
+@pytest.mark.parametrize("how", ["cancelled", "gone"])
+def test_a_list_that_nobody_reads_to_its_end_ends(node: LocalNode, server: WorkerServer, how: str) -> None:
+    """Its thread waited for ever for somebody to take what was left, and held a place of all workers' streams."""
+    for number in range(3 * limits.WORKER_WINDOW):
+        node.config.set("key", number)
+    with Raw(server.path) as raw:
+        raw.say([1, "config.history", {"key": "key"}, None])
+        for _ in range(limits.WORKER_WINDOW):
+            assert raw.hear()[1] == wire.ITEM
+        if how == "cancelled":
+            raw.say([1, "cancel", None, None])
+            eventually(lambda: server._streaming == 0)
+    eventually(lambda: server._streaming == 0)
+
+
 def test_without_a_thread_a_stream_is_refused_and_takes_no_place(server: WorkerServer) -> None:
     """It ended the worker's connection, and its place was never free again."""
     with Raw(server.path) as raw, no_more_threads():
