@@ -220,13 +220,14 @@ class ControlServer:
         task = asyncio.current_task()
         assert task is not None
         self._listening[task] = None
+        writer.transport.set_write_buffer_limits(0)  # what was sent is on its way
         try:
             await self._exchange(reader, writer)
         except (OSError, EOFError):
             log.debug("a control client has gone")
         finally:
             del self._listening[task]
-            writer.close()
+            writer.transport.abort()  # closed, it would wait for a client that does not read
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
+import socket
 import stat
 import threading
 from collections.abc import Iterator
@@ -202,6 +204,22 @@ def test_closing_ends_streams_and_removes_the_socket(node: LocalNode, tmp_path: 
     with pytest.raises(NotRunning, match=r"control\.sock"):
         Client(server.path).status()
     eventually(lambda: not [each for each in threading.enumerate() if each.name.startswith("raftcluster")])
+
+
+@pytest.mark.parametrize("size", [1_000_000, 250_000], ids=["more than is kept for it", "less"])
+def test_a_client_that_does_not_read_is_not_waited_for(
+    server: ControlServer, client: Client, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Its connection was kept with what it had not read, counted nowhere, for as long as it liked."""
+    client.config.set("large", "x" * size)
+    monkeypatch.setattr("raftcluster.control.server.ANSWER_SECONDS", 0.1)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(server.path)
+        sock.sendall(wire.frame(["config.get", {"key": "large"}]))
+        hung_up = select.poll()
+        hung_up.register(sock, select.POLLRDHUP)
+        assert hung_up.poll(60_000)
+    assert client.status()["id"] == "node-1"
 
 
 def test_nobody_there_is_said_with_path_and_remedy(tmp_path: Path) -> None:
