@@ -158,7 +158,7 @@ def _dial(address: Address, channel: Channel, opened: Callable[[Callable[[], Non
         greeting = stream.receive(deadline - time.monotonic())
         if isinstance(greeting, dict) and "refused" in greeting:
             raise handshake.refusal(greeting)
-        if not isinstance(greeting, dict) or "root" not in greeting:
+        if not isinstance(greeting, dict) or not {"root", "cluster"} <= greeting.keys():
             raise Refused("hello", f"{where} is no raftcluster node", subject=where)
         stream.greeting = greeting
         der = channel.peer_certificate()

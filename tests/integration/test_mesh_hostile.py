@@ -704,3 +704,26 @@ def test_a_joiner_talks_only_to_who_has_a_certificate_of_the_root_in_its_token(s
         connect.dial_rooted(siege.a.mesh.address, Forge().root, ABOUT)
     assert isinstance(caught.value, handshake.Refused)
     assert caught.value.reason == "untrusted"
+
+
+@pytest.mark.parametrize("greeting", [{}, {"root": b"x"}, {"root": 7, "cluster": "mail"}, {"root": b"x", "cluster": 7}])
+def test_a_stranger_who_is_asked_in_public_and_says_nonsense(tmp_path: Path, greeting: dict[str, Any]) -> None:
+    """Whoever asks is prepared for a refusal: anything else ended the thread on which a node looks for its way back."""
+    identity = Forge().identity("a")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    (tmp_path / "identity.pem").write_bytes(identity.certificate + identity.key)
+    tls.load_cert_chain(tmp_path / "identity.pem")
+    with socket.create_server(LOOPBACK) as server:
+
+        def greet() -> None:
+            sock, _ = server.accept()
+            with tls.wrap_socket(sock, server_side=True) as secured, contextlib.suppress(OSError, EOFError):
+                stranger = Client(secured)
+                stranger.say(greeting)
+                stranger.hear()
+
+        talker = threading.Thread(target=greet)
+        talker.start()
+        with pytest.raises(LinkRefused):
+            connect.dial_untrusted(server.getsockname(), ABOUT)
+        talker.join(60)
