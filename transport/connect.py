@@ -45,7 +45,7 @@ def _check_cluster(trust: Trust, address: Address) -> None:
     if isinstance(theirs, str) and theirs != trust.cluster_id:
         raise Refused(
             "cluster",
-            f"{sockets.text(address)} answers as cluster {theirs[:64]}, this node is of {trust.cluster_id}",
+            f"{sockets.text(address)} answers as cluster {handshake.printable(theirs)}, this node is of {trust.cluster_id}",
             subject=sockets.text(address),
             remedy="give each cluster of a host a port of its own, or tell the members the right address",
         )

@@ -110,11 +110,13 @@ def check_hello(ours: Mapping[str, Any], theirs: Value, kinds: Collection[str]) 
             remedy="upgrade the older one; neighbouring versions understand each other",
         )
     if theirs["cluster"] != ours["cluster"]:
-        raise Refused("cluster", f"the peer is of cluster {theirs['cluster']}, this node of {ours['cluster']}")
+        raise Refused(
+            "cluster", f"the peer is of cluster {printable(theirs['cluster'])}, this node of {ours['cluster']}"
+        )
     if _name(theirs["product"]) != _name(ours["product"]):
         raise Refused(
             "product",
-            f"the peer runs {theirs['product']}, this node {ours['product']}",
+            f"the peer runs {printable(theirs['product'])}, this node {ours['product']}",
             remedy="only the same product forms a cluster; its version (after the slash) may differ",
         )
     if theirs["schema"] != ours["schema"]:
@@ -126,7 +128,7 @@ def check_hello(ours: Mapping[str, Any], theirs: Value, kinds: Collection[str]) 
     if theirs["kind"] not in kinds:
         raise Refused(
             "kind",
-            f"a {theirs['kind']!r} connection is not served here",
+            f"a {printable(theirs['kind'])!r} connection is not served here",
             remedy=f"allowed: {', '.join(kinds) or 'none'}",
         )
     return theirs
@@ -137,8 +139,8 @@ def refusal(frame: Mapping[str, Any]) -> Refused:
     reason = frame.get("refused")
     return Refused(
         reason if isinstance(reason, str) and reason in REASONS else "hello",
-        f"the peer refuses: {_printable(frame.get('text'))}",
-        remedy=_printable(frame.get("remedy")),
+        f"the peer refuses: {printable(frame.get('text'))}",
+        remedy=printable(frame.get("remedy")),
         by_peer=True,
     )
 
@@ -184,11 +186,12 @@ def _name(product: str) -> str:
 def _difference(theirs: Mapping[Any, Any], ours: Mapping[Any, Any]) -> str:
     names = sorted({name for name in (*theirs, *ours) if theirs.get(name) != ours.get(name)}, key=str)
     shown = [
-        f"{_printable(name)} {theirs.get(name, 'absent')!r:.20} there, {ours.get(name, 'absent')!r} here"
+        f"{printable(name)} {theirs.get(name, 'absent')!r:.20} there, {ours.get(name, 'absent')!r} here"
         for name in names
     ]
     return "; ".join(shown[:10])
 
 
-def _printable(value: object) -> str:
+def printable(value: object) -> str:
+    """What somebody says, for a log or a screen: one line, and not too long."""
     return "".join(c if c.isprintable() else "?" for c in value[:_TEXT_CHARACTERS]) if isinstance(value, str) else ""

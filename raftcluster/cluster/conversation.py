@@ -94,7 +94,7 @@ def ask_chain(
         theirs = stream.greeting["cluster"]
         if cluster_id is not None and theirs != cluster_id:
             raise OtherCluster(
-                f"{address[0]}:{address[1]} answers as cluster {theirs}, this node is of {cluster_id}",
+                f"{address[0]}:{address[1]} answers as cluster {theirs!r:.80}, this node is of {cluster_id}",
                 subject=f"{address[0]}:{address[1]}",
                 remedy="give each cluster of a host a port of its own, or tell the members the right address; if this node's "
                 "cluster was destroyed: raftcluster destroy --tombstone FILE, with a file that its other hosts keep in "

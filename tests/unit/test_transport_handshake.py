@@ -103,6 +103,15 @@ def test_a_strangers_explanation_is_cut_and_made_printable() -> None:
     assert len(str(error)) < 600
 
 
+@pytest.mark.parametrize("field", ["cluster", "product", "kind"])
+def test_what_a_stranger_calls_itself_is_cut_and_made_printable(field: str) -> None:
+    """It went into the log as it was: lines of its own among them."""
+    error = refused({**OURS, field: "a\n\x1b[31m" + "x" * 10_000})
+    assert error.reason == field
+    assert "\n" not in str(error) and "\x1b" not in str(error)
+    assert len(str(error)) < 700
+
+
 PEERS = {"b": Peer("b", ("127.0.0.1", 1), frozenset([b"1" * 32, b"2" * 32]))}
 
 
