@@ -46,8 +46,16 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
 
-def serve(store: TableStore, peer: str, stream: Stream, begun: Callable[[int], None] = lambda index: None) -> None:
-    """Send the newest checkpoint; `begun` is told its index before. Raises `Unavailable` when there is none yet."""
+def serve(
+    store: TableStore,
+    peer: str,
+    stream: Stream,
+    begun: Callable[[int], None] = lambda index: None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Send the newest checkpoint; `begun` is told its index before. Raises `Unavailable` when there is none yet, and when the
+    peer takes it so slowly that it should have ended it: what it reads cannot be given back meanwhile."""
     snapshot = store.snapshot()
     if snapshot is None:
         raise Unavailable("there is no checkpoint yet", subject=peer, remedy="ask again in a second")
@@ -55,6 +63,7 @@ def serve(store: TableStore, peer: str, stream: Stream, begun: Callable[[int], N
     stream.send({"index": snapshot.index, "anchor": snapshot.anchor})
     total = hashlib.sha256(snapshot.anchor)
     rows = size = 0
+    since = clock()
     with closing(snapshot.chunks) as chunks:
         for table, chunk in chunks:
             packed = pack_chunk(table, chunk)
@@ -63,6 +72,7 @@ def serve(store: TableStore, peer: str, stream: Stream, begun: Callable[[int], N
             rows, size = rows + len(chunk), size + len(block)
             for start in range(0, len(block), limits.SNAPSHOT_CHUNK_BYTES):  # one row may be larger than a frame
                 stream.send(block[start : start + limits.SNAPSHOT_CHUNK_BYTES])
+                _keeps_up(clock() - since, size, limits.FRAME_SECONDS)
                 failpoints.reach("snapshot.send")
     stream.send({"bytes": size, "sha256": total.digest()})
     heap.trim()
@@ -161,8 +171,7 @@ def _receive(stream: Stream, file: BinaryIO, seconds: float, clock: Callable[[],
         size += len(value)
         if not value or size > limits.SNAPSHOT_BYTES:
             raise FrameError(f"after {size} bytes the snapshot does not end", subject="snapshot")
-        if clock() - begun > seconds + size / limits.SNAPSHOT_BYTES_PER_SECOND:
-            raise Unavailable(f"too slow: {size} bytes in {clock() - begun:.0f} s", subject="snapshot")
+        _keeps_up(clock() - begun, size, seconds)
         space = os.fstatvfs(file.fileno())
         if space.f_bavail * space.f_frsize < 2 * limits.DISK_RESERVE_BYTES + len(value):
             raise StorageFull(
@@ -174,6 +183,12 @@ def _receive(stream: Stream, file: BinaryIO, seconds: float, clock: Callable[[],
     if not isinstance(value, dict) or (value.get("bytes"), value.get("sha256")) != (size, total.digest()):
         raise FrameError(f"the snapshot at entry {index} arrived damaged ({size} bytes)", subject="snapshot")
     return index, anchor
+
+
+def _keeps_up(passed: float, size: int, seconds: float) -> None:
+    """Raise `Unavailable` when `size` bytes in `passed` seconds are too few. For either end."""
+    if passed > seconds + size / limits.SNAPSHOT_BYTES_PER_SECOND:
+        raise Unavailable(f"too slow: {size} bytes in {passed:.0f} s", subject="snapshot")
 
 
 def _read(file: BinaryIO) -> Iterator[Chunk]:

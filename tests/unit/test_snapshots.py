@@ -16,7 +16,7 @@ import pytest
 from raftcluster import limits, snapshots
 from raftcluster.codec import pack, unpack
 from raftcluster.engine.recovery import Anchor
-from raftcluster.errors import FrameError
+from raftcluster.errors import FrameError, Unavailable
 from raftcluster.storage.digest import digest
 from raftcluster.storage.ports import Unit
 from raftcluster.storage.tables import TableStore
@@ -166,6 +166,15 @@ def test_a_member_that_feeds_one_byte_now_and_then_is_too_slow(
     seconds = iter(range(0, 10**6, 25))
     told = refused(b"x", tmp_path, stores[1], caplog, clock=lambda: float(next(seconds)))
     assert "too slow" in told and next(seconds) < 10 * limits.FRAME_SECONDS
+
+
+def test_a_member_that_takes_a_piece_now_and_then_is_too_slow(stores: list[TableStore]) -> None:
+    """Each piece was in time. What a transaction reads is not given back: the tables grew as long as it liked, which is hours."""
+    fill(stores[0], 7, {bytes([n]): bytes(limits.CONFIG_INLINE_BYTES) for n in range(200)})
+    pipe = Pipe()
+    with pytest.raises(Unavailable, match="too slow"):
+        snapshots.serve(stores[0], "n2", pipe, clock=lambda: 25.0 * pipe.queue.qsize())
+    assert 25 * pipe.queue.qsize() < 10 * limits.FRAME_SECONDS
 
 
 def test_a_snapshot_never_takes_the_last_of_the_disk(
