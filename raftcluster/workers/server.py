@@ -248,7 +248,8 @@ class WorkerServer:
             raise Unavailable(f"more than {limits.WORKER_CALLS} calls of one worker", subject=message.method)
         call = self._method(message.method, message.arguments, connection.user)
         connection.calls += 1
-        self._threads.submit(self._carry_out, connection, message, call)
+        with contextlib.suppress(RuntimeError):  # no thread more: it waits for those that are there, or that come
+            self._threads.submit(self._carry_out, connection, message, call)
 
     def _method(self, name: str, arguments: Value, user: int) -> Callable[[], Value]:
         method = self._calls.get(name)

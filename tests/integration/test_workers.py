@@ -682,6 +682,16 @@ def test_without_a_thread_a_stream_is_refused_and_takes_no_place(server: WorkerS
     served(server)
 
 
+def test_without_a_thread_a_call_waits_for_one_and_the_connection_stays(server: WorkerServer) -> None:
+    """It ended the connection, with all that the worker had asked for besides; and was carried out all the same."""
+    with Raw(server.path) as raw:
+        with no_more_threads():
+            raw.say([1, "config.keys", {}, None], [2, "check", FIELDS, None])
+            assert raw.hear()[0] == 2
+        raw.say([3, "config.keys", {}, None])
+        assert sorted((raw.hear(), raw.hear())) == [[1, wire.VALUE, []], [3, wire.VALUE, []]]
+
+
 def test_without_a_thread_the_server_goes_on_looking_after_its_workers(
     node: LocalNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
