@@ -47,7 +47,15 @@ MANIFEST_CONTEXT: Final = b"raftcluster-manifest-v1\0"
 _ROOT_NAME: Final = (NameOID.ORGANIZATION_NAME, NameOID.COMMON_NAME, NameOID.SERIAL_NUMBER)
 _PEM: Final = serialization.Encoding.PEM
 _DER: Final = serialization.Encoding.DER
-_EXTENSIONS: Final = (x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+_MALFORMED: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises for bytes that are none of what they should be."""
 _TOKEN_ID: Final = re.compile(r"[0-9a-f]{16}\Z")
 _TOKEN_INFO: Final = b"raftcluster-token-v1"
 
@@ -165,7 +173,7 @@ def pem_of(der: bytes) -> bytes:
     """The PEM form of a DER certificate, as TLS hands it over. Raises `Rejected` when it is none."""
     try:
         return x509.load_der_x509_certificate(der).public_bytes(_PEM)
-    except ValueError as error:
+    except _MALFORMED as error:
         raise Rejected("not a certificate", subject="certificate") from error
 
 
@@ -379,7 +387,7 @@ def _request(pem: bytes) -> x509.CertificateSigningRequest:
     try:
         request = x509.load_pem_x509_csr(pem)
         valid = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except _MALFORMED as error:
         raise Rejected("not a certificate request", subject="request") from error
     if not valid:
         raise Rejected("the request is not signed by its own key", subject="request")
@@ -393,7 +401,7 @@ def _certificate(pem: bytes) -> x509.Certificate:
         certificate.public_key()
         _ = certificate.subject, certificate.extensions
         _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    except (ValueError, TypeError, UnsupportedAlgorithm, *_EXTENSIONS) as error:
+    except _MALFORMED as error:
         raise Rejected("not a certificate", subject="certificate") from error
     return certificate
 

@@ -38,7 +38,7 @@ def _check_cluster(trust: Trust, address: Address) -> None:
     """Why a root is not ours: it may be another cluster's. What a stranger says of itself is good enough for that."""
     try:
         stream = _dial(address, tls.untrusted(), lambda abort: None)
-    except (Unavailable, LinkRefused, FrameError):
+    except (Unavailable, Rejected):
         return
     theirs = stream.greeting.get("cluster")
     stream.close()
@@ -90,7 +90,7 @@ def dial_untrusted(
     Nothing is sent but TLS, unless `hello` (see `dial_rooted`) is given: then public questions may be asked. What comes
     back proves itself (endorsed manifests), or is compared with a token. `opened` is given, as soon as there is a socket, what
     another thread may call to end the attempt.
-    Raises `Unavailable` when nobody answers, `LinkRefused`, or `FrameError`.
+    Raises `Unavailable` when nobody answers, `LinkRefused`, `FrameError`, or `Rejected` for a certificate that is none.
     """
     stream = _dial(address, tls.untrusted(), opened)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import os
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -404,3 +405,19 @@ def test_a_certificate_whose_key_is_no_point_of_the_curve_is_none() -> None:
         assert read(pem)
         with pytest.raises(Rejected, match="not a certificate"):
             read(again)
+
+
+def test_a_version_that_does_not_exist_is_rejected() -> None:
+    """A stranger's certificate is read where nobody is believed, and TLS takes this one: what `cryptography` raised for it ended
+    the threads on which a node looks for its way back."""
+    root = Hierarchy(["n1"]).root
+    der = ssl.PEM_cert_to_DER_cert(root.decode()).replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x04", 1)
+    with pytest.raises(Rejected, match="not a certificate"):
+        certificates.pem_of(der)
+    with pytest.raises(Rejected, match="not a certificate"):
+        certificates.certificate_hash(ssl.DER_cert_to_PEM_cert(der).encode())
+    request = x509.load_pem_x509_csr(certificates.make_request(certificates.new_key(), "a"))
+    der = request.public_bytes(serialization.Encoding.DER).replace(b"\x02\x01\x00", b"\x02\x01\x04", 1)
+    pem = ssl.DER_cert_to_PEM_cert(der).replace("CERTIFICATE", "CERTIFICATE REQUEST").encode()
+    with pytest.raises(Rejected, match="not a certificate request"):
+        certificates.request_hash(pem)
