@@ -52,7 +52,7 @@ DIAL_MAX_SECONDS: Final = (
 )
 REFUSED_SECONDS: Final = 2.0  # the longest when the peer turned us down or the link fell at once: a handshake each
 STREAMS: Final = 8  # snapshot streams served at once
-JOIN_STREAMS: Final = 4  # of peers without a certificate
+JOIN_STREAMS: Final = 4  # of peers without a certificate; and as many of members
 JOIN_SECONDS: Final = 120.0  # the whole conversation with one of them
 JOIN_BURST: Final = 20.0  # connections without a certificate per address before ...
 JOIN_PER_SECOND: Final = 2.0  # ... they are slowed down to this

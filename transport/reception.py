@@ -20,6 +20,8 @@ from raftcluster.transport.tls import Credentials, Shown
 from raftcluster.transport.trust import Connection, Trust
 
 _ADDRESSES: Final = 1_024  # strangers whose rate is remembered
+_STRANGERS: Final = "strangers'"
+"""The places of those who join without a certificate: they keep no member from its own."""
 
 
 class Services(Protocol):
@@ -60,6 +62,7 @@ class Reception:
             VERIFY: limits.VERIFY_STREAMS,
             LOGS: limits.MAILLOG_STREAMS,
             JOIN: limits.JOIN_STREAMS,
+            _STRANGERS: limits.JOIN_STREAMS,
         }
         self._streams: WeakSet[Stream] = WeakSet()
         self._fetching: dict[str, Stream] = {}  # member -> its newest stream of a snapshot
@@ -161,7 +164,7 @@ class Reception:
     ) -> None:
         assert self._services is not None, "without services their kinds are refused"
         stream.certificate = credentials.identity.certificate
-        with self._place(stream, kind):
+        with self._place(stream, kind if stream.peer else _STRANGERS):
             stream.send(self._trust.hello(kind), deadline - time.monotonic())
             settled()
             if kind == SNAPSHOT:

@@ -639,6 +639,21 @@ def test_only_so_many_strangers_are_served_at_once(siege: Siege) -> None:
     siege.all_is_well()
 
 
+def test_strangers_who_are_served_keep_no_member_out(siege: Siege) -> None:
+    """Four who said nothing more held the places over which a member tells that it has moved."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(limits.JOIN_STREAMS):
+            stranger = stack.enter_context(siege.attack(None))
+            stranger.hear()
+            stranger.hello(kind=handshake.JOIN)
+            assert stranger.hear()["kind"] == handshake.JOIN
+        mover = stack.enter_context(siege.member())
+        mover.hello(kind=handshake.JOIN)
+        assert mover.hear()["kind"] == handshake.JOIN
+        mover.say("moved")
+        assert mover.hear() == {"heard": "moved"}
+
+
 def test_a_stranger_who_is_served_may_not_send_long_frames(siege: Siege) -> None:
     with siege.attack(None) as attacker:
         attacker.hear()
