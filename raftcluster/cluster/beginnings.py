@@ -175,16 +175,18 @@ def give_up(tables: Tables, time: int, current: Generation, reason: str) -> None
 def leave(tables: Tables, time: int, member: Member) -> int | None:
     """When the chain needs this voter's endorsement of the generation without it: begin that one; the member is removed when
     it is switched to. None when it can be removed at once. Refused while a manifest that names it is being endorsed, and the
-    one after that would need it."""
+    one after that would need it; and while a generation is under way that it has to endorse because others are left out of it."""
     left = [each.node_id for each in live_members(tables) if each.node_id != member.node_id and not each.asleep_since]
     current = pending(tables)
 
-    def needed(voters: Mapping[str, bytes]) -> bool:
-        return member.node_id in voters and not is_endorsed(voters, left)
+    def needed(voters: Mapping[str, bytes], silent: Sequence[str] = ()) -> bool:
+        return member.node_id in voters and not is_endorsed(voters, [each for each in left if each not in silent])
 
     if current is not None and current.phase == "trust" and needed(Manifest.unpack(current.manifest).voters):
         raise _busy(current)
     if not needed(chain_voters(tables)):
+        if current is not None and needed(chain_voters(tables), current.excluded):
+            raise _busy(current)
         return None
     if member.asleep_since:  # shut out now, it would leave a chain that nobody can carry on
         raise _endorsement_needed([member])

@@ -345,6 +345,26 @@ def test_who_is_needed_to_endorse_the_generation_without_it_is_removed_by_that_g
     assert list(log.head().voters) == ["n2"]
 
 
+def test_who_is_left_out_of_a_generation_cannot_endorse_it_in_place_of_who_is_removed() -> None:
+    """One administrator leaves n3 out, another one removes n2 meanwhile: n1 alone was to endorse for three, and was waited for by
+    all that came after, for ever."""
+    log = three()
+    log.apply("rotate", "x", ["n3"], True)
+    assert log.refused("removed", "n2") == "generation-under-way", "without it one of three could endorse"
+    log.apply("abort", 4, "n2 is down")
+    assert log.apply("removed", "n2") is None, "then n1 and n3 can"
+    log = three()
+    log.apply("rotate", "x", ["n3"], True)
+    for node in ("n1", "n2"):
+        log.apply("csr", 4, node, b"csr-4-" + node.encode())
+    log.mint()
+    assert log.refused("removed", "n2") == "generation-under-way"
+    log.trust("n1", "n2")
+    log.switch("n1", "n2")
+    log.apply("retire", 4)
+    assert log.apply("removed", "n2") == 5 and log.pending().leaving == ["n2"], "of two it endorses, then goes"
+
+
 def test_removing_who_is_waited_for_lets_the_generation_go_on() -> None:
     log = three()
     log.apply("rotate", "x", [], True)
