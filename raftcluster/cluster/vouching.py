@@ -7,6 +7,7 @@ of this version makes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from raftcluster.cluster.generations import expected_manifest
 from raftcluster.cluster.keystore import Keystore
@@ -81,8 +82,12 @@ def _expected(view: View, pins: Mapping[str, bytes]) -> Manifest:
     head = view.head if view.pending.phase in ("collect", "trust") else None
     if head is None:
         return Manifest.read(view.pending.manifest)  # it is in the chain already: a majority has endorsed it
-    live = view.live().values()
-    return expected_manifest(view.facts, head, live, view.pending, pins)
+    named = Manifest.read(view.pending.manifest).voters if view.pending.phase == "trust" else {}
+    removed = [each for each in view.members.values() if each.role == "removed" and each.node_id in named]
+    since = [
+        replace(each, role="voter") for each in removed
+    ]  # it was one when this was signed, and is counted for good
+    return expected_manifest(view.facts, head, [*view.live().values(), *since], view.pending, pins)
 
 
 def _bad(why: str) -> Rejected:
