@@ -55,9 +55,14 @@ def join(log: Log, node: str) -> Log:
 
 def three() -> Log:
     """Three voters, nothing under way."""
+    return joined_by("n2", "n3")
+
+
+def joined_by(*nodes: str) -> Log:
+    """The founder and these as voters, nothing under way."""
     log = Log()
     log.apply(*GENESIS)
-    for node in ("n2", "n3"):
+    for node in nodes:
         join(log, node)
         number = log.pending().number
         for each in log.pending().members:

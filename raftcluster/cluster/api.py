@@ -144,14 +144,18 @@ class Members:
         First its vote goes, then, from that commit on, its links are closed; a new certificate generation follows. The node
         stops when it hears of it, and does not start again until it has joined anew.
 
-        Raises `Rejected`: `would-lose-quorum` when too few of the others are up, `no-quorum`, `last-voter`,
-        `change-under-way` while another one is being removed. `Unavailable` when it is not done within `wait_s` seconds: it
-        is decided then, and whoever leads carries on.
+        Raises `Rejected`: `would-lose-quorum` when too few of the others are up to decide, or to endorse the generation that
+        follows, `no-quorum`, `last-voter`, `change-under-way` while another one is being removed. `Unavailable` when it is
+        not done within `wait_s` seconds: it is decided then, and whoever leads carries on.
         """
         member = self.get(name)
         if self._standing is not None:
-            names = {each.node_id: each.name for each in read(self._host).members.values()}
-            self._standing().check(member.node_id, names)
+            view, standing = read(self._host), self._standing()
+            names = {each.node_id: each.name for each in view.members.values()}
+            standing.check(member.node_id, names)
+            named = view.head.content().voters if view.head is not None else ()
+            awake = [each.node_id for each in view.live().values() if not each.asleep_since]
+            standing.check_endorsers(member.node_id, named, awake, names)
         administer(self._host, ["leaving", member.node_id], author, reason)
         end = time.monotonic() + wait_s
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from raftcluster.cluster.records import rejected
@@ -56,6 +56,23 @@ class Standing:
                 "would-lose-quorum",
                 f"without {name} {quorum(len(rest))} of {len(rest)} voters are needed and {len(rest & self.up)} are up; "
                 f"down: {_list(rest - self.up, names)}",
+                subject=name,
+                remedy="start them, or remove those first that are gone for good",
+            )
+
+    def check_endorsers(
+        self, node_id: str, named: Collection[str], awake: Collection[str], names: Mapping[str, str]
+    ) -> None:
+        """Raise `Rejected`, saying why, when no generation could come after this member: of those that the chain of manifests has
+        `named`, as many as must endorse the next one are members that are not asleep, so that this one is not asked for its
+        endorsement before it goes (`beginnings.leave`), but too few of them are up."""
+        rest, needed = frozenset(named) & frozenset(awake) - {node_id}, quorum(len(named))
+        if node_id in named and len(rest & self.up) < needed <= len(rest):
+            name = names.get(node_id, node_id)
+            raise rejected(
+                "would-lose-quorum",
+                f"without {name} {needed} of {len(named)} voters must endorse the next certificates and {len(rest & self.up)} "
+                f"are up; down: {_list(rest - self.up, names)}",
                 subject=name,
                 remedy="start them, or remove those first that are gone for good",
             )

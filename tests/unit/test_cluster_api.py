@@ -12,9 +12,11 @@ from raftcluster.cluster.certs import Certs
 from raftcluster.cluster.create import init
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.cluster.reconcile import GENESIS
+from raftcluster.cluster.standing import Standing
 from raftcluster.codec import unpack
 from raftcluster.errors import Rejected, Unavailable
 from raftcluster.transport.certificates import Token, certificate_hash
+from tests.cluster_world import joined_by
 from tests.local_host import LocalHost
 
 
@@ -132,3 +134,18 @@ def test_without_a_quorum_nothing_is_promised(host: LocalHost) -> None:
     with pytest.raises(Unavailable):
         Members(host).invite("mx2.example.org")
     assert Tokens(host).list() == []
+
+
+def test_of_four_the_dead_one_goes_first() -> None:
+    """Two of the three that would be left could decide, but not endorse another generation."""
+    log = joined_by("n2", "n3", "n4")
+    host = LocalHost([ClusterMachine()])
+    for command in log.commands:
+        host.propose("cluster", unpack(command))
+    voters = frozenset(log.head().voters)
+    members = Members(host, standing=lambda: Standing(voters, voters - {"n4"}))
+    with pytest.raises(Rejected, match="must endorse the next certificates") as caught:
+        members.remove("mx3")
+    assert code(caught) == "would-lose-quorum"
+    with pytest.raises(Unavailable, match="mx4 is being removed"):  # nobody carries it out here
+        members.remove("mx4", wait_s=0)

@@ -51,3 +51,24 @@ def test_after_every_removal_that_is_allowed_there_is_a_quorum() -> None:
                     continue
                 assert Standing(found.voters - {gone}, found.up - {gone}).has_quorum() and found.has_quorum()
     assert [quorum(number) for number in (1, 2, 3, 4, 5)] == [1, 2, 2, 3, 3]
+
+
+def test_whose_endorsement_the_chain_needs_may_not_go() -> None:
+    """Of four voters one was down for good and another one removed first: the two that were left could decide, but three had to
+    endorse the generation without it, and the one without the dead one after that. None ever came."""
+    four = ["n0", "n1", "n2", "n3"]
+    standing(4, "012").check("n2", NAMES)
+    with pytest.raises(Rejected) as caught:
+        standing(4, "012").check_endorsers("n2", four, four, NAMES)
+    assert caught.value.code == "would-lose-quorum"
+    assert caught.value.message == (
+        "without mx2 3 of 4 voters must endorse the next certificates and 2 are up; down: mx3"
+    )
+    standing(4, "012").check_endorsers("n3", four, four, NAMES)
+    standing(4, "0123").check_endorsers("n2", four, four, NAMES)
+    standing(4, "012").check_endorsers(
+        "n2", four, four[:3], NAMES
+    )  # who sleeps is not counted on: n2 endorses, then goes
+    standing(4, "012").check_endorsers("n7", four, four, NAMES)
+    standing(2, "01").check_endorsers("n1", four[:2], four[:2], NAMES)
+    standing(1, "0").check_endorsers("n0", [], ["n0"], NAMES)
