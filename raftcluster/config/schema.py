@@ -5,7 +5,7 @@ property `threshold` of the schema of `antispam`. Only what is judged here is ta
 refused, so none is half in force.
 
 `pattern` is judged by whoever makes a change and not by every node: a regular expression may take for ever, and what all
-nodes do between two log entries must not.
+nodes do between two log entries must not. Nor is it for them to say whether it is one: that depends on their Python.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _NOTES: Final = ("title", "description", "default", "examples", "format", "depre
 _SEGMENT: Final = re.compile(r"[a-z0-9_.-]+", re.ASCII)
 
 
-def check_document(document: Value) -> None:
-    """Raise `InvalidValue` unless `document` describes settings."""
+def check_document(document: Value, *, patterns: bool = False) -> None:
+    """Raise `InvalidValue` unless `document` describes settings; with `patterns`, also when this Python cannot read one."""
     if type(document) is not dict or type(document.get("properties")) is not dict:
         raise _bad("a schema describes the settings below a prefix, by name")
     if unknown := set(document) - {"properties", "title", "description", "type", "required", "additionalProperties"}:
@@ -45,7 +45,7 @@ def check_document(document: Value) -> None:
     for name, schema in document["properties"].items():
         if type(name) is not str or not _SEGMENT.fullmatch(name):
             raise _bad(f"{name!r:.80} cannot be the last part of a key")
-        _check_schema(schema, name)
+        _check_schema(schema, name, patterns)
 
 
 class Judge:
@@ -107,6 +107,8 @@ def _problem(schema: Document, value: Value, judge: Judge) -> str | None:
             and judge.patterns
             and isinstance(value, str)
         ):
+            if "pattern" in schema and not _compiles(schema["pattern"]):
+                return f" cannot be judged here: this Python cannot read the pattern {schema['pattern']!a:.60}"
             if "pattern" in schema and not re.search(schema["pattern"], value):
                 return f" does not match {schema['pattern']}: {value!r:.60}"
         return problem
@@ -173,7 +175,7 @@ def _fields_problem(schema: Document, value: dict[str, Value], judge: Judge) -> 
     return None
 
 
-def _check_schema(schema: Value, place: str) -> None:
+def _check_schema(schema: Value, place: str, patterns: bool) -> None:
     """Of one value."""
     if type(schema) is not dict:
         raise _bad(f"{place}: a schema is a dict, not {schema!r:.60}")
@@ -189,7 +191,7 @@ def _check_schema(schema: Value, place: str) -> None:
         elif keyword in _COUNTS:
             good = type(given) is int and given >= 0
         elif keyword == "pattern":
-            good = type(given) is str and _compiles(given)
+            good = type(given) is str and (not patterns or _compiles(given))
         elif keyword == "const":
             good = True
         elif keyword in ("enum", "required"):
@@ -197,15 +199,15 @@ def _check_schema(schema: Value, place: str) -> None:
         elif keyword in ("anyOf", "oneOf", "prefixItems"):
             good = type(given) is list and (bool(given) or keyword == "prefixItems")
             for number, each in enumerate(given if good else []):
-                _check_schema(each, f"{place}.{keyword}[{number}]")
+                _check_schema(each, f"{place}.{keyword}[{number}]", patterns)
         elif keyword == "properties":
             good = type(given) is dict
             for name, each in (given if good else {}).items():
-                _check_schema(each, f"{place}.{name}")
+                _check_schema(each, f"{place}.{name}", patterns)
         elif keyword in ("items", "additionalProperties"):
             good = True
             if type(given) is not bool:
-                _check_schema(given, f"{place}.{keyword}")
+                _check_schema(given, f"{place}.{keyword}", patterns)
         else:
             raise _bad(f"{place}: {keyword!r:.60} is no keyword that every node can judge")
         if not good:

@@ -35,7 +35,7 @@ class Typed:
         if type(version) is not int or not 0 < version < 2**31:
             raise Rejected(f"{version!r:.40} is no version of a schema", subject=prefix, remedy="1, 2, 3, ...")
         pack_value(document, limits.CONFIG_INLINE_BYTES)
-        check_document(document)
+        check_document(document, patterns=True)
         known = {each.prefix: each for each in self.schemas()}.get(prefix)
         if known is None or known.version < version or (known.version == version and known.document != document):
             version = int(self._host.propose(NAME, ["schema", prefix, version, document], deadline=deadline))

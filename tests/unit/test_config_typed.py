@@ -176,7 +176,7 @@ def test_what_cannot_be_registered(config: Config) -> None:
         {"minimum": "0"},
         {"multipleOf": 0},
         {"maxLength": -1},
-        {"pattern": "("},
+        {"pattern": 5},
         {"anyOf": []},
         {"items": 5},
         {"properties": []},
@@ -219,3 +219,18 @@ def test_a_pattern_is_judged_by_who_makes_the_change_only() -> None:
     check_setting(document, "p", "p/a", "a" * 60 + "!", Judge())
     with pytest.raises(InvalidValue, match="does not match"):
         check_setting(document, "p", "p/a", "b", Judge(patterns=True))
+
+
+@pytest.mark.parametrize("pattern", ["(", "\\Q", "(" * 5_000 + ")" * 5_000])
+def test_whether_a_pattern_can_be_read_is_for_who_registers_it_to_say(
+    host: LocalHost, config: Config, pattern: str
+) -> None:
+    """What a Python can read differs from version to version, and how deep it can nest from call to call: nodes would keep a
+    schema, or not, from the same log."""
+    document = {"properties": {"a": {"items": {"pattern": pattern}}}}
+    with pytest.raises(InvalidValue, match="pattern cannot be"):
+        check_document(document, patterns=True)
+    assert host.propose("config", ["schema", "p", 1, document]) == 1
+    with pytest.raises(InvalidValue, match="this Python cannot read the pattern"):
+        config.set("p/a", ["x"])
+    assert host.propose("config", ["set", "p/a", ["x"], "", "", "mx2", None]) == 1, "another node's could"
