@@ -28,7 +28,7 @@ def _destroy(
     """Decide to dismantle the cluster, confirmed by its name; the result is the event's id. Decided once: again, the same."""
     known = facts(tables)
     if known is None or known.name != name:
-        raise rejected("not-confirmed", f"to destroy this cluster, confirm with its name, not {name!r}", subject=name)
+        raise rejected("not-confirmed", f"to destroy this cluster, confirm with its name, not {name!a}", subject=name)
     decided = destruction(tables)
     if decided is not None:
         return decided.event_id

@@ -98,7 +98,7 @@ def _report(tables: Tables, time: int, node_id: str, product: str, names: list[V
     member = check_member(tables, node_id)
     if product_name(product) != product_name(member.product):
         raise rejected(
-            "incompatible", f"{member.name} runs {member.product!r}, and not {product!r}", subject=member.name
+            "incompatible", f"{member.name} runs {member.product!a}, and not {product!a}", subject=member.name
         )
     put_member(tables, replace(member, product=product))
     return [member.product, report(tables, node_id, names)]

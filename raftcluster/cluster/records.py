@@ -184,7 +184,7 @@ def differences(facts: Facts, product: str, schema: int, realm: str) -> list[str
     wanted = product_name(facts.product)
     if product_name(product) != wanted:
         found.append(
-            f"product: the cluster runs {facts.product!r}, this node {product!r}; any version of {wanted!r} may join"
+            f"product: the cluster runs {facts.product!a}, this node {product!a}; any version of {wanted!a} may join"
         )
     if schema != facts.schema:
         found.append(
@@ -193,7 +193,7 @@ def differences(facts: Facts, product: str, schema: int, realm: str) -> list[str
         )
     if realm != facts.realm:
         found.append(
-            f"trust realm: the cluster belongs to {facts.realm!r}, this node to {realm!r}; one cluster, one realm"
+            f"trust realm: the cluster belongs to {facts.realm!a}, this node to {realm!a}; one cluster, one realm"
         )
     return found
 

@@ -57,13 +57,13 @@ def expect(values: Value, kinds: tuple[type, ...]) -> list[Value]:
 def check_name(name: str) -> None:
     """Refuse what is no host name in lower case."""
     if len(name) > limits.NAME_BYTES or not _NAME.fullmatch(name):
-        raise rejected("bad-name", f"{name[:80]!r} is no host name in lower case", subject=name[:80])
+        raise rejected("bad-name", f"{name[:80]!a} is no host name in lower case", subject=name[:80])
 
 
 def check_address(host: str, port: int) -> None:
     """Refuse what cannot be dialled."""
     if not 1 <= len(host) <= limits.NAME_BYTES or not host.isascii() or not host.isprintable() or " " in host:
-        raise rejected("bad-address", f"{host[:80]!r} is no host", subject=host[:80])
+        raise rejected("bad-address", f"{host[:80]!a} is no host", subject=host[:80])
     if not 1 <= port <= 65_535:
         raise rejected("bad-address", f"{port} is no port", subject=host)
 

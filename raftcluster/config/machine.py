@@ -167,7 +167,7 @@ def _check_condition(tables: ReadTables, condition: Value) -> None:
             revision = 0 if row is None else codec.unpack(row)[0]
             if type(expected) is not int or expected != revision:
                 found = f"at revision {revision}" if revision else "not set"
-                raise RevisionMismatch(f"{key} is {found}, not at the expected revision {expected!r:.40}", subject=key)
+                raise RevisionMismatch(f"{key} is {found}, not at the expected revision {expected!a:.40}", subject=key)
         case [key, "value", expected]:
             check_key(key)
             pack_value(expected, limits.CONFIG_INLINE_BYTES)

@@ -152,7 +152,7 @@ def _check_spelling(key: Value) -> None:
         most = most if len(node) <= limits.NAME_BYTES else 0
     if type(key) is not str or len(rest) > most or not _KEY.fullmatch(key):
         raise Rejected(
-            f"{key!r:.300} is no configuration key",
+            f"{key!a:.300} is no configuration key",
             subject="key",
             remedy=f"segments of a-z 0-9 _ . - joined by /, at most {limits.CONFIG_KEY_BYTES} characters",
         )

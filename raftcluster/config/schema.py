@@ -44,7 +44,7 @@ def check_document(document: Value, *, patterns: bool = False) -> None:
         raise _bad(f"{min(map(str, unknown))} is no keyword of a schema of settings")
     for name, schema in document["properties"].items():
         if type(name) is not str or not _SEGMENT.fullmatch(name):
-            raise _bad(f"{name!r:.80} cannot be the last part of a key")
+            raise _bad(f"{name!a:.80} cannot be the last part of a key")
         _check_schema(schema, name, patterns)
 
 
@@ -85,12 +85,12 @@ def _problem(schema: Document, value: Value, judge: Judge) -> str | None:
     if types is not None:
         names = [types] if type(types) is str else types
         if not any(_is(value, name) for name in names):
-            return f" takes {' or '.join(names)}, not {value!r:.60}"
+            return f" takes {' or '.join(names)}, not {value!a:.60}"
     for keyword in ("enum", "const"):
         if keyword in schema:
             allowed = schema["enum"] if keyword == "enum" else [schema["const"]]
             if canonical(value) not in map(canonical, allowed):
-                return f" takes one of {', '.join(repr(each) for each in allowed)}, not {value!r:.60}"
+                return f" takes one of {', '.join(ascii(each) for each in allowed)}, not {value!a:.60}"
     if either := schema.get("anyOf"):
         problems = [_problem(each, value, judge) for each in either]
         if None not in problems:
@@ -98,7 +98,7 @@ def _problem(schema: Document, value: Value, judge: Judge) -> str | None:
     if (one := schema.get("oneOf")) is not None:
         fitting = sum(_problem(each, value, judge) is None for each in one)
         if fitting != 1:
-            return f" fits {fitting} of its kinds, not one: {value!r:.60}"
+            return f" fits {fitting} of its kinds, not one: {value!a:.60}"
     if type(value) in (int, float):
         return _number_problem(schema, value)
     if isinstance(value, str | bytes):
@@ -110,7 +110,7 @@ def _problem(schema: Document, value: Value, judge: Judge) -> str | None:
             if "pattern" in schema and not _compiles(schema["pattern"]):
                 return f" cannot be judged here: this Python cannot read the pattern {schema['pattern']!a:.60}"
             if "pattern" in schema and not re.search(schema["pattern"], value):
-                return f" does not match {schema['pattern']}: {value!r:.60}"
+                return f" does not match {schema['pattern']}: {value!a:.60}"
         return problem
     if isinstance(value, list):
         return _count_problem(schema, "Items", len(value)) or _items_problem(schema, value, judge)
@@ -178,7 +178,7 @@ def _fields_problem(schema: Document, value: dict[str, Value], judge: Judge) -> 
 def _check_schema(schema: Value, place: str, patterns: bool) -> None:
     """Of one value."""
     if type(schema) is not dict:
-        raise _bad(f"{place}: a schema is a dict, not {schema!r:.60}")
+        raise _bad(f"{place}: a schema is a dict, not {schema!a:.60}")
     for keyword, given in schema.items():
         if keyword in _NOTES:
             continue
@@ -209,9 +209,9 @@ def _check_schema(schema: Value, place: str, patterns: bool) -> None:
             if type(given) is not bool:
                 _check_schema(given, f"{place}.{keyword}", patterns)
         else:
-            raise _bad(f"{place}: {keyword!r:.60} is no keyword that every node can judge")
+            raise _bad(f"{place}: {keyword!a:.60} is no keyword that every node can judge")
         if not good:
-            raise _bad(f"{place}: {keyword} cannot be {given!r:.60}")
+            raise _bad(f"{place}: {keyword} cannot be {given!a:.60}")
 
 
 def _compiles(pattern: str) -> bool:

@@ -140,7 +140,7 @@ def _acquire(tables: Tables, time: int, name: str, node_id: str, node: str, term
 def _renew(tables: Tables, time: int, name: str, token: Value, term: int) -> int:
     held = _owned(tables, time, name, token)
     if held is None:
-        raise LeaseLost(f"{name} is not held under token {token!r:.40}", subject=name, remedy="acquire it anew")
+        raise LeaseLost(f"{name} is not held under token {token!a:.40}", subject=name, remedy="acquire it anew")
     renewed = held._replace(expires=max(held.expires, time + term))
     _put(tables, held, renewed)
     return renewed.expires

@@ -28,7 +28,7 @@ def check_name(name: Value) -> None:
     """Letters, digits and `_ . / @ -`, at most `limits.LEASE_NAME_BYTES` of them."""
     if type(name) is not str or len(name) > limits.LEASE_NAME_BYTES or not _NAME.fullmatch(name):
         raise Rejected(
-            f"{name!r:.300} is no name of a lease",
+            f"{name!a:.300} is no name of a lease",
             subject="lease",
             remedy=f"letters, digits and _ . / @ -, at most {limits.LEASE_NAME_BYTES}",
         )
@@ -38,9 +38,9 @@ def check_times(term_ms: Value, at_least_ms: Value) -> None:
     """A term of `LEASE_MIN_SECONDS` to `LEASE_MAX_SECONDS`; what is kept at least may be nothing."""
     least, most = int(limits.LEASE_MIN_SECONDS * 1000), int(limits.LEASE_MAX_SECONDS * 1000)
     if type(term_ms) is not int or not least <= term_ms <= most:
-        raise Rejected(f"a lease lasts {least} to {most} ms, not {term_ms!r:.40}", subject="seconds")
+        raise Rejected(f"a lease lasts {least} to {most} ms, not {term_ms!a:.40}", subject="seconds")
     if type(at_least_ms) is not int or not 0 <= at_least_ms <= most:
-        raise Rejected(f"a lease is kept 0 to {most} ms, not {at_least_ms!r:.40}", subject="at_least")
+        raise Rejected(f"a lease is kept 0 to {most} ms, not {at_least_ms!a:.40}", subject="at_least")
 
 
 def check_holder(node: Value, label: Value) -> None:

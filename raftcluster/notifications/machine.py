@@ -215,7 +215,7 @@ def _forget(tables: Tables, consumer: bytes) -> bool:
 
 def _position(tables: ReadTables, position: Value) -> int:
     if type(position) is not int or not 0 <= position <= read_last(tables):
-        raise Rejected(f"{position!r:.40} is no position in the stream", subject="position")
+        raise Rejected(f"{position!a:.40} is no position in the stream", subject="position")
     return position
 
 

@@ -23,7 +23,7 @@ class FellBehind(Rejected):
 def check_severity(severity: Value) -> None:
     """One of `SEVERITIES`."""
     if type(severity) is not str or severity not in SEVERITIES:
-        raise Rejected(f"{severity!r:.40} is no severity", subject="severity", remedy=f"one of {', '.join(SEVERITIES)}")
+        raise Rejected(f"{severity!a:.40} is no severity", subject="severity", remedy=f"one of {', '.join(SEVERITIES)}")
 
 
 def check_text(what: str, text: Value, most: int, *, empty: bool = True) -> None:
@@ -33,26 +33,26 @@ def check_text(what: str, text: Value, most: int, *, empty: bool = True) -> None
     except UnicodeEncodeError:
         fits = False
     if not fits:
-        raise Rejected(f"{what} takes text of at most {most} bytes, not {text!r:.80}", subject=what)
+        raise Rejected(f"{what} takes text of at most {most} bytes, not {text!a:.80}", subject=what)
 
 
 def check_consumer(consumer: Value) -> None:
     """A name: letters, digits and `_ . / @ -`."""
     if type(consumer) is not str or len(consumer) > limits.NAME_BYTES or not _CONSUMER.fullmatch(consumer):
-        raise Rejected(f"{consumer!r:.300} is no name of a consumer", subject="consumer")
+        raise Rejected(f"{consumer!a:.300} is no name of a consumer", subject="consumer")
 
 
 def check_position(position: Value) -> None:
     """A whole number, not below 0."""
     if type(position) is not int or not 0 <= position < 2**63:
-        raise Rejected(f"{position!r:.40} is no position in the stream", subject="position")
+        raise Rejected(f"{position!a:.40} is no position in the stream", subject="position")
 
 
 def check_ttl(ttl_ms: Value) -> None:
     """From a second to `NOTIFICATION_MAX_SECONDS`."""
     most = int(limits.NOTIFICATION_MAX_SECONDS * 1000)
     if type(ttl_ms) is not int or not 1_000 <= ttl_ms <= most:
-        raise Rejected(f"a notification lives 1000 to {most} ms, not {ttl_ms!r:.40}", subject="ttl")
+        raise Rejected(f"a notification lives 1000 to {most} ms, not {ttl_ms!a:.40}", subject="ttl")
 
 
 def check_payload(payload: Value) -> None:
