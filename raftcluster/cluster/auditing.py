@@ -10,11 +10,11 @@ as the steps of a generation still do, leaves none.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from raftcluster.cluster.records import Member, Record, rejected
-from raftcluster.cluster.view import FACTS, MEMBERS, generation, invitation, last
+from raftcluster.cluster.view import FACTS, MEMBERS, generation, invitation, last, pending
 from raftcluster.codec import Value, pack
 from raftcluster.machine import ReadTables, Tables
 
@@ -26,8 +26,6 @@ KEPT: Final = 1_000
 """Rows: years of a mail cluster. What is older is in the nodes' event records."""
 NOTE_BYTES: Final = 1_024
 """Author, origin and reason, each."""
-REPEATED: Final = ("join", "return")
-"""Who joins asks again until it is answered: once is enough."""
 ITSELF: Final = "raftcluster"
 """The author of what the cluster has decided by itself."""
 
@@ -68,6 +66,15 @@ def opened(command: Value) -> tuple[list[str] | None, Value]:
     return command[1], command[2]
 
 
+def is_repeated(tables: ReadTables, verb: str, arguments: list[Any]) -> bool:
+    """Whether this is decided already: who joins or returns asks again until it is answered, and once is enough."""
+    if verb == "begin":
+        tokens = [invitation(tables, each) for each in arguments[1][7:8] if isinstance(each, str)]
+        return any(each is not None and each.used_by is not None for each in tokens)
+    coming = pending(tables) if verb == "return" else None
+    return coming is not None and arguments[1] in coming.joiners
+
+
 def keep(tables: Tables, time: int, verb: str, arguments: list[Any], result: Value, note: list[str]) -> None:
     """Leave a row of what was carried out, if it is anybody's decision."""
     told = ACTIONS.get(verb)
@@ -75,13 +82,8 @@ def keep(tables: Tables, time: int, verb: str, arguments: list[Any], result: Val
         return
     action, subject = found
     number = read_count(tables) + 1
-    row = Change(number, time, action, subject, *note)
-    if action in REPEATED and any(
-        replace(row, number=each.number, time=each.time) == each for each in read_newest(tables, 1)
-    ):
-        return
     tables.put(FACTS, COUNT, pack(number))
-    tables.put(AUDIT, _key(number), row.pack())
+    tables.put(AUDIT, _key(number), Change(number, time, action, subject, *note).pack())
     if number > KEPT:
         tables.delete(AUDIT, _key(number - KEPT))
 

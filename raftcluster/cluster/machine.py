@@ -109,8 +109,9 @@ class ClusterMachine:
                 raise rejected("no-cluster", "the cluster has no genesis yet")
             if verb not in destruction.AFTER and destroyed(tables) is not None:
                 raise rejected("destroyed", "the cluster is being destroyed: nothing changes any more")
+        repeated = note is not None and auditing.is_repeated(tables, verb, arguments)
         result = handler(tables, time, *arguments)
-        if note is not None:
+        if note is not None and not repeated:
             auditing.keep(tables, time, verb, arguments, result, note)
         tables.put(FACTS, b"revision", pack(revision(tables) + 1))
         return result

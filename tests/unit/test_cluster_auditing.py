@@ -43,12 +43,17 @@ def joined() -> Administered:
     log = founded()
     log.by("invite", "t2", b"k" * 32, "mx2", 60, [])
     log.by("begin", "x", JOINER, author="mx2", origin="192.0.2.2")
-    log.apply("csr", 2, "n1", b"csr-n1")
+    in_force(log, 2)
+    return log
+
+
+def in_force(log: Administered, number: int) -> None:
+    """The generation under way, by n1 alone."""
+    log.apply("csr", number, "n1", b"csr-n1")
     log.mint()
     log.trust("n1")
     log.switch("n1")
-    log.apply("retire", 2)
-    return log
+    log.apply("retire", number)
 
 
 def test_each_decision_is_told_with_who_where_when_and_why() -> None:
@@ -114,6 +119,28 @@ def test_who_joins_asks_again_and_is_told_once() -> None:
     log.by("transfer", "n1")
     log.by("transfer", "n1")
     assert log.told()[3:] == ["transfer mx1", "transfer mx1"], "a decision that is taken twice is"
+
+
+def test_who_joins_or_returns_while_others_decide_is_told_once_each_time() -> None:
+    log = founded()
+    for number in (2, 3):
+        log.by("invite", f"t{number}", b"k" * 32, f"mx{number}", 60, [])
+    other = ["n3", "mx3", "192.0.2.3", *JOINER[3:7], "t3", b"csr-n3".ljust(32), b"csr-n3"]
+    for _ in range(2):  # the answer is late, and each asks again
+        log.by("begin", "x", JOINER, author="mx2", origin="192.0.2.2")
+        log.by("begin", "y", other, author="mx3", origin="192.0.2.3")
+    assert log.told()[3:] == ["join mx2 (token t2)", "join mx3 (token t3)"]
+    log.by("abort", 2, "so it is")
+    log.by("begin", "x", JOINER, author="mx2", origin="192.0.2.2")
+    assert log.told()[5:] == ["abort generation 2", "join mx2 (token t2)"], "it was given up, and decided again"
+    log = joined()
+    log.apply("rotate", "x", ["n2"], True)
+    in_force(log, 3)
+    before = len(log.told())
+    for _ in range(2):
+        log.by("return", "x", "n2", pin(2, "n2"), b"back", author="mx2", origin="192.0.2.2")
+        log.by("transfer", "")
+    assert log.told()[before:] == ["return mx2", "transfer to whoever has most", "transfer to whoever has most"]
 
 
 @pytest.mark.parametrize(
