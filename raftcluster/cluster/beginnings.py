@@ -175,7 +175,9 @@ def give_up(tables: Tables, time: int, current: Generation, reason: str) -> None
 def leave(tables: Tables, time: int, member: Member) -> int | None:
     """When the chain needs this voter's endorsement of the generation without it: begin that one; the member is removed when
     it is switched to. None when it can be removed at once. Refused while a manifest that names it is being endorsed, and the
-    one after that would need it; and while a generation is under way that it has to endorse because others are left out of it."""
+    one after that would need it; and while a generation is under way that it has to endorse because others are left out of it.
+
+    Who else is down is not waited for: a removal is not called off, and nobody else can be removed meanwhile."""
     left = [each.node_id for each in live_members(tables) if each.node_id != member.node_id and not each.asleep_since]
     current = pending(tables)
 
@@ -191,7 +193,7 @@ def leave(tables: Tables, time: int, member: Member) -> int | None:
     if member.asleep_since:  # shut out now, it would leave a chain that nobody can carry on
         raise _endorsement_needed([member])
     if current is None:
-        current = start(tables, time, f"remove {member.node_id}", patient=True)
+        current = start(tables, time, f"remove {member.node_id}", patient=False)
     elif current.phase != "collect":
         raise _busy(current)
     if member.node_id not in current.leaving:

@@ -345,6 +345,28 @@ def test_who_is_needed_to_endorse_the_generation_without_it_is_removed_by_that_g
     assert list(log.head().voters) == ["n2"]
 
 
+def test_a_removal_that_needs_a_generation_does_not_wait_for_a_learner_that_is_lost() -> None:
+    """n3 died before it could become a voter. The generation was given up because of it and begun again, for ever; and n3 could
+    not be removed, for n2 was being."""
+    log = grown()
+    log.apply("promoted", "n2")
+    log.amend()
+    log.apply("invite", "t3", b"k" * 32, "mx3.example.org", 60, [])
+    generation(log, log.apply("begin", "x", joiner("n3", "t3", csr=b"csr-n3")))
+    log.apply("leaving", "n2")
+    assert log.apply("removed", "n2") == 4 and log.refused("leaving", "n3") == "change-under-way"
+    log.apply("csr", 4, "n1", b"csr-4-n1")
+    log.time += COLLECT_MS
+    assert log.apply("overdue", 4) is True and log.pending().excluded == ["n3"]
+    log.mint()
+    log.trust("n1", "n2")
+    log.apply("switch", 4)
+    log.switch("n1")
+    log.apply("retire", 4)
+    log.apply("leaving", "n3")
+    assert log.apply("removed", "n3") is None and list(log.view.live()) == ["n1"]
+
+
 def test_who_is_left_out_of_a_generation_cannot_endorse_it_in_place_of_who_is_removed() -> None:
     """One administrator leaves n3 out, another one removes n2 meanwhile: n1 alone was to endorse for three, and was waited for by
     all that came after, for ever."""
