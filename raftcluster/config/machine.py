@@ -135,6 +135,8 @@ def _transact(
             value = blobs.read_value(tables, content[0]) if kind == BLOB else content
             check_setting(schema.document, schema.prefix, shared_key(key), value, judge)
         changed[key] = _store(tables, key, [revision, kind, content, author, reason, node, time])
+    for key in changed:  # at last: a value that goes from one key's history may have come to another key
+        _trim(tables, key.encode())
     chain.append(tables, revision, time, list(changed.values()))
     tables.put(blobs.STATE, LAST, STAMP.pack(revision))
     return revision
@@ -199,12 +201,17 @@ def _store(tables: Tables, key: str, version: list[Value]) -> list[Value]:
     else:
         tables.put(VALUES, name, row)
     tables.put(HISTORY, name + b"\0" + stamp, row)
-    changes, size = changes + 1, size + size_of(row)
+    tables.put(KEPT, name, codec.pack([changes + 1, forgotten, size + size_of(row)]))
+    return [key, changes + 1, chain.digest_of(row)]
+
+
+def _trim(tables: Tables, name: bytes) -> None:
+    """Drop what is too much of a key's history."""
+    changes, forgotten, size = read_kept(tables, name)
     while changes - forgotten > 1 and (changes - forgotten > limits.HISTORY_REVISIONS or size > limits.HISTORY_BYTES):
         size -= _forget_oldest(tables, name)
         forgotten += 1
-    tables.put(KEPT, name, codec.pack([changes, forgotten, size]))
-    return [key, changes, chain.digest_of(row)]
+        tables.put(KEPT, name, codec.pack([changes, forgotten, size]))
 
 
 def _forget_oldest(tables: Tables, name: bytes) -> int:

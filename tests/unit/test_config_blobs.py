@@ -152,6 +152,21 @@ def test_what_is_no_value_is_not_uploaded(host: Host, config: Config) -> None:
     assert host.sent == []
 
 
+def test_a_value_that_leaves_one_keys_history_may_come_to_another_key(
+    host: Host, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its oldest version referred to it: with that it was gone before the other key had it, at every further try as well,
+    until the time was over."""
+    monkeypatch.setattr(limits, "HISTORY_REVISIONS", 2)
+    config.set("a", text(1))
+    config.set("a", text(2))
+    assert config.transact([], [("set", "a", text(3)), ("set", "b", text(1))], deadline=1.0) == 3
+    assert (config.get("a"), config.get("b")) == (text(3), text(1)) and config.verify().bad is None
+    config.set("b", 1)
+    config.set("b", 2)
+    assert len(host.tables["config"].rows[BLOBS]) == 2, "then it goes"
+
+
 def test_a_schema_judges_a_large_value(host: Host, config: Config) -> None:
     config.register("filter", Filter)
     config.set("filter/rules", {"body": text(1), "limit": 2})
