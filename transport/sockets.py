@@ -117,14 +117,16 @@ def _connected(
 ) -> Socket:
     """To the first of `found` that can be had."""
     for left, (family, kind, protocol, resolved) in zip(range(len(found), 0, -1), found, strict=True):
-        sock = socket.socket(family, kind, protocol)
+        sock = None
         try:
+            sock = socket.socket(family, kind, protocol)  # a kernel without IPv6 has none for such an address
             opened(sock)
             sock.settimeout(max(0.001, (deadline - time.monotonic()) / left))
             sock.connect(resolved)
             prepare(sock)
         except OSError:
-            sock.close()
+            if sock is not None:
+                sock.close()
             if left == 1:
                 raise
         else:
