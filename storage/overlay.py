@@ -335,7 +335,7 @@ class Reader:
         return self._overlay.scan_layers(self._tables.get(table) or self._unknown(table), start, stop, limit)
 
     def _unknown(self, table: str) -> _Layers:
-        raise Rejected(f"no table {table!r}", subject=table, remedy=f"declared are {sorted(self._tables)}")
+        raise Rejected(f"no table {table!a}", subject=table, remedy=f"declared are {sorted(self._tables)}")
 
 
 class View(Reader):
@@ -382,9 +382,9 @@ class View(Reader):
 
 def _bad_value(table: str, value: object) -> Rejected:
     what = f"{len(value)} bytes long" if isinstance(value, bytes) else f"{type(value).__name__}, not bytes"
-    return Rejected(f"a value in {table!r} is {what}", subject=table, remedy=f"up to {limits.VALUE_BYTES} bytes")
+    return Rejected(f"a value in {table!a} is {what}", subject=table, remedy=f"up to {limits.VALUE_BYTES} bytes")
 
 
 def _bad_key(table: str, key: object) -> Rejected:
     length = len(key) if isinstance(key, bytes) else type(key).__name__
-    return Rejected(f"a key of {length} bytes in {table!r}", subject=table, remedy=f"1 to {limits.KEY_BYTES} bytes")
+    return Rejected(f"a key of {length} bytes in {table!a}", subject=table, remedy=f"1 to {limits.KEY_BYTES} bytes")

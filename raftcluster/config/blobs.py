@@ -147,7 +147,7 @@ def _check_part(digest: Value, size: Value, number: Value, part: Value) -> None:
         raise ValueTooLarge(f"the value has {size} bytes, more than {limits.CONFIG_VALUE_BYTES}", subject="value")
     length = min(limits.CONFIG_PART_BYTES, size - number * limits.CONFIG_PART_BYTES)
     if not 0 <= number < _count(size) or len(part) != length:
-        raise Rejected(f"malformed part {number!r:.20} of a value", subject="value")
+        raise Rejected(f"malformed part {number!a:.20} of a value", subject="value")
 
 
 def _items_of(packed: bytes, digest: bytes) -> int:

@@ -111,13 +111,13 @@ def check_local_key(key: Value) -> None:
 def check_prefix(prefix: Value) -> None:
     """What keys may begin with: any part of one, or nothing."""
     if type(prefix) is not str or len(prefix) > limits.KEY_BYTES // 2 or not _PREFIX.fullmatch(prefix):
-        raise Rejected(f"no key begins with {prefix!r:.300}", subject="prefix", remedy="a-z 0-9 _ . - and /")
+        raise Rejected(f"no key begins with {prefix!a:.300}", subject="prefix", remedy="a-z 0-9 _ . - and /")
 
 
 def check_revision(revision: Value) -> None:
     """A whole number, not below 0."""
     if type(revision) is not int or not 0 <= revision < 2**63:
-        raise Rejected(f"{revision!r:.40} is no revision", subject="revision", remedy="a whole number from 0 on")
+        raise Rejected(f"{revision!a:.40} is no revision", subject="revision", remedy="a whole number from 0 on")
 
 
 def is_local(key: str) -> bool:
@@ -137,7 +137,7 @@ def override(node: str, key: str) -> str:
     """
     if type(node) is not str or len(node) > limits.NAME_BYTES or not _SEGMENT.fullmatch(node):
         raise Rejected(
-            f"{node!r:.300} is no name of a node that can have values of its own",
+            f"{node!a:.300} is no name of a node that can have values of its own",
             subject="node",
             remedy=f"a-z 0-9 _ . -, at most {limits.NAME_BYTES} characters",
         )
@@ -222,7 +222,7 @@ class _Walk:
             if isinstance(value, dict):
                 for name in value:
                     if type(name) is not str:
-                        raise Rejected(f"a dict's keys are text, not {name!r:.40}", subject="value")
+                        raise Rejected(f"a dict's keys are text, not {name!a:.40}", subject="value")
             for item in value.values() if isinstance(value, dict) else value:
                 self.into(item, depth - 1)
             self._above.remove(id(value))

@@ -51,7 +51,7 @@ class Applier:
         """A machine's tables, as applied; raises `Rejected` for an unknown name."""
         found = self._readers.get(machine)
         if found is None:
-            raise Rejected(f"no state machine is called {machine!r}", subject=machine)
+            raise Rejected(f"no state machine is called {machine!a}", subject=machine)
         return found
 
     def results(self, ident: bytes) -> list[Result] | None:
@@ -104,7 +104,7 @@ class Applier:
             return [[operations.UNKNOWN]] * len(operation.commands)
         found = self._machines.get(operation.machine)
         if found is None:
-            error = Rejected(f"no state machine is called {operation.machine!r:.80}", subject=operation.machine)
+            error = Rejected(f"no state machine is called {operation.machine!a:.80}", subject=operation.machine)
             error.code = "no-machine"
             return [operations.rejection(error)] * len(operation.commands)
         machine, tables = found

@@ -129,7 +129,7 @@ class GreylistMachine:
                     return self._import(tables, time, *_parts(command, 2))
         except (TypeError, ValueError, LookupError) as error:
             raise Rejected("malformed greylist command", subject=NAME) from error  # nothing of Python's own wording
-        raise Rejected(f"the greylist knows no command {command[0]!r:.40}", subject=NAME)
+        raise Rejected(f"the greylist knows no command {command[0]!a:.40}", subject=NAME)
 
     def tick(self, tables: Tables, time: int) -> None:
         """Write what the entry's checks had in common, then look at records whose time has come."""
@@ -283,7 +283,7 @@ class GreylistMachine:
         check_names(changes)
         check_why(author, node, reason)
         if expected is not None and expected != revision:
-            error = Rejected(f"the greylist settings are at revision {revision}, not {expected!r:.40}", subject=NAME)
+            error = Rejected(f"the greylist settings are at revision {revision}, not {expected!a:.40}", subject=NAME)
             error.code = "revision-mismatch"
             raise error
         if "lab" in changes and bool(changes["lab"]) != values.get("lab", False):

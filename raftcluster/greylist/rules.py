@@ -108,7 +108,7 @@ def network_of(client: str, prefix4: int, prefix6: int) -> bytes:
             return _masked4(IPv4Address(client), prefix4)
         address = IPv6Address(client.partition("%")[0])
     except AddressValueError:
-        raise Rejected(f"client {client[:80]!r} is no IP address", subject="client") from None
+        raise Rejected(f"client {client[:80]!a} is no IP address", subject="client") from None
     if address.ipv4_mapped is not None:
         return _masked4(address.ipv4_mapped, prefix4)
     return b"%s/%d" % (str(IPv6Address(int(address) >> (128 - prefix6) << (128 - prefix6))).encode(), prefix6)

@@ -145,7 +145,7 @@ def check_names(changes: Value) -> None:
     for name in changes:
         if name not in NAMES:
             raise Rejected(
-                f"there is no greylist setting {name!r}", subject=str(name), remedy=f"there are {', '.join(NAMES)}"
+                f"there is no greylist setting {name!a}", subject=str(name), remedy=f"there are {', '.join(NAMES)}"
             )
 
 

@@ -45,10 +45,10 @@ class Envelope:
         that command's parameters."""
         self.sender = path("sender", sender, empty=True)
         if ret.upper() not in ("", "FULL", "HDRS"):
-            raise Rejected(f"{ret!r:.80} is no value of RET", subject="ret", remedy="FULL or HDRS")
+            raise Rejected(f"{ret!a:.80} is no value of RET", subject="ret", remedy="FULL or HDRS")
         self.ret = ret.upper()
         if envid and (len(envid) > limits.QUARANTINE_ENVID or not _XTEXT.fullmatch(envid)):
-            raise Rejected(f"{envid!r:.80} is no value of ENVID", subject="envid", remedy="xtext, RFC 3461")
+            raise Rejected(f"{envid!a:.80} is no value of ENVID", subject="envid", remedy="xtext, RFC 3461")
         self.envid = envid
         self.smtputf8 = bool(smtputf8)
         self._recipients: list[Recipient] = []
@@ -101,13 +101,13 @@ def path(what: str, address: str | bytes, *, empty: bool = False) -> bytes:
     except UnicodeEncodeError:
         verbatim = b"\0"
     if type(verbatim) is not bytes or (not verbatim and not empty):
-        raise Rejected(f"a {what} is an address, not {address!r:.80}", subject=what)
+        raise Rejected(f"a {what} is an address, not {address!a:.80}", subject=what)
     if len(verbatim) > limits.QUARANTINE_ADDRESS_BYTES:
         most = limits.QUARANTINE_ADDRESS_BYTES
         raise Rejected(f"a {what} of {len(verbatim)} bytes, at most {most} can be said", subject=what)
     if not _PATH.fullmatch(verbatim):
         raise Rejected(
-            f"{verbatim!r:.80} cannot stand in MAIL or RCPT",
+            f"{verbatim!a:.80} cannot stand in MAIL or RCPT",
             subject=what,
             remedy="give what stood between the angle brackets, without them",
         )
@@ -119,7 +119,7 @@ def _orcpt(orcpt: str) -> str:
     allowed = _UTF8_TEXT if kind.lower() == "utf-8" else _XTEXT
     good = _TYPE.fullmatch(kind) and allowed.fullmatch(text) and not any("\ud800" <= each <= "\udfff" for each in text)
     if orcpt and (len(orcpt) > limits.QUARANTINE_ORCPT or not good):
-        raise Rejected(f"{orcpt!r:.80} is no value of ORCPT", subject="orcpt", remedy="type;xtext, RFC 3461")
+        raise Rejected(f"{orcpt!a:.80} is no value of ORCPT", subject="orcpt", remedy="type;xtext, RFC 3461")
     return orcpt
 
 
@@ -128,6 +128,6 @@ def _notify(notify: str) -> str:
     words = named.split(",")
     if named and named != "NEVER" and (not _NOTIFY.issuperset(words) or len(set(words)) != len(words)):
         raise Rejected(
-            f"{notify!r:.80} is no value of NOTIFY", subject="notify", remedy="NEVER, or of SUCCESS,FAILURE,DELAY"
+            f"{notify!a:.80} is no value of NOTIFY", subject="notify", remedy="NEVER, or of SUCCESS,FAILURE,DELAY"
         )
     return named

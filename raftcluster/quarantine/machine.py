@@ -195,7 +195,7 @@ def read_release(tables: ReadTables, message: Message, number: Value) -> Release
     ident, most = message.content.id, len(message.content.envelope[-1])
     if type(number) is not int or not 1 <= number <= most:
         raise NoSuchRecipient(
-            f"the message has recipients 1 to {most}, not {number!r:.40}",
+            f"the message has recipients 1 to {most}, not {number!a:.40}",
             subject=ident.hex(),
             remedy="see `raftcluster quarantine show`",
         )
@@ -295,7 +295,7 @@ def _finish(tables: Tables, message: Message, time: int, outcome: _Outcome) -> b
     number, token, delivered, detail, *_ = outcome
     release = read_release(tables, message, number)
     if type(token) is not int or not 0 < token <= release.token:
-        raise ClaimLost(f"{token!r:.40} is no claim on recipient {number}", subject=message.content.id.hex())
+        raise ClaimLost(f"{token!a:.40} is no claim on recipient {number}", subject=message.content.id.hex())
     mine = release.state == "claimed" and release.token == token
     if not delivered:
         if not mine:

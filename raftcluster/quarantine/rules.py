@@ -119,13 +119,13 @@ class Content(NamedTuple):
         check_bytes("digest", self.digest, DIGEST_BYTES)
         if type(self.size) is not int or not 0 <= self.size <= limits.QUARANTINE_MESSAGE_BYTES:
             most = limits.QUARANTINE_MESSAGE_BYTES
-            raise Rejected(f"a message of {self.size!r:.40} bytes, at most {most} are kept", subject="size")
+            raise Rejected(f"a message of {self.size!a:.40} bytes, at most {most} are kept", subject="size")
         check_text("reference", self.reference, limits.QUARANTINE_REFERENCE_BYTES, empty=False)
         check_text("reason", self.reason, limits.QUARANTINE_REASON_BYTES)
         check_text("node", self.node, limits.NAME_BYTES)
         most = int(limits.QUARANTINE_MAX_SECONDS * 1000)
         if type(self.lifetime) is not int or not 1_000 <= self.lifetime <= most:
-            raise Rejected(f"a message is kept 1000 to {most} ms, not {self.lifetime!r:.40}", subject="lifetime")
+            raise Rejected(f"a message is kept 1000 to {most} ms, not {self.lifetime!a:.40}", subject="lifetime")
         envelope = Envelope.of(self.envelope)
         if not envelope.recipients:
             raise Rejected("a message without a recipient", subject="envelope", remedy="capture it after RCPT")
@@ -152,17 +152,17 @@ def check_text(what: str, text: Value, most: int, *, empty: bool = True) -> None
     except UnicodeEncodeError:
         fits = False
     if not fits:
-        raise Rejected(f"{what} takes text of at most {most} bytes, not {text!r:.80}", subject=what)
+        raise Rejected(f"{what} takes text of at most {most} bytes, not {text!a:.80}", subject=what)
 
 
 def check_bytes(what: str, value: Value, length: int) -> None:
     """Exactly `length` bytes."""
     if type(value) is not bytes or len(value) != length:
-        raise Rejected(f"{what} takes {length} bytes, not {value!r:.80}", subject=what)
+        raise Rejected(f"{what} takes {length} bytes, not {value!a:.80}", subject=what)
 
 
 def check_claim(milliseconds: Value) -> None:
     """How long a claim may last."""
     most = int(limits.QUARANTINE_CLAIM_MAX_SECONDS * 1000)
     if type(milliseconds) is not int or not 1_000 <= milliseconds <= most:
-        raise Rejected(f"a claim lasts 1000 to {most} ms, not {milliseconds!r:.40}", subject="claim")
+        raise Rejected(f"a claim lasts 1000 to {most} ms, not {milliseconds!a:.40}", subject="claim")

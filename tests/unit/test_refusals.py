@@ -9,14 +9,20 @@ import pytest
 from raftcluster.cluster.machine import ClusterMachine
 from raftcluster.config.machine import ConfigMachine
 from raftcluster.errors import Rejected
+from raftcluster.greylist.machine import GreylistMachine
 from raftcluster.lease.machine import LeaseMachine
 from raftcluster.notifications.machine import NotificationsMachine
+from raftcluster.quarantine.envelope import Envelope
+from raftcluster.quarantine.machine import QuarantineMachine
 from tests.cluster_world import GENESIS
 from tests.local_host import LocalHost
 
 SIGN = "\u00fc"
 NAMED = ["n2", f"mx{SIGN}", "192.0.2.2", 9777, "mta/1", 1, "standalone", "t2", b"h" * 32, b"csr"]
+ENVELOPE = Envelope("a@example.net")
+ENVELOPE.rcpt("b@example.org")
 SCHEMA = {"properties": {"a": {"type": "integer"}, "b": {"enum": [f"{SIGN}x"]}}}
+HELD = [b"i" * 16, ENVELOPE.values(), b"d" * 32, 10, "ref", "", 100_000, "mx1", b"s" * 32]
 
 
 @pytest.mark.parametrize(
@@ -42,12 +48,25 @@ SCHEMA = {"properties": {"a": {"type": "integer"}, "b": {"enum": [f"{SIGN}x"]}}}
         ("notifications", ["publish", "info", "text", "", None, SIGN, "mx1"]),
         ("notifications", ["acknowledge", SIGN, "", "mx1"]),
         ("notifications", ["forget", SIGN]),
+        ("greylist", [SIGN]),
+        ("greylist", ["settings", {SIGN: 1}, None, "", "mx1", ""]),
+        ("quarantine", ["capture", *HELD[:3], SIGN, *HELD[4:]]),
+        ("quarantine", ["capture", SIGN, *HELD[1:]]),
     ],
 )
 def test_a_refusal_quotes_in_the_same_words_with_every_python(machine: str, command: Any) -> None:
     """It is kept in the ring, which is part of the tables and of their hash: repr shows a character that this interpreter's
     Unicode knows and escapes one that it does not, ascii escapes both."""
-    host = LocalHost([ClusterMachine(), ConfigMachine(), LeaseMachine(), NotificationsMachine()])
+    host = LocalHost(
+        [
+            ClusterMachine(),
+            ConfigMachine(),
+            GreylistMachine(),
+            LeaseMachine(),
+            NotificationsMachine(),
+            QuarantineMachine(),
+        ]
+    )
     host.propose("cluster", GENESIS)
     host.propose("config", ["schema", "p", 1, SCHEMA])
     with pytest.raises(Rejected) as caught:

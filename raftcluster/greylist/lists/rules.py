@@ -103,10 +103,10 @@ def check_effect(effect: object, kind: object) -> None:
     """Raise `Rejected` when there are no such entries."""
     if effect not in EFFECTS:
         raise Rejected(
-            f"no effect of an entry: {effect!r:.40}", subject="effect", remedy=f"one of {', '.join(EFFECTS)}"
+            f"no effect of an entry: {effect!a:.40}", subject="effect", remedy=f"one of {', '.join(EFFECTS)}"
         )
     if kind not in KINDS:
-        raise Rejected(f"no kind of entry: {kind!r:.40}", subject="kind", remedy=f"one of {', '.join(KINDS)}")
+        raise Rejected(f"no kind of entry: {kind!a:.40}", subject="kind", remedy=f"one of {', '.join(KINDS)}")
     if effect in OPTS and kind not in (RECIPIENT, RECIPIENT_DOMAIN):
         raise Rejected(f"{effect} is about recipients, not about a {kind}", subject="kind")
 
@@ -145,7 +145,7 @@ def client_bits(client: str) -> tuple[int, int]:
             return 4, int(IPv4Address(client))
         address = IPv6Address(client.partition("%")[0])
     except AddressValueError:
-        raise Rejected(f"client {client[:80]!r} is no IP address", subject="client") from None
+        raise Rejected(f"client {client[:80]!a} is no IP address", subject="client") from None
     return (6, int(address)) if address.ipv4_mapped is None else (4, int(address.ipv4_mapped))
 
 
@@ -242,4 +242,4 @@ def _fold(text: str) -> str:
 
 
 def _wrong(kind: str, pattern: object, problem: str, remedy: str) -> Rejected:
-    return Rejected(f"{kind} {pattern!r:.80} {problem}", subject=kind, remedy=remedy)
+    return Rejected(f"{kind} {pattern!a:.80} {problem}", subject=kind, remedy=remedy)
