@@ -10,7 +10,7 @@ import lmdb
 import pytest
 
 from tests.soak import growth
-from tests.soak.growth import BOUNDS, MIB, Sample, changes, in_use, measured, rates, table
+from tests.soak.growth import BOUNDS, MIB, Sample, changes, content, measured, rates, table
 
 LEVELS = {
     "anonymous": 40 * MIB,
@@ -19,7 +19,7 @@ LEVELS = {
     "threads": 11,
     "tables map": 65536 * MIB,
     "log files": MIB / 2,
-    "tables used": 3 * MIB,
+    "tables content": 3 * MIB,
     "tables file": 4 * MIB,
     "log entries": 265,
     "records": 5000,
@@ -45,7 +45,7 @@ def test_what_is_level_is_good_however_it_rose_in_the_first_quarter() -> None:
         ("descriptors", 1 / 60),  # one per certificate rotation
         ("threads", 1 / 60),
         ("log files", 8000.0),
-        ("tables used", 3000.0),
+        ("tables content", 3000.0),
         ("tables file", 60_000.0),
         ("log entries", 1.0),
         ("records", 5.0),
@@ -91,11 +91,11 @@ def test_the_kernel_tells_of_a_process(tmp_path: Path) -> None:
     assert after["private"] - before["private"] > 0.9 * len(held)
     assert after["descriptors"] == before["descriptors"] + 1
     assert before["threads"] >= 1 and before["log files"] == 8192
-    assert before["tables used"] == in_use(tmp_path / "tables") == os.sysconf("SC_PAGESIZE")
+    assert before["tables content"] == content(tmp_path / "tables") == len(b"key")
 
 
 def test_the_pages_of_a_mapped_store_are_not_private_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(growth, "in_use", lambda environment: 0)  # LMDB opens nothing twice in a process
+    monkeypatch.setattr(growth, "content", lambda environment: 0)  # LMDB opens nothing twice in a process
     (tmp_path / "log").mkdir()
     with lmdb.open(str(tmp_path / "tables"), map_size=64 * MIB) as env:
         with env.begin(write=True) as transaction:
