@@ -95,9 +95,8 @@ class Return:
         links = chain.after(links, known)
         newest = chain.verify(links, cluster_id=self._cluster_id)
         with self._judged(newest):
-            if (
-                newest.generation <= presented
-            ):  # less: the one that lets this node in is on its way, and not shown there yet
+            # Less: the one that lets this node in is on its way, and not shown there yet.
+            if newest.generation <= presented:
                 self._ask_standing(peer.address, self._keystore.roots([newest.generation])[0])
                 return None
             return self._renew(peer, known, links, presented)

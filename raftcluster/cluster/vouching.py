@@ -84,10 +84,8 @@ def _expected(view: View, pins: Mapping[str, bytes]) -> Manifest:
         return Manifest.read(view.pending.manifest)  # it is in the chain already: a majority has endorsed it
     named = Manifest.read(view.pending.manifest).voters if view.pending.phase == "trust" else {}
     removed = [each for each in view.members.values() if each.role == "removed" and each.node_id in named]
-    since = [
-        replace(each, role="voter") for each in removed
-    ]  # it was one when this was signed, and is counted for good
-    return expected_manifest(view.facts, head, [*view.live().values(), *since], view.pending, pins)
+    voters = [replace(each, role="voter") for each in removed]  # when this was signed, and counted for good
+    return expected_manifest(view.facts, head, [*view.live().values(), *voters], view.pending, pins)
 
 
 def _bad(why: str) -> Rejected:

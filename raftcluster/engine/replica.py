@@ -140,9 +140,8 @@ class Replica:
         self._healths = {"log": "ok", "tables": "ok"}
         disk.on_health = lambda health, detail: ports.post(lambda: self._health_changed("log", health, detail))
         store.on_health = lambda health, detail: ports.post(lambda: self._health_changed("tables", health, detail))
-        if (
-            store.health == "failed"
-        ):  # that is told once, and nobody listened: what is left of runs is moved from the first moment on
+        # Told once, while nobody listened: what is left of runs is moved from the first moment on.
+        if store.health == "failed":
             ports.post(lambda: self._health_changed("tables", "failed", "the tables failed while they were opened"))
         self.journal.flush()
 
